@@ -1,0 +1,116 @@
+"""Every exception that leaves Flynn.
+
+`FlynnError` is the root of all of them. Those that mirror a built-in (a refused connection, a timeout, a bad value)
+are also that built-in, so `except ConnectionError` and `except TimeoutError` work as people expect. Nothing else is
+raised for what a server, a network or a file does.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+    from .models.types import ChatResponse
+
+
+class FlynnError(Exception):
+    """The root of every error that Flynn raises."""
+
+
+class ServerNotRunningError(FlynnError, ConnectionError):
+    """Nothing listens there: refused, no such socket, no route, or a name that does not resolve."""
+
+    @classmethod
+    def at(cls, endpoint: str) -> ServerNotRunningError:
+        return cls(f"llama-server not running at {endpoint}")
+
+
+class RequestTimeoutError(FlynnError, TimeoutError):
+    """The limit that `timeout` sets has passed."""
+
+    def __init__(self, message: str = "llama-server request timed out") -> None:
+        super().__init__(message)
+
+
+class ServerError(FlynnError):
+    """The server answered 4xx or 5xx, or sent an error event in a stream. The message is the server's own.
+
+    Attributes:
+        status: the HTTP status, or the `code` of an error event; None when the event had none.
+        type: the server's name for the kind of error, e.g. `"invalid_request_error"`; None when it gave none.
+        body: the error as it came, decoded as text.
+    """
+
+    def __init__(
+        self, message: str, *, status: Optional[int] = None, type: Optional[str] = None, body: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type
+        self.body = body
+
+
+class AuthenticationError(ServerError):
+    """401 or 403: the token is missing or wrong."""
+
+
+class ContextSizeError(ServerError):
+    """The prompt is longer than the context of a slot (400 `exceed_context_size_error`).
+
+    Attributes:
+        n_prompt_tokens: the length of the prompt in tokens, None if the server did not say.
+        n_ctx: the context of one slot in tokens, None if the server did not say.
+    """
+
+    n_prompt_tokens: Optional[int] = None
+    n_ctx: Optional[int] = None
+
+
+class ModelLoadingError(ServerError):
+    """The model was still loading when the timeout had passed (503 "Loading model")."""
+
+
+class NotSupportedError(ServerError):
+    """501: this server was not started for that route, e.g. embeddings without `--embeddings`."""
+
+
+class StreamInterruptedError(FlynnError, ConnectionError):
+    """A stream was cut and could not be resumed.
+
+    Attributes:
+        partial: the ChatResponse so far; its `finish_reason` is None.
+    """
+
+    def __init__(self, message: str, partial: Optional[ChatResponse] = None) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+class ProtocolError(FlynnError):
+    """The peer does not speak HTTP, SSE or JSON, or sends more than the limits allow."""
+
+
+class ConfigError(FlynnError, ValueError):
+    """A configuration file or a value is wrong.
+
+    The message says where (file, line, column and key path, as far as known), what is wrong and what is allowed.
+
+    Attributes:
+        file: the file's path, None for a value that came from elsewhere.
+        line, column: 1-based, None when unknown.
+        key: the dotted key path, e.g. `"models.local.timeout"`, None when unknown.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: Optional[str] = None,
+        line: Optional[int] = None,
+        column: Optional[int] = None,
+        key: Optional[str] = None,
+    ) -> None:
+        place = ":".join(str(part) for part in (file, line, column) if part is not None)
+        super().__init__(": ".join(part for part in (place, key, message) if part))
+        self.file, self.line, self.column, self.key = file, line, column, key
