@@ -91,6 +91,14 @@ class ProtocolError(FlynnError):
     """The peer does not speak HTTP, SSE or JSON, or sends more than the limits allow."""
 
 
+class ConnectionLostError(ProtocolError, ConnectionError):
+    """The connection was closed or reset in the middle of an answer that is not a stream, or before any of it came.
+
+    A ProtocolError, since an incomplete message is one (RFC 9112 section 8), and a ConnectionError, since to send the
+    request again may well succeed.
+    """
+
+
 class ConfigError(FlynnError, ValueError):
     """A configuration file or a value is wrong.
 

@@ -1,0 +1,71 @@
+"""Flynn: a client for a local llama.cpp server.
+
+Importing this package loads next to nothing; each name below is resolved when it is first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .config import Config as Config
+    from .config import load_config as load_config
+    from .errors import AuthenticationError as AuthenticationError
+    from .errors import ConfigError as ConfigError
+    from .errors import ConnectionLostError as ConnectionLostError
+    from .errors import ContextSizeError as ContextSizeError
+    from .errors import FlynnError as FlynnError
+    from .errors import ModelLoadingError as ModelLoadingError
+    from .errors import NotSupportedError as NotSupportedError
+    from .errors import ProtocolError as ProtocolError
+    from .errors import RequestTimeoutError as RequestTimeoutError
+    from .errors import ServerError as ServerError
+    from .errors import ServerNotRunningError as ServerNotRunningError
+    from .errors import StreamInterruptedError as StreamInterruptedError
+    from .models.local.llamacpp import LlamaCppClient as LlamaCppClient
+    from .models.router import create_client as create_client
+    from .models.types import Audio as Audio
+    from .models.types import ChatRequest as ChatRequest
+    from .models.types import ChatResponse as ChatResponse
+    from .models.types import Image as Image
+    from .models.types import Message as Message
+    from .models.types import ModelClient as ModelClient
+    from .models.types import ToolCall as ToolCall
+
+_WHERE = {
+    "config": ("Config", "load_config"),
+    "errors": (
+        "AuthenticationError",
+        "ConfigError",
+        "ConnectionLostError",
+        "ContextSizeError",
+        "FlynnError",
+        "ModelLoadingError",
+        "NotSupportedError",
+        "ProtocolError",
+        "RequestTimeoutError",
+        "ServerError",
+        "ServerNotRunningError",
+        "StreamInterruptedError",
+    ),
+    "models.local.llamacpp": ("LlamaCppClient",),
+    "models.router": ("create_client",),
+    "models.types": ("Audio", "ChatRequest", "ChatResponse", "Image", "Message", "ModelClient", "ToolCall"),
+}
+_MODULES = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = ["__version__", *_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'flynn' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

@@ -1,0 +1,7 @@
+"""`python -m flynn`."""
+
+import sys
+
+from flynn.cli import main
+
+sys.exit(main())

@@ -1,0 +1,93 @@
+"""One call: how long it may take, and how it is ended from outside.
+
+A call outlives the connections that it uses (waiting for a model to load, resuming a stream), so its limits and its
+cancelling live here and a connection asks them before every operation on its socket.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+from ..errors import FlynnError, RequestTimeoutError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+
+_TICK = 0.05  # seconds after which a pause looks whether it was ended
+
+
+class CallAborted(FlynnError):
+    """`Call.abort` was called. Never leaves the library: whoever aborts a call knows that it did."""
+
+
+class Call:
+    """The limits of one call and the means to end it.
+
+    Args:
+        timeout: seconds, None for no limit.
+        whole: True if the limit is for all of the call, False if it is for each silence on the wire.
+    """
+
+    __slots__ = ("timeout", "aborted", "_deadline", "_socket", "_lock")
+
+    def __init__(self, timeout: Optional[float], *, whole: bool) -> None:
+        self.timeout = timeout
+        self.aborted = False
+        self._deadline = time.monotonic() + timeout if whole and timeout is not None else None
+        self._socket: Optional[socket.socket] = None
+        self._lock = threading.Lock()
+
+    def limit(self) -> Optional[float]:
+        """Seconds that the next operation on the socket may take, None for no limit.
+
+        Raises:
+            RequestTimeoutError: the limit of the whole call has passed.
+            CallAborted: the call was ended from outside.
+        """
+        if self.aborted:
+            raise CallAborted
+        if self._deadline is None:
+            return self.timeout
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise RequestTimeoutError
+        return left
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, but no longer than the limit of the whole call allows, and not on after `abort`.
+
+        Raises:
+            RequestTimeoutError, CallAborted: as for `limit`.
+        """
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.limit()
+            time.sleep(min(left, _TICK))
+        self.limit()
+
+    def attach(self, sock: socket.socket) -> None:
+        """From now on `abort` ends what happens on this socket."""
+        with self._lock:
+            self._socket = sock
+        if self.aborted:
+            raise CallAborted
+
+    def detach(self) -> None:
+        """The socket is no longer this call's; `abort` leaves it alone, so that another call may have it."""
+        with self._lock:
+            self._socket = None
+
+    def abort(self) -> None:
+        """End the call, from any thread, also while another one is blocked in it."""
+        self.aborted = True
+        with self._lock:
+            if self._socket is not None:
+                try:
+                    # Not SSLSocket.shutdown: it takes the TLS state away from under a thread that is reading.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                except OSError:
+                    pass

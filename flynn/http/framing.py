@@ -1,0 +1,152 @@
+"""Where a response's body ends (RFC 9112 section 6): bytes of the connection in, bytes of the body out. No I/O.
+
+`http.client` reads chunks with a call for each line and each piece, and takes `-1`, `0x1f` and `1_0` for chunk sizes;
+this decoder takes whole blocks as they come from the socket, and only what the grammar allows.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Union
+
+    from http.client import HTTPMessage
+
+    Body = Union["SizedBody", "ChunkedBody", "OpenBody"]
+
+MAX_CHUNK_LINE = 4096
+MAX_TRAILER = 65536
+
+# chunk-size [ chunk-ext ] CRLF (section 7.1). A bare LF is taken as well, as section 2.2 allows.
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
+_DIGITS = re.compile(r"[0-9]{1,18}")
+
+
+def body_of(status: int, headers: HTTPMessage) -> Body:
+    """The decoder for the body of a response.
+
+    Raises:
+        ProtocolError: Content-Length or Transfer-Encoding is not what RFC 9112 section 6.3 allows.
+    """
+    if status in (204, 304):
+        return SizedBody(0)
+    coding = headers.get_all("Transfer-Encoding")
+    if coding is not None:
+        if [value.strip().lower() for value in coding] != ["chunked"]:
+            raise ProtocolError(f"expected the transfer coding 'chunked', got {', '.join(coding)!r}")
+        return ChunkedBody()
+    lengths = headers.get_all("Content-Length")
+    if lengths is None:
+        return OpenBody()
+    values = {value.strip() for line in lengths for value in line.split(",")}
+    if len(values) != 1 or not _DIGITS.fullmatch(next(iter(values))):
+        raise ProtocolError(f"expected one number as Content-Length, got {', '.join(lengths)!r}")
+    return SizedBody(int(values.pop()))
+
+
+class SizedBody:
+    """A body of Content-Length bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = self._left = size
+        self.complete = size == 0
+        self.surplus = False
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes of the body in the next bytes of the connection."""
+        if len(data) > self._left:
+            self.surplus = True
+            data = data[: self._left]
+        self._left -= len(data)
+        self.complete = not self._left
+        return data
+
+    def missing(self) -> Optional[str]:
+        """What is missing if the connection ends here; None if the body may end."""
+        return None if self.complete else f"{self._left} of {self.size} bytes are missing"
+
+
+class OpenBody:
+    """A body that ends with the connection. Whether it was cut nobody can tell."""
+
+    complete = False
+    surplus = False
+
+    def feed(self, data: bytes) -> bytes:
+        """All of it."""
+        return data
+
+    def missing(self) -> Optional[str]:
+        """Nothing: the end of the connection is the end of the body."""
+        return None
+
+
+class ChunkedBody:
+    """A body in chunks (RFC 9112 section 7.1)."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self.surplus = False
+        self._left = 0  # bytes of the current chunk that are still to come
+        self._rest = b""  # the beginning of a line whose end has not come yet
+        self._between = b""  # what has to come before the next chunk's size: the CRLF that ends the last chunk
+        self._trailer: Optional[int] = None  # bytes of the trailer section so far, once it has begun
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes of the body in the next bytes of the connection.
+
+        Raises:
+            ProtocolError: they are not chunks.
+        """
+        if not self._rest and 0 < len(data) < self._left:  # all of it inside one large chunk
+            self._left -= len(data)
+            return data
+        pieces = []
+        data = self._rest + data
+        self._rest = b""
+        position = 0
+        while position < len(data) and not self.complete:
+            if self._left:
+                piece = data[position : position + self._left]
+                pieces.append(piece)
+                position += len(piece)
+                self._left -= len(piece)
+                if not self._left:
+                    self._between = b"\r\n"
+                continue
+            end = data.find(b"\n", position) + 1
+            if not end:
+                self._rest = data[position:]
+                break
+            self._line(data, position, end)
+            position = end
+        if len(self._rest) > MAX_CHUNK_LINE:
+            raise ProtocolError(f"expected the size of a chunk, got a line of more than {MAX_CHUNK_LINE} bytes")
+        self.surplus = self.complete and position < len(data)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _line(self, data: bytes, start: int, end: int) -> None:
+        if self._between:
+            if data[start:end] not in (b"\r\n", b"\n"):
+                raise ProtocolError(f"expected the end of a chunk, got {data[start:end][:40]!r}")
+            self._between = b""
+        elif self._trailer is not None:
+            self._trailer += end - start
+            if self._trailer > MAX_TRAILER:
+                raise ProtocolError(f"expected the end of the response, got a trailer of more than {MAX_TRAILER} bytes")
+            self.complete = data[start:end] in (b"\r\n", b"\n")
+        else:
+            size = _CHUNK_LINE.fullmatch(data, start, end)
+            if size is None or end - start > MAX_CHUNK_LINE:
+                raise ProtocolError(f"expected the size of a chunk, got {data[start:end][:40]!r}")
+            self._left = int(size[1], 16)
+            if not self._left:
+                self._trailer = 0
+
+    def missing(self) -> Optional[str]:
+        """What is missing if the connection ends here; None if the body may end."""
+        return None if self.complete else "the last chunk is missing"

@@ -1,0 +1,94 @@
+"""Connections to one endpoint, kept alive between requests and shared by threads."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+
+from ..errors import ConnectionLostError
+from .connection import Connection
+from .proxy import proxy_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from typing import Deque, Mapping, Optional
+
+    from .call import Call
+    from .connection import Response
+    from .endpoint import Endpoint
+
+# More idle connections than this are closed when they come back. llama-server closes its end after 5 s anyway.
+MAX_IDLE = 32
+
+
+class ConnectionPool:
+    """Sends requests to one endpoint.
+
+    A deque and no lock: its `append` and `pop` are atomic, and a stream that the garbage collector finds may give its
+    connection back at any moment, also in the middle of `request`.
+    """
+
+    def __init__(self, endpoint: Endpoint, ssl_context: Optional[ssl.SSLContext] = None) -> None:
+        self.endpoint = endpoint
+        self._ssl_context = ssl_context
+        self._idle: Deque[Connection] = deque()
+        self._pid = os.getpid()
+        self._closed = False
+
+    def request(
+        self, call: Call, method: str, path: str, body: Optional[bytes], headers: Mapping[str, str]
+    ) -> Response:
+        """Send a request, on a connection that is kept alive if there is one, and return the response's head.
+
+        A request is sent a second time only if the connection had been kept alive and was closed by the server before
+        any of the response came: then the server had most likely closed it before the request (RFC 9112 section 9.3.1).
+
+        Raises:
+            ServerNotRunningError, RequestTimeoutError, ConnectionLostError, ProtocolError: as their names say.
+        """
+        path = self.endpoint.prefix + path
+        kept = self._take()
+        if kept is not None:
+            try:
+                return kept.exchange(call, method, path, body, headers)
+            except ConnectionLostError:
+                if kept.answered:
+                    raise
+        connection = Connection(self.endpoint, self._ssl_context, proxy_for(self.endpoint), self._release)
+        connection.open(call)
+        return connection.exchange(call, method, path, body, headers)
+
+    def _take(self) -> Optional[Connection]:
+        if self._pid != os.getpid():
+            # After a fork the connections are the parent's: leave them to it, unread and without a word on them.
+            self._pid, self._idle = os.getpid(), deque()
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            if not connection.dropped:
+                return connection
+            connection.close()
+
+    def _release(self, connection: Connection) -> None:
+        self._idle.append(connection)
+        if len(self._idle) > MAX_IDLE or self._closed:
+            try:
+                self._idle.popleft().close()
+            except IndexError:
+                pass
+
+    def close(self) -> None:
+        """Close the idle connections. Those of calls under way are closed when these end."""
+        self._closed = True
+        while self._idle:
+            try:
+                self._idle.popleft().close()
+            except IndexError:
+                break
+
+    def __del__(self) -> None:
+        if hasattr(self, "_idle"):
+            self.close()

@@ -1,0 +1,312 @@
+"""llama-server's JSON as typed responses, events and errors. No I/O.
+
+The server is not trusted: whatever comes that is not as documented is a ProtocolError, never a TypeError further on.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ...errors import (
+    AuthenticationError,
+    ContextSizeError,
+    ModelLoadingError,
+    NotSupportedError,
+    ProtocolError,
+    ServerError,
+)
+from ..types import (
+    ChatResponse,
+    Choice,
+    ContentEvent,
+    DoneEvent,
+    Message,
+    ProgressEvent,
+    ReasoningEvent,
+    Timings,
+    ToolCall,
+    ToolCallEvent,
+    Usage,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
+
+    from ..types import StreamEvent
+
+    T = TypeVar("T")
+
+_TIMINGS = tuple(Timings.__dataclass_fields__)
+
+
+def decode_json(data: bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ProtocolError: it is not JSON in UTF-8, or nested too deeply for Python's reader.
+    """
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"expected JSON, got {_shown(data)} ({type(error).__name__}: {error})") from None
+
+
+def get(mapping: Mapping[str, Any], key: str, kind: Type[T], default: T) -> T:
+    """A member of a JSON object; the default if it is missing or null.
+
+    Raises:
+        ProtocolError: it is of another type.
+    """
+    value = mapping.get(key)
+    if value is None:
+        return default
+    if isinstance(value, kind) or (kind is float and isinstance(value, int)):
+        return value  # type: ignore[return-value]
+    raise ProtocolError(f"expected {kind.__name__} as {key!r}, got {_shown(value)}")
+
+
+def objects(mapping: Mapping[str, Any], key: str) -> List[Dict[str, Any]]:
+    """A member of a JSON object that is a list of objects; empty if it is missing or null."""
+    values = get(mapping, key, list, [])
+    for value in values:
+        expect_object(value, key)
+    return values
+
+
+def expect_object(value: Any, what: str) -> Dict[str, Any]:
+    """The value, which must be a JSON object."""
+    if not isinstance(value, dict):
+        raise ProtocolError(f"expected a JSON object as {what!r}, got {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def decode_error(status: Optional[int], body: bytes, reason: str = "") -> ServerError:
+    """The error that the server answered with, as the exception that is raised for it.
+
+    Args:
+        status: of the HTTP response, None for an error event in a stream.
+        body: JSON `{"error": {…}}` from llama-server, plain text or HTML from a proxy before it.
+        reason: the words after the status.
+    """
+    text = body.decode("utf-8", "replace")
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        parsed = None
+    error = parsed.get("error") if isinstance(parsed, dict) else None
+    if isinstance(error, str):
+        error = {"message": error}
+    elif not isinstance(error, dict):
+        error = {}
+    message = error.get("message")
+    if not isinstance(message, str) or not message:
+        plain = text.strip()
+        message = f"HTTP {status} {reason}".strip()
+        if plain and len(plain) <= 500 and not plain.startswith(("<", "{")):
+            message = plain
+    code = error.get("code")
+    if status is None and isinstance(code, int):
+        status = code
+    kind = error.get("type")
+    kind = kind if isinstance(kind, str) else None
+    made = _error_class(status, kind, message)(message, status=status, type=kind, body=text)
+    if isinstance(made, ContextSizeError):
+        for name in ("n_prompt_tokens", "n_ctx"):
+            if isinstance(error.get(name), int):
+                setattr(made, name, error[name])
+    return made
+
+
+def _error_class(status: Optional[int], kind: Optional[str], message: str) -> Type[ServerError]:
+    if status in (401, 403):
+        return AuthenticationError
+    if kind == "exceed_context_size_error":
+        return ContextSizeError
+    if status == 501:
+        return NotSupportedError
+    if status == 503 and message == "Loading model":
+        return ModelLoadingError
+    return ServerError
+
+
+def decode_chat(data: bytes) -> ChatResponse:
+    """The reply to a request without `stream`.
+
+    Raises:
+        ProtocolError: it is not what the chat route answers.
+    """
+    raw = expect_object(decode_json(data), "response")
+    choices = []
+    for item in objects(raw, "choices"):
+        message = expect_object(item.get("message"), "message")
+        calls = [_decode_tool_call(call) for call in objects(message, "tool_calls")]
+        choices.append(
+            Choice(
+                Message(
+                    get(message, "role", str, "assistant"),
+                    get(message, "content", str, ""),
+                    tuple(calls),
+                    reasoning=get(message, "reasoning_content", str, "") or None,
+                ),
+                get(item, "finish_reason", str, "") or None,
+                _decode_logprobs(item),
+            )
+        )
+    if not choices:
+        raise ProtocolError(f"expected a reply with choices, got {_shown(raw)}")
+    return ChatResponse(
+        tuple(choices), _decode_usage(raw), _decode_timings(raw), get(raw, "id", str, ""), get(raw, "model", str, ""), raw
+    )
+
+
+def _decode_tool_call(call: Mapping[str, Any]) -> ToolCall:
+    function = get(call, "function", dict, {})
+    return ToolCall(get(call, "id", str, ""), get(function, "name", str, ""), get(function, "arguments", str, ""))
+
+
+def _decode_logprobs(item: Mapping[str, Any]) -> Tuple[Mapping[str, Any], ...]:
+    return tuple(objects(get(item, "logprobs", dict, {}), "content"))
+
+
+def _decode_usage(raw: Mapping[str, Any]) -> Optional[Usage]:
+    usage = get(raw, "usage", dict, {})
+    if not usage:
+        return None
+    details = get(usage, "prompt_tokens_details", dict, {})
+    return Usage(
+        get(usage, "prompt_tokens", int, 0), get(usage, "completion_tokens", int, 0), get(details, "cached_tokens", int, 0)
+    )
+
+
+def _decode_timings(raw: Mapping[str, Any]) -> Optional[Timings]:
+    timings = get(raw, "timings", dict, {})
+    if not timings:
+        return None
+    known = {name: timings[name] for name in _TIMINGS if isinstance(timings.get(name), (int, float))}
+    return Timings(**known)
+
+
+class _ChoiceSoFar:
+    """The pieces of one choice."""
+
+    def __init__(self) -> None:
+        self.content: List[str] = []
+        self.reasoning: List[str] = []
+        self.calls: Dict[int, Tuple[List[str], List[str], List[str]]] = {}  # id, name, arguments: their fragments
+        self.logprobs: List[Mapping[str, Any]] = []
+        self.finish_reason: Optional[str] = None
+        self.usage: Optional[Usage] = None
+
+    def choice(self) -> Choice:
+        calls = tuple(ToolCall(*("".join(pieces) for pieces in call)) for _, call in sorted(self.calls.items()))
+        message = Message("assistant", "".join(self.content), calls, reasoning="".join(self.reasoning) or None)
+        return Choice(message, self.finish_reason, tuple(self.logprobs))
+
+
+class ChatStreamDecoder:
+    """Takes the data of a chat stream's events and gives typed events; assembles the response on the way.
+
+    Example:
+        >>> decoder = ChatStreamDecoder()
+        >>> decoder.feed(b'{"choices": [{"index": 0, "delta": {"content": "Hi"}}]}')
+        [ContentEvent(text='Hi', choice=0, logprobs=(), type='content')]
+        >>> decoder.response().content
+        'Hi'
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self._choices: Dict[int, _ChoiceSoFar] = {}
+        self._usages: List[Usage] = []
+        self._timings: Optional[Timings] = None
+        self._last: Dict[str, Any] = {}
+
+    def feed(self, data: bytes) -> List[StreamEvent]:
+        """The events in the data of one server-sent event.
+
+        Raises:
+            ServerError: it is an error event.
+            ProtocolError: it is not what the chat route sends.
+        """
+        if data == b"[DONE]":
+            self.done = True
+            return [DoneEvent(self.response())]
+        chunk = expect_object(decode_json(data), "event")
+        if "error" in chunk:
+            raise decode_error(None, data)
+        self._last = chunk
+        events: List[StreamEvent] = []
+        index = 0
+        for item in objects(chunk, "choices"):
+            index = get(item, "index", int, 0)
+            choice = self._choices.get(index)
+            if choice is None:
+                choice = self._choices[index] = _ChoiceSoFar()
+            self._take(item, index, choice, events)
+        if "prompt_progress" in chunk:
+            events.append(_decode_progress(get(chunk, "prompt_progress", dict, {}), index))
+        if "usage" in chunk:
+            usage = _decode_usage(chunk)
+            if usage:
+                self._usages.append(usage)
+        if "timings" in chunk:
+            self._timings = _decode_timings(chunk)
+        return events
+
+    def _take(self, item: Mapping[str, Any], index: int, choice: _ChoiceSoFar, events: List[StreamEvent]) -> None:
+        delta = get(item, "delta", dict, {})
+        reasoning = get(delta, "reasoning_content", str, "")
+        if reasoning:
+            choice.reasoning.append(reasoning)
+            events.append(ReasoningEvent(reasoning, index))
+        logprobs = _decode_logprobs(item) if "logprobs" in item else ()
+        choice.logprobs.extend(logprobs)
+        content = get(delta, "content", str, "")
+        if content or logprobs:
+            choice.content.append(content)
+            events.append(ContentEvent(content, index, logprobs))
+        if "tool_calls" in delta:
+            for call in objects(delta, "tool_calls"):
+                events.append(self._take_fragment(call, index, choice))
+        finish_reason = item.get("finish_reason")
+        if finish_reason is not None:
+            choice.finish_reason = get(item, "finish_reason", str, "")
+
+    @staticmethod
+    def _take_fragment(call: Mapping[str, Any], index: int, choice: _ChoiceSoFar) -> ToolCallEvent:
+        fragment = _decode_tool_call(call)
+        number = get(call, "index", int, 0)
+        ids, names, arguments = choice.calls.setdefault(number, ([], [], []))
+        ids.append(fragment.id)
+        names.append(fragment.name)
+        arguments.append(fragment.arguments)
+        return ToolCallEvent(number, fragment.id, fragment.name, fragment.arguments, index)
+
+    def response(self) -> ChatResponse:
+        """All that came so far."""
+        choices = [so_far.choice() for _, so_far in sorted(self._choices.items())]
+        usage = self._usages[-1] if self._usages else None
+        if usage is not None and len(self._usages) > 1:
+            # With n > 1 each choice ends with a usage of its own; the prompt was read once.
+            usage = Usage(
+                usage.prompt_tokens, sum(u.completion_tokens for u in self._usages), self._usages[0].cached_tokens
+            )
+        return ChatResponse(
+            tuple(choices or [_ChoiceSoFar().choice()]),
+            usage,
+            self._timings,
+            get(self._last, "id", str, ""),
+            get(self._last, "model", str, ""),
+            self._last,
+        )
+
+
+def _decode_progress(progress: Mapping[str, Any], choice: int) -> ProgressEvent:
+    total, cached, processed, time_ms = (get(progress, key, int, 0) for key in ("total", "cache", "processed", "time_ms"))
+    return ProgressEvent(total, cached, processed, time_ms, choice)

@@ -1,0 +1,151 @@
+"""A chat request as llama-server's JSON. No I/O, but for the files of images and recordings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from ...nearest import suggestion
+from ..media import audio_part, image_part
+from ..types import Audio, ChatRequest, Image, Message, ToolCall
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Mapping, Union
+
+    from ..types import Prompt
+
+_OPTIONS = tuple(option.name for option in dataclasses.fields(ChatRequest) if option.name != "messages")
+
+_A_PROMPT = "a prompt is a string, a sequence of Message or mappings, or a ChatRequest"
+
+
+def chat_request(prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
+    """The request that a prompt and keyword options make; an option wins over the same field of a request.
+
+    Raises:
+        TypeError: an option is no field of the chat route, or the prompt is of none of its types.
+    """
+    for name in options:
+        if name not in _OPTIONS:
+            raise TypeError(
+                f"unknown option {name!r}{suggestion(name, _OPTIONS)} "
+                f"(what llama-server knows and Flynn does not goes into extra={{{name!r}: ...}})"
+            )
+    if isinstance(prompt, ChatRequest):
+        return dataclasses.replace(prompt, **options) if options else prompt
+    if isinstance(prompt, str):
+        return ChatRequest([Message("user", prompt)], **options)
+    if isinstance(prompt, Message):
+        return ChatRequest([prompt], **options)
+    if isinstance(prompt, (bytes, dict)) or not hasattr(prompt, "__iter__"):
+        raise TypeError(f"{_A_PROMPT}, not {type(prompt).__name__}")
+    messages = list(prompt)
+    for message in messages:
+        if not isinstance(message, Message) and not hasattr(message, "keys"):
+            raise TypeError(f"{_A_PROMPT}, not a sequence of {type(message).__name__}")
+    return ChatRequest(messages, **options)
+
+
+def with_defaults(request: ChatRequest, defaults: Mapping[str, Any]) -> ChatRequest:
+    """The request with its empty fields taken from the defaults."""
+    missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
+    return dataclasses.replace(request, **missing) if missing else request
+
+
+def encode_chat(request: ChatRequest, *, stream: bool) -> bytes:
+    """The body of a request to the chat route.
+
+    Raises:
+        ValueError: a value that JSON cannot hold, or `tool_choice` names a tool that is not there.
+        TypeError: a value of a type that JSON does not have.
+        ConfigError: the file of an image or a recording cannot be read.
+    """
+    body = encode_prompt(request)
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    body.update(request.extra)
+    return encode_json(body)
+
+
+def encode_json(value: Any) -> bytes:
+    """A value as JSON in UTF-8.
+
+    Raises:
+        ValueError, TypeError: JSON cannot hold it.
+    """
+    # Not ASCII only: text in most languages is half as long in UTF-8 as in \\u escapes. A lone surrogate has no UTF-8.
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
+
+
+def encode_prompt(request: ChatRequest) -> Dict[str, Any]:
+    """The JSON of a request: its messages and every field that is set."""
+    body: Dict[str, Any] = {"messages": [encode_message(message) for message in request.messages]}
+    for name in _OPTIONS:
+        value = getattr(request, name)
+        if value is not None and name != "extra":
+            body[name] = value
+    if not isinstance(body.get("tool_choice", ""), str):
+        _force_tool(body)
+    return body
+
+
+def _force_tool(body: Dict[str, Any]) -> None:
+    """llama-server takes a named `tool_choice` for "auto": to force one tool, it gets no other and must call one."""
+    try:
+        name = body["tool_choice"]["function"]["name"]
+        tools = [tool for tool in body.get("tools", ()) if tool["function"]["name"] == name]
+    except (KeyError, TypeError):
+        raise ValueError(
+            'a tool_choice is "auto", "none", "required" or {"type": "function", "function": {"name": ...}}, '
+            'and each of tools is {"type": "function", "function": {"name": ..., "parameters": ...}}'
+        ) from None
+    if not tools:
+        raise ValueError(f"tool_choice names {name!r}, which is not among tools")
+    body["tools"] = tools
+    body["tool_choice"] = "required"
+
+
+def encode_message(message: Union[Message, Mapping[str, Any]]) -> Dict[str, Any]:
+    """A message as JSON. A mapping is taken to be in the server's form already, but for `Image` and `Audio` parts."""
+    if not isinstance(message, Message):
+        encoded = dict(message)
+        if "content" in encoded:
+            encoded["content"] = _encode_content(encoded["content"])
+        return encoded
+    encoded = {"role": message.role, "content": _encode_content(message.content)}
+    if message.tool_calls:
+        encoded["tool_calls"] = [_encode_tool_call(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        encoded["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        encoded["name"] = message.name
+    if message.reasoning is not None:
+        encoded["reasoning_content"] = message.reasoning
+    return encoded
+
+
+def _encode_content(content: Any) -> Any:
+    if isinstance(content, (Image, Audio)):
+        content = [content]
+    if content is None or isinstance(content, str):
+        return content
+    return [_encode_part(part) for part in content]
+
+
+def _encode_part(part: Any) -> Any:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if isinstance(part, Image):
+        return image_part(part)
+    if isinstance(part, Audio):
+        return audio_part(part)
+    return part
+
+
+def _encode_tool_call(call: Union[ToolCall, Mapping[str, Any]]) -> Dict[str, Any]:
+    if isinstance(call, ToolCall):
+        return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    return dict(call)

@@ -1,0 +1,293 @@
+"""`LlamaCppClient`: the client of a llama.cpp server."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from ...errors import ConfigError, ModelLoadingError, ProtocolError, RequestTimeoutError, ServerNotRunningError
+from ...http.call import Call
+from ...http.endpoint import parse_endpoint
+from ...http.pool import ConnectionPool
+from . import server
+from .decode import ChatStreamDecoder, decode_chat, decode_error, decode_json
+from .encode import chat_request, encode_chat, encode_json, encode_prompt, with_defaults
+from .stream import ChatStream
+from .transfer import Resume, Transfer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from types import EllipsisType
+    from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+
+    from ...http.connection import Response
+    from ..types import ChatRequest, ChatResponse, Prompt
+
+    # Ellipsis, as a default, stands for the client's own timeout.
+    Timeout = Union[float, None, EllipsisType]
+
+DEFAULT_TIMEOUT = 60.0
+DEFAULT_RESUME_FOR = 60.0
+# The most bytes of a reply in one piece, and of an error.
+MAX_REPLY = 256 * 1024 * 1024
+MAX_ERROR = 1024 * 1024
+_CHAT = "/v1/chat/completions"
+_LOADING_PAUSE = 0.25  # seconds between two looks whether the model is loaded
+
+
+class LlamaCppClient:
+    """A client of one llama-server. It may be shared by threads, and keeps connections alive between calls.
+
+    Args:
+        endpoint: `http://HOST:PORT`, `https://HOST:PORT` (a path after it is a prefix of every route), or
+            `unix:///path/to.sock`.
+        auth_token: sent as `Authorization: Bearer`, for a server with `--api-key`.
+        timeout: seconds that a call may take, and that a stream may be silent; 60 by default, None for no limit.
+        model: of every request that names none; for a server with several models.
+        defaults: request options (fields of `ChatRequest`, `resume`, `resume_for`) for calls that do not set them.
+        ssl_context: for `https:`; by default what `ssl.create_default_context` returns.
+
+    Raises:
+        ConfigError: the endpoint is no URL, or the token has characters that no header may have.
+
+    Example:
+        >>> client = LlamaCppClient("http://localhost:8080")
+        >>> client.chat("Why is the sky blue?", max_tokens=200).content                      # doctest: +SKIP
+        'The sky appears blue because of ...'
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        auth_token: Optional[str] = None,
+        timeout: Optional[float] = DEFAULT_TIMEOUT,
+        model: Optional[str] = None,
+        defaults: Optional[Mapping[str, Any]] = None,
+        ssl_context: Optional[ssl.SSLContext] = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.timeout = _checked_timeout(timeout)
+        self._headers = {"User-Agent": "flynn", "Accept": "application/json"}
+        if auth_token is not None:
+            self._headers["Authorization"] = f"Bearer {_checked_token(auth_token)}"
+        self._defaults = dict(defaults or {})
+        if model is not None:
+            self._defaults.setdefault("model", model)
+        self._resume = self._defaults.pop("resume", False)
+        self._resume_for = self._defaults.pop("resume_for", DEFAULT_RESUME_FOR)
+        chat_request("", self._defaults)  # refuses unknown names now rather than at the first call
+        self._pool = ConnectionPool(parse_endpoint(endpoint), ssl_context)
+
+    def chat(self, request: Prompt, *, timeout: Timeout = ..., **options: Any) -> ChatResponse:
+        """Answer a request, in one piece.
+
+        Args:
+            request: a prompt, a sequence of `Message` or mappings, or a `ChatRequest`.
+            timeout: seconds for all of the call, None for no limit; by default the client's.
+            options: fields of `ChatRequest`.
+
+        Raises:
+            ServerNotRunningError, RequestTimeoutError, ServerError, ProtocolError: see `flynn.errors`.
+            TypeError: an option is no field of `ChatRequest`.
+
+        Example:
+            >>> client.chat([Message("user", "Hi")], temperature=0).content                  # doctest: +SKIP
+            'Hello! How can I help you today?'
+        """
+        body = encode_chat(self._request(request, options), stream=False)
+        return decode_chat(self._fetch("POST", _CHAT, body, timeout))
+
+    def chat_stream(
+        self,
+        request: Prompt,
+        *,
+        timeout: Timeout = ...,
+        resume: Optional[bool] = None,
+        resume_for: Optional[float] = None,
+        **options: Any,
+    ) -> ChatStream:
+        """Answer a request, piece by piece as it is generated. The request is sent when iteration begins.
+
+        Args:
+            request: as for `chat`.
+            timeout: seconds of silence, None for no limit; by default the client's.
+            resume: go on where the stream was when its connection is cut. The server then keeps what it sent (4 MiB of
+                it) until the stream ends or is closed. If this process is killed, the server generates to the end
+                and forgets the stream 300 seconds later.
+            resume_for: seconds for which to try, 60 by default.
+            options: fields of `ChatRequest`.
+
+        Returns:
+            An iterator of events; see `ChatStream` for what it raises.
+        """
+        made = self._request(request, options)
+        resuming = None
+        if self._resume if resume is None else resume:
+            resuming = Resume(self._resume_for if resume_for is None else resume_for, made.model)
+        call = Call(self._timeout(timeout), whole=False)
+        return ChatStream(
+            Transfer(self._send, call, _CHAT, encode_chat(made, stream=True), resuming), ChatStreamDecoder()
+        )
+
+    def count_tokens(self, request: Prompt, *, timeout: Timeout = ..., **options: Any) -> int:
+        """The number of prompt tokens that `chat` would send to the model, chat template included.
+
+        Raises:
+            FlynnError: as for `chat`.
+        """
+        body = encode_prompt(self._request(request, options))
+        return server.decode_count(self._json("POST", f"{_CHAT}/input_tokens", body, timeout))
+
+    def tokenize(
+        self, text: str, *, add_special: bool = False, parse_special: bool = True, timeout: Timeout = ...
+    ) -> List[int]:
+        """The tokens of a text.
+
+        Args:
+            text: any text; no chat template is applied.
+            add_special: add what the model wants at the beginning, such as BOS.
+            parse_special: take `<|im_start|>` and the like for the tokens that they name.
+        """
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
+        return server.decode_tokens(self._json("POST", "/tokenize", body, timeout))
+
+    def detokenize(self, tokens: Sequence[int], *, timeout: Timeout = ...) -> str:
+        """The text of tokens."""
+        return server.decode_text(self._json("POST", "/detokenize", {"tokens": list(tokens)}, timeout))
+
+    def health(self, *, timeout: Timeout = ...) -> server.Health:
+        """Whether the server is ready, without waiting for it.
+
+        Returns:
+            Health: true if it is ready, false while its model loads.
+
+        Raises:
+            ServerNotRunningError: it is not up.
+        """
+        call = Call(self._timeout(timeout), whole=True)
+        try:
+            reply = self._send(call, "GET", "/health", wait_for_model=False).read(MAX_ERROR)
+        except ModelLoadingError:
+            return server.Health("loading")
+        return server.decode_health(decode_json(reply))
+
+    def wait_until_ready(self, timeout: Timeout = ...) -> None:
+        """Wait until the server is up and its model is loaded.
+
+        Raises:
+            ServerNotRunningError: it is not up after `timeout` seconds.
+            ModelLoadingError: it still loads the model then.
+        """
+        call = Call(self._timeout(timeout), whole=True)
+        down: Optional[ServerNotRunningError] = None
+        while True:
+            try:
+                self._send(call, "GET", "/health").close()
+                return
+            except ServerNotRunningError as error:
+                down = error
+            except RequestTimeoutError:
+                raise down or RequestTimeoutError() from None
+            try:
+                call.pause(_LOADING_PAUSE)
+            except RequestTimeoutError:
+                raise down from None
+
+    def props(self, *, timeout: Timeout = ...) -> server.Props:
+        """What the server runs: model, context, slots, build."""
+        return server.decode_props(self._json("GET", "/props", None, timeout))
+
+    def models(self, *, timeout: Timeout = ...) -> List[server.ModelInfo]:
+        """The models that the server offers."""
+        return server.decode_models(self._json("GET", "/v1/models", None, timeout))
+
+    def slots(self, *, timeout: Timeout = ...) -> List[server.Slot]:
+        """What each slot of the server is doing.
+
+        Raises:
+            NotSupportedError: the server was started with `--no-slots`.
+        """
+        return server.decode_slots(self._json("GET", "/slots", None, timeout))
+
+    def close(self) -> None:
+        """Close the idle connections. Streams under way go on."""
+        self._pool.close()
+
+    def __enter__(self) -> LlamaCppClient:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LlamaCppClient({self.endpoint!r})"
+
+    # --- how requests are sent ----------------------------------------------------------------------------------------
+
+    def _request(self, prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
+        return with_defaults(chat_request(prompt, options), self._defaults)
+
+    def _timeout(self, timeout: Timeout) -> Optional[float]:
+        return self.timeout if timeout is ... else _checked_timeout(timeout)  # type: ignore[arg-type]
+
+    def _json(self, method: str, path: str, body: Optional[Mapping[str, Any]], timeout: Timeout) -> Any:
+        return decode_json(self._fetch(method, path, None if body is None else encode_json(body), timeout))
+
+    def _fetch(self, method: str, path: str, body: Optional[bytes], timeout: Timeout) -> bytes:
+        call = Call(self._timeout(timeout), whole=True)
+        response = self._send(call, method, path, body)
+        if response.content_type != "application/json":
+            response.close()
+            raise ProtocolError(f"expected JSON, got {response.content_type or 'no content type'!r}")
+        return response.read(MAX_REPLY)
+
+    def _send(
+        self,
+        call: Call,
+        method: str,
+        path: str,
+        body: Optional[bytes] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        *,
+        wait_for_model: bool = True,
+    ) -> Response:
+        """Send a request; wait while the model loads; raise what an answer other than 2xx means."""
+        sent: Dict[str, str] = {**self._headers, **(headers or {})}
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        give_up = math.inf if call.timeout is None else time.monotonic() + call.timeout
+        loading: Optional[ModelLoadingError] = None
+        while True:
+            try:
+                response = self._pool.request(call, method, path, body, sent)
+                if 200 <= response.status < 300:
+                    return response
+                if response.status < 400:
+                    response.close()
+                    raise ProtocolError(f"expected an answer, got a redirect (HTTP {response.status}), not followed")
+                error = decode_error(response.status, response.read(MAX_ERROR), response.reason)
+                if not isinstance(error, ModelLoadingError) or not wait_for_model:
+                    raise error
+                loading = error
+                if time.monotonic() + _LOADING_PAUSE > give_up:
+                    raise loading
+                call.pause(_LOADING_PAUSE)
+            except RequestTimeoutError:
+                raise loading or RequestTimeoutError() from None
+
+
+def _checked_timeout(timeout: Optional[float]) -> Optional[float]:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+        raise ConfigError(f"a timeout is a number of seconds over 0, or None for no limit, not {timeout!r}")
+    return float(timeout)
+
+
+def _checked_token(token: str) -> str:
+    # The error must not show it. Blanks at its ends would be lost on the wire (RFC 9110 section 5.5).
+    if not isinstance(token, str) or not token or token != token.strip() or not token.isascii() or not token.isprintable():
+        raise ConfigError("an auth_token is printable ASCII with no blank at its ends; this one is not")
+    return token

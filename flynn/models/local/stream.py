@@ -1,0 +1,161 @@
+"""A chat answer as it is generated: an iterator of typed events that can be closed at any time, from any thread."""
+
+from __future__ import annotations
+
+import threading
+
+from ...errors import ConnectionLostError, FlynnError, StreamInterruptedError
+from ...http.call import CallAborted
+from .sse import SSEDecoder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, List, Optional
+
+    from ..types import ChatResponse, StreamEvent
+    from .decode import ChatStreamDecoder
+    from .transfer import Transfer
+
+
+class ChatStream:
+    """An iterator of stream events, and a context manager. Made by `LlamaCppClient.chat_stream`.
+
+    The request is sent when iteration, or the `with` block, begins. The server stops generating as soon as the stream
+    is closed: by `close`, by leaving the `with` block, by an exception, or because nobody refers to it any more.
+
+    One thread iterates; any thread may close.
+
+    Raises, while iterating:
+        StreamInterruptedError: the stream was cut and could not be resumed.
+        ServerError: the server answered with an error, or sent one in the stream.
+        RequestTimeoutError: nothing came for `timeout` seconds.
+        ServerNotRunningError, ProtocolError: as their names say.
+
+    Example:
+        >>> with client.chat_stream("Hi") as stream:                                        # doctest: +SKIP
+        ...     for event in stream:
+        ...         if event.type == "content":
+        ...             print(event.text, end="")
+    """
+
+    def __init__(self, transfer: Transfer, decoder: ChatStreamDecoder) -> None:
+        self._transfer = transfer
+        self._decoder = decoder
+        self._sse = SSEDecoder()
+        self._batch: Iterator[StreamEvent] = iter(())
+        self._failure: Optional[FlynnError] = None  # raised once the events before it are consumed
+        self._opened = False
+        self._ended = False
+        self._closing = threading.Lock()
+        self._reading = threading.Lock()
+
+    @property
+    def response(self) -> ChatResponse:
+        """The response assembled from what has come so far: all of it once the stream is exhausted."""
+        return self._decoder.response()
+
+    @property
+    def resumes(self) -> int:
+        """How often the stream was cut and went on."""
+        return self._transfer.resumes
+
+    def text(self) -> Iterator[str]:
+        """Only the text of the first choice, piece by piece."""
+        with self:
+            for event in self:
+                if event.type == "content" and event.choice == 0:
+                    yield event.text
+
+    def __iter__(self) -> ChatStream:
+        return self
+
+    def __next__(self) -> StreamEvent:
+        for event in self._batch:
+            return event
+        while not self._ended:
+            try:
+                with self._reading:
+                    self._batch = iter(self._read())
+            except CallAborted:
+                break
+            except BaseException:
+                self.close()
+                raise
+            if self._ended:
+                self._dispose()
+            for event in self._batch:
+                return event
+        raise StopIteration
+
+    def _read(self) -> List[StreamEvent]:
+        """The events of the next block of bytes."""
+        if self._failure is not None:
+            raise self._failure
+        self._open()
+        block = self._transfer.read()
+        if not block:
+            raise self._interrupted(self._transfer.cut)
+        events: List[StreamEvent] = []
+        try:
+            for data in self._sse.feed(block):
+                if data:
+                    events += self._decoder.feed(data)
+                if self._decoder.done:
+                    self._transfer.finish()
+                    self._ended = True
+                    break
+        except FlynnError as error:
+            if not events:
+                raise
+            self._failure = error
+        return events
+
+    def _open(self) -> None:
+        if not self._opened:
+            self._opened = True
+            try:
+                self._transfer.open()
+            except ConnectionLostError as error:
+                raise self._interrupted(error) from error
+
+    def _interrupted(self, cut: Optional[FlynnError]) -> StreamInterruptedError:
+        partial = self._decoder.response()
+        message = f"the stream was cut after {self._transfer.position} bytes, {len(partial.content)} characters of text"
+        error = StreamInterruptedError(f"{message} ({cut})" if cut else message, partial)
+        error.__cause__ = cut
+        return error
+
+    def __enter__(self) -> ChatStream:
+        try:
+            self._open()
+        except CallAborted:
+            pass
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the stream, from any thread and at any time. Closing twice is fine."""
+        with self._closing:
+            if self._ended:
+                return
+            self._ended = True
+        self._transfer.close()
+        self._dispose()
+
+    def _dispose(self) -> None:
+        """Close the connection, unless a thread reads from it: a descriptor that is closed under a reader may be
+        another connection's by the time it reads on. That thread comes here itself when it wakes."""
+        if self._reading.acquire(blocking=False):
+            try:
+                self._transfer.dispose()
+            finally:
+                self._reading.release()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_ended", True):
+            self.close()

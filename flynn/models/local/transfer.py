@@ -1,0 +1,197 @@
+"""The bytes of one streamed answer, over one connection or, if it is to be resumed, over as many as it takes.
+
+llama-server keeps the bytes of a stream that carries an `X-Conversation-Id` and replays them from any byte of the body
+with `GET /v1/stream` (`tools/server/server-stream.cpp`). So what a cut costs is a request for byte N, N being the number
+of bytes that came; whoever reads the stream notices nothing.
+"""
+
+from __future__ import annotations
+
+import time
+
+from ...errors import ConnectionLostError, FlynnError, ProtocolError, ServerError, ServerNotRunningError
+from ...http.call import Call
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping, Optional, Protocol
+
+    from ...http.connection import Response
+
+    class Send(Protocol):
+        """Sends a request with the client's headers; raises what an answer other than 200 means."""
+
+        def __call__(
+            self,
+            call: Call,
+            method: str,
+            path: str,
+            body: Optional[bytes] = None,
+            headers: Optional[Mapping[str, str]] = None,
+            *,
+            wait_for_model: bool = True,
+        ) -> Response: ...
+
+
+_FIRST_PAUSE = 0.05  # seconds; doubled after each fruitless attempt
+_LONGEST_PAUSE = 2.0
+_DELETE_TIMEOUT = 5.0
+_DRAIN_TIMEOUT = 1.0
+# A cut may be seen before the server has begun to handle the request; until then it answers 404 for its stream.
+_UNKNOWN_FOR = 1.0
+
+
+class Resume:
+    """How a stream is resumed.
+
+    Args:
+        seconds: for which reaching the server again is tried after a cut.
+        model: the request's, part of the ID where one server has several models.
+    """
+
+    def __init__(self, seconds: float, model: Optional[str]) -> None:
+        import secrets
+
+        self.seconds = seconds
+        name = secrets.token_urlsafe(24)  # the ID is all that protects the stream from other clients
+        self.id = f"{name}::{model}" if model and model.isascii() and model.isprintable() else name
+
+    @property
+    def query(self) -> str:
+        from urllib.parse import quote
+
+        return f"/v1/stream?conv_id={quote(self.id, safe='')}"
+
+
+class Transfer:
+    """One streamed answer, as bytes.
+
+    Args:
+        send: sends a request.
+        call: its limits.
+        path, body: of the request.
+        resume: None if a cut is final.
+    """
+
+    def __init__(self, send: Send, call: Call, path: str, body: bytes, resume: Optional[Resume]) -> None:
+        self.position = 0  # bytes of the body that came
+        self.resumes = 0
+        self.cut: Optional[FlynnError] = None  # what ended the stream, where it was not the server
+        self._send = send
+        self._call = call
+        self._path = path
+        self._body = body
+        self._resume = resume
+        self._response: Optional[Response] = None
+        self._response_start = 0  # the position at which the current response began
+        self._cut_at = 0.0  # when the bytes stopped coming; 0 while they come
+        self._pause = _FIRST_PAUSE
+        self._sent = False
+
+    def open(self) -> None:
+        """Send the request.
+
+        Raises:
+            ConnectionLostError: the connection was cut before the answer began and the stream could not be resumed.
+            FlynnError: as `send` does.
+        """
+        headers = {"Accept": "text/event-stream"}
+        if self._resume:
+            headers["X-Conversation-Id"] = self._resume.id
+        self._sent = True
+        try:
+            self._take(self._send(self._call, "POST", self._path, self._body, headers))
+        except ConnectionLostError as error:
+            if not self._reconnect(error):
+                raise
+
+    def read(self) -> bytes:
+        """The next bytes; empty when no more are to be had."""
+        while True:
+            if self._response is None:
+                return b""
+            try:
+                block = self._response.read_block()
+                lost = None
+            except ConnectionLostError as error:
+                block = b""
+                lost = self.cut = error
+            if block:
+                self.position += len(block)
+                self._cut_at = 0.0
+                self._pause = _FIRST_PAUSE
+                return block
+            if lost is None and self.position == self._response_start and self.resumes:
+                return b""  # the server has no more than what came
+            if not self._reconnect(lost):
+                return b""
+
+    def _take(self, response: Response) -> None:
+        if response.content_type != "text/event-stream":
+            response.close()
+            raise ProtocolError(f"expected an event stream, got {response.content_type or 'no content type'!r}")
+        self._response = response
+        self._response_start = self.position
+
+    def _reconnect(self, cut: Optional[FlynnError]) -> bool:
+        """Go on from the byte after the last one that came; False if that cannot be done."""
+        resume = self._resume
+        if resume is None:
+            return False
+        now = time.monotonic()
+        if self._cut_at:
+            self._call.pause(self._pause)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._cut_at = self._cut_at or now
+        while time.monotonic() < self._cut_at + resume.seconds:
+            path = f"{resume.query}&from={self.position}"
+            try:
+                self._take(self._send(self._call, "GET", path, wait_for_model=False))
+                self.resumes += 1
+                return True
+            except ServerError as error:
+                self.cut = error
+                may_begin = error.status == 404 and not self.position and time.monotonic() < self._cut_at + _UNKNOWN_FOR
+                if error.status is not None and error.status < 500 and not may_begin:
+                    return False
+            except (ServerNotRunningError, ConnectionLostError) as error:
+                self.cut = error
+            self._call.pause(self._pause)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        return False
+
+    def finish(self) -> None:
+        """All that matters has come: free the connection for others, and what the server keeps."""
+        self._call.timeout = _DRAIN_TIMEOUT
+        if self._response is not None:
+            self._response.drain()
+        self._delete()
+
+    def close(self) -> None:
+        """End the stream, from any thread: the server stops generating."""
+        answered = self._response is not None
+        self._call.abort()
+        if self._delete() and not answered:
+            # The server may not have begun to handle the request when it was told to forget it.
+            time.sleep(2 * _FIRST_PAUSE)
+            self._delete()
+
+    def dispose(self) -> None:
+        """Close the connection of a stream that has ended. Not while a thread reads."""
+        if self._response is not None:
+            self._response.close()
+
+    def _delete(self) -> bool:
+        """Free what the server keeps for resuming: nothing else does while it generates, and 300 s after that.
+
+        Failing to is no error of the stream's: the server is gone, or too old to keep anything.
+        """
+        if self._resume is None or not self._sent:
+            return False
+        timeout = self._call.timeout
+        call = Call(_DELETE_TIMEOUT if timeout is None else min(timeout, _DELETE_TIMEOUT), whole=True)
+        try:
+            self._send(call, "DELETE", self._resume.query, wait_for_model=False).close()
+        except FlynnError:
+            return False
+        return True
