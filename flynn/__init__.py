@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .aio import AsyncLlamaCppClient as AsyncLlamaCppClient
     from .config import Config as Config
     from .config import load_config as load_config
     from .errors import AuthenticationError as AuthenticationError
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from .models.types import Message as Message
     from .models.types import ModelClient as ModelClient
     from .models.types import ToolCall as ToolCall
+    from .thread_iterator import ThreadIterator as ThreadIterator
 
 _WHERE = {
+    "aio": ("AsyncLlamaCppClient",),
     "config": ("Config", "load_config"),
     "errors": (
         "AuthenticationError",
@@ -51,6 +54,7 @@ _WHERE = {
     ),
     "models.local.llamacpp": ("LlamaCppClient",),
     "models.router": ("create_client",),
+    "thread_iterator": ("ThreadIterator",),
     "models.types": ("Audio", "ChatRequest", "ChatResponse", "Image", "Message", "ModelClient", "ToolCall"),
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}

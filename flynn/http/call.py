@@ -6,6 +6,7 @@ cancelling live here and a connection asks them before every operation on its so
 
 from __future__ import annotations
 
+import contextvars
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ from ..errors import FlynnError, RequestTimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import List, Optional
 
 
 _TICK = 0.05  # seconds after which a pause looks whether it was ended
@@ -24,22 +25,56 @@ class CallAborted(FlynnError):
     """`Call.abort` was called. Never leaves the library: whoever aborts a call knows that it did."""
 
 
+class Scope:
+    """The calls that are made within a `with` block, to be ended together from outside."""
+
+    def __init__(self) -> None:
+        self._calls: List[Call] = []
+        self._aborted = False
+
+    def __enter__(self) -> Scope:
+        _scope.set(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _scope.set(None)
+
+    def add(self, call: Call) -> None:
+        """A call that is made here and now."""
+        self._calls.append(call)
+        if self._aborted:
+            call.abort()
+
+    def abort(self) -> None:
+        """End the calls under way, and those that are still to be made."""
+        self._aborted = True
+        for call in self._calls:
+            call.abort()
+
+
+_scope: contextvars.ContextVar[Optional[Scope]] = contextvars.ContextVar("flynn_scope", default=None)
+
+
 class Call:
     """The limits of one call and the means to end it.
 
     Args:
         timeout: seconds, None for no limit.
         whole: True if the limit is for all of the call, False if it is for each silence on the wire.
+        scoped: whether the `Scope` around it ends it too.
     """
 
     __slots__ = ("timeout", "aborted", "_deadline", "_socket", "_lock")
 
-    def __init__(self, timeout: Optional[float], *, whole: bool) -> None:
+    def __init__(self, timeout: Optional[float], *, whole: bool, scoped: bool = True) -> None:
         self.timeout = timeout
         self.aborted = False
         self._deadline = time.monotonic() + timeout if whole and timeout is not None else None
         self._socket: Optional[socket.socket] = None
         self._lock = threading.Lock()
+        scope = _scope.get()
+        if scope is not None and scoped:
+            scope.add(self)
 
     def limit(self) -> Optional[float]:
         """Seconds that the next operation on the socket may take, None for no limit.

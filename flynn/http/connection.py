@@ -110,6 +110,8 @@ class Connection:
         endpoint = self._endpoint
         try:
             sock = _connect(self._proxy.endpoint if self._proxy else endpoint, call)
+        except FlynnError:
+            raise
         except socket.timeout:
             raise RequestTimeoutError from None
         except (OSError, UnicodeError) as error:  # UnicodeError: the name is no host name (idna)
@@ -125,6 +127,9 @@ class Connection:
                 self._start_tls(call)
             except Exception as error:
                 self._fail(error, f"expected a TLS server at {endpoint.text}")
+            except BaseException:
+                self.close()
+                raise
 
     def _use(self, sock: socket.socket, call: Call) -> None:
         self._wire = _Wire(sock, call)
@@ -170,6 +175,8 @@ class Connection:
             if self._wire.ended:  # http.client takes the end of the connection for the end of the headers
                 raise ConnectionLostError("the connection was closed in the middle of the headers of a response")
             self._wire.in_head = False
+            if head.headers.get_payload():  # email.parser takes what follows a malformed line for a body
+                raise ProtocolError("expected headers, got a line that is none")
             if head.status < 200:
                 raise ProtocolError(f"expected a final response, got HTTP {head.status}")
             return Response(self, head, body_of(head.status, head.headers))
@@ -325,7 +332,11 @@ def _connect(target: Endpoint, call: Call) -> socket.socket:
         addresses = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     failure: Optional[OSError] = None
     for family, kind, protocol, _, address in addresses:
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # a kernel without IPv6
+            failure = error
+            continue
         try:
             call.attach(sock)
             sock.settimeout(call.limit())
@@ -335,8 +346,9 @@ def _connect(target: Endpoint, call: Call) -> socket.socket:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             return sock
         except BaseException as error:
+            call.detach()
             sock.close()
-            if not isinstance(error, OSError) or isinstance(error, socket.timeout):
+            if not isinstance(error, OSError) or isinstance(error, (FlynnError, socket.timeout)):
                 raise
             failure = error
     raise failure or OSError("the name has no address")

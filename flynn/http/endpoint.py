@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from typing import Optional
 
 _LOOPBACK_V4 = re.compile(r"127(\.[0-9]{1,3}){3}")
+_LOOPBACK_V6 = bytes(15) + b"\x01"
+_MAPPED_LOOPBACK_V4 = bytes(10) + b"\xff\xff\x7f"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _ALLOWED = "write http://HOST:PORT, https://HOST:PORT or unix:///path/to.sock"
 
@@ -48,7 +51,13 @@ class Endpoint:
     def is_loopback(self) -> bool:
         """Whether the address is this machine's own (RFC 6761 section 6.3 for `localhost`)."""
         host = self.host.lower().rstrip(".")
-        return host in ("localhost", "::1") or host.endswith(".localhost") or bool(_LOOPBACK_V4.fullmatch(host))
+        if ":" in host:
+            try:
+                address = socket.inet_pton(socket.AF_INET6, host)
+            except OSError:
+                return False
+            return address == _LOOPBACK_V6 or address.startswith(_MAPPED_LOOPBACK_V4)
+        return host == "localhost" or host.endswith(".localhost") or bool(_LOOPBACK_V4.fullmatch(host))
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -78,7 +87,7 @@ def parse_endpoint(text: str) -> Endpoint:
         host, port = url.hostname, url.port
     except ValueError as error:
         raise ConfigError(f"not a URL: {text!r} ({error}); {_ALLOWED}") from None
-    if url.scheme not in _DEFAULT_PORTS or not host:
+    if url.scheme not in _DEFAULT_PORTS or not host or port == 0:
         raise ConfigError(f"not an endpoint: {text!r}; {_ALLOWED}")
     if "@" in url.netloc:
         # Not shown: what stands before the @ may be a password.

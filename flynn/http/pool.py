@@ -50,6 +50,7 @@ class ConnectionPool:
         path = self.endpoint.prefix + path
         kept = self._take()
         if kept is not None:
+            kept.release = self._release
             try:
                 return kept.exchange(call, method, path, body, headers)
             except ConnectionLostError:
@@ -61,8 +62,10 @@ class ConnectionPool:
 
     def _take(self) -> Optional[Connection]:
         if self._pid != os.getpid():
-            # After a fork the connections are the parent's: leave them to it, unread and without a word on them.
-            self._pid, self._idle = os.getpid(), deque()
+            # After a fork the connections are the parent's. Closing them here only lets go of this process's
+            # descriptors; nothing is sent, and the parent's stay open.
+            self._pid = os.getpid()
+            self._close_idle()
         while True:
             try:
                 connection = self._idle.pop()
@@ -73,6 +76,8 @@ class ConnectionPool:
             connection.close()
 
     def _release(self, connection: Connection) -> None:
+        # An idle connection does not refer to the pool, so that a forgotten pool is closed there and then.
+        connection.release = Connection.close
         self._idle.append(connection)
         if len(self._idle) > MAX_IDLE or self._closed:
             try:
@@ -83,6 +88,9 @@ class ConnectionPool:
     def close(self) -> None:
         """Close the idle connections. Those of calls under way are closed when these end."""
         self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         while self._idle:
             try:
                 self._idle.popleft().close()

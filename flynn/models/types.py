@@ -27,42 +27,24 @@ __all__ = [
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from typing import Any, Iterator, Literal, Mapping, Optional, Protocol, Sequence, Union
+    from typing import Any, Literal, Mapping, Optional, Sequence, Union
+
+    from .client import EventStream as EventStream
+    from .client import ModelClient as ModelClient
 
     Part = Union[str, "Image", "Audio", Mapping[str, Any]]
     Content = Union[str, Sequence[Part], None]
     Prompt = Union[str, Sequence[Union["Message", Mapping[str, Any]]], "ChatRequest"]
     StreamEvent = Union["ContentEvent", "ReasoningEvent", "ToolCallEvent", "ProgressEvent", "DoneEvent"]
 
-    class ModelClient(Protocol):
-        """What every client of a model offers, wherever the model runs."""
 
-        def chat(self, request: Prompt, **options: Any) -> ChatResponse:
-            """Answer a request, in one piece."""
+def __getattr__(name: str) -> object:
+    # Protocols take typing to define, which the rest of this module does without.
+    if name in ("EventStream", "ModelClient"):
+        from . import client
 
-        def chat_stream(self, request: Prompt, **options: Any) -> EventStream:
-            """Answer a request, piece by piece as it is generated."""
-
-        def close(self) -> None:
-            """Let go of connections."""
-
-    class EventStream(Protocol):
-        """What `chat_stream` returns: an iterator of events and a context manager."""
-
-        def __iter__(self) -> Iterator[StreamEvent]: ...
-
-        def __next__(self) -> StreamEvent: ...
-
-        def __enter__(self) -> EventStream: ...
-
-        def __exit__(self, *error: object) -> None: ...
-
-        @property
-        def response(self) -> ChatResponse: ...
-
-        def text(self) -> Iterator[str]: ...
-
-        def close(self) -> None: ...
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 # --- what goes in -----------------------------------------------------------------------------------------------------

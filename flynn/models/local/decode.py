@@ -6,6 +6,7 @@ The server is not trusted: whatever comes that is not as documented is a Protoco
 from __future__ import annotations
 
 import json
+import reprlib
 
 from ...errors import (
     AuthenticationError,
@@ -81,8 +82,13 @@ def expect_object(value: Any, what: str) -> Dict[str, Any]:
     return value
 
 
+# Looks at no more of a value than it shows: a peer decides how large the value is.
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = 80
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = repr(value[:80]) if isinstance(value, bytes) else _BRIEF.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -104,15 +110,15 @@ def decode_error(status: Optional[int], body: bytes, reason: str = "") -> Server
         error = {"message": error}
     elif not isinstance(error, dict):
         error = {}
-    message = error.get("message")
-    if not isinstance(message, str) or not message:
-        plain = text.strip()
-        message = f"HTTP {status} {reason}".strip()
-        if plain and len(plain) <= 500 and not plain.startswith(("<", "{")):
-            message = plain
     code = error.get("code")
     if status is None and isinstance(code, int):
         status = code
+    message = error.get("message")
+    if not isinstance(message, str) or not message:
+        plain = text.strip()
+        message = "the server sent an error without a message" if status is None else f"HTTP {status} {reason}".strip()
+        if plain and len(plain) <= 500 and not plain.startswith(("<", "{")):
+            message = plain
     kind = error.get("type")
     kind = kind if isinstance(kind, str) else None
     made = _error_class(status, kind, message)(message, status=status, type=kind, body=text)
@@ -212,6 +218,9 @@ class _ChoiceSoFar:
 class ChatStreamDecoder:
     """Takes the data of a chat stream's events and gives typed events; assembles the response on the way.
 
+    Args:
+        progress: whether to give progress events, which every stream has.
+
     Example:
         >>> decoder = ChatStreamDecoder()
         >>> decoder.feed(b'{"choices": [{"index": 0, "delta": {"content": "Hi"}}]}')
@@ -220,8 +229,9 @@ class ChatStreamDecoder:
         'Hi'
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, progress: bool = False) -> None:
         self.done = False
+        self._progress = progress
         self._choices: Dict[int, _ChoiceSoFar] = {}
         self._usages: List[Usage] = []
         self._timings: Optional[Timings] = None
@@ -249,7 +259,7 @@ class ChatStreamDecoder:
             if choice is None:
                 choice = self._choices[index] = _ChoiceSoFar()
             self._take(item, index, choice, events)
-        if "prompt_progress" in chunk:
+        if self._progress and "prompt_progress" in chunk:
             events.append(_decode_progress(get(chunk, "prompt_progress", dict, {}), index))
         if "usage" in chunk:
             usage = _decode_usage(chunk)

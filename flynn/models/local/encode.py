@@ -48,8 +48,10 @@ def chat_request(prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
 
 
 def with_defaults(request: ChatRequest, defaults: Mapping[str, Any]) -> ChatRequest:
-    """The request with its empty fields taken from the defaults."""
+    """The request with its empty fields, and members that its `extra` does not have, taken from the defaults."""
     missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
+    if "extra" in defaults:
+        missing["extra"] = {**defaults["extra"], **request.extra}
     return dataclasses.replace(request, **missing) if missing else request
 
 
@@ -65,6 +67,8 @@ def encode_chat(request: ChatRequest, *, stream: bool) -> bytes:
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
+        # Asked for in any case: while it reads a prompt, llama-server finds out that its client has gone only by writing.
+        body["return_progress"] = True
     body.update(request.extra)
     return encode_json(body)
 

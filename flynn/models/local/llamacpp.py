@@ -10,10 +10,11 @@ from ...http.call import Call
 from ...http.endpoint import parse_endpoint
 from ...http.pool import ConnectionPool
 from . import server
+from .conversation import Conversation
 from .decode import ChatStreamDecoder, decode_chat, decode_error, decode_json
 from .encode import chat_request, encode_chat, encode_json, encode_prompt, with_defaults
 from .stream import ChatStream
-from .transfer import Resume, Transfer
+from .transfer import Transfer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ class LlamaCppClient:
             timeout: seconds for all of the call, None for no limit; by default the client's.
             options: fields of `ChatRequest`.
 
+        A server that answers in one piece looks only once a second, and only while it has nothing to send to anybody,
+        whether its client has gone. A call that may have to be cancelled is better streamed.
+
         Raises:
             ServerNotRunningError, RequestTimeoutError, ServerError, ProtocolError: see `flynn.errors`.
             TypeError: an option is no field of `ChatRequest`.
@@ -123,13 +127,16 @@ class LlamaCppClient:
             An iterator of events; see `ChatStream` for what it raises.
         """
         made = self._request(request, options)
-        resuming = None
-        if self._resume if resume is None else resume:
-            resuming = Resume(self._resume_for if resume_for is None else resume_for, made.model)
-        call = Call(self._timeout(timeout), whole=False)
-        return ChatStream(
-            Transfer(self._send, call, _CHAT, encode_chat(made, stream=True), resuming), ChatStreamDecoder()
+        resuming = self._resume if resume is None else resume
+        transfer = Transfer(
+            self._send,
+            Call(self._timeout(timeout), whole=False),
+            _CHAT,
+            encode_chat(made, stream=True),
+            Conversation(made.model) if resuming else None,
+            self._resume_for if resume_for is None else resume_for,
         )
+        return ChatStream(transfer, ChatStreamDecoder(progress=bool(made.return_progress)))
 
     def count_tokens(self, request: Prompt, *, timeout: Timeout = ..., **options: Any) -> int:
         """The number of prompt tokens that `chat` would send to the model, chat template included.

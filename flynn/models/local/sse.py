@@ -76,8 +76,7 @@ class SSEDecoder:
         if rest:
             self._line.append(rest)
             self._line_size += len(rest)
-        if self._line_size + self._data_size > self._max_event:
-            raise ProtocolError(f"expected an event of at most {self._max_event} bytes, got a larger one")
+        self._check(self._line_size + self._data_size)
         return events
 
     def _without_bom(self, block: bytes) -> bytes:
@@ -95,6 +94,7 @@ class SSEDecoder:
         for line in lines:
             if not line:
                 if data:
+                    self._check(self._data_size)
                     events.append(data[0] if len(data) == 1 else b"\n".join(data))
                     data.clear()
                     self._data_size = 0
@@ -103,3 +103,8 @@ class SSEDecoder:
                 self._data_size += len(line)
             elif line == b"data":
                 data.append(b"")
+                self._data_size += len(line)
+
+    def _check(self, size: int) -> None:
+        if size > self._max_event:
+            raise ProtocolError(f"expected an event of at most {self._max_event} bytes, got a larger one")

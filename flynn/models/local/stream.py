@@ -45,7 +45,8 @@ class ChatStream:
         self._batch: Iterator[StreamEvent] = iter(())
         self._failure: Optional[FlynnError] = None  # raised once the events before it are consumed
         self._opened = False
-        self._ended = False
+        self._ended = False  # no more events
+        self._closed = False  # and the server knows
         self._closing = threading.Lock()
         self._reading = threading.Lock()
 
@@ -102,7 +103,7 @@ class ChatStream:
                     events += self._decoder.feed(data)
                 if self._decoder.done:
                     self._transfer.finish()
-                    self._ended = True
+                    self._ended = self._closed = True
                     break
         except FlynnError as error:
             if not events:
@@ -140,12 +141,19 @@ class ChatStream:
 
     def close(self) -> None:
         """End the stream, from any thread and at any time. Closing twice is fine."""
+        self.interrupt()
         with self._closing:
-            if self._ended:
+            if self._closed:
                 return
-            self._ended = True
+            self._closed = True
         self._transfer.close()
         self._dispose()
+
+    def interrupt(self) -> None:
+        """End the stream without waiting for anything; `close` has to follow, and tells the server."""
+        if not self._ended:
+            self._ended = True
+            self._transfer.interrupt()
 
     def _dispose(self) -> None:
         """Close the connection, unless a thread reads from it: a descriptor that is closed under a reader may be
@@ -157,5 +165,5 @@ class ChatStream:
                 self._reading.release()
 
     def __del__(self) -> None:
-        if not getattr(self, "_ended", True):
+        if not getattr(self, "_closed", True):
             self.close()

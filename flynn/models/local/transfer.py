@@ -9,58 +9,24 @@ from __future__ import annotations
 
 import time
 
-from ...errors import ConnectionLostError, FlynnError, ProtocolError, ServerError, ServerNotRunningError
-from ...http.call import Call
+from ...errors import ConnectionLostError, FlynnError, ProtocolError, RequestTimeoutError
+from ...errors import ServerError, ServerNotRunningError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Mapping, Optional, Protocol
+    from typing import Optional
 
+    from ...http.call import Call
     from ...http.connection import Response
-
-    class Send(Protocol):
-        """Sends a request with the client's headers; raises what an answer other than 200 means."""
-
-        def __call__(
-            self,
-            call: Call,
-            method: str,
-            path: str,
-            body: Optional[bytes] = None,
-            headers: Optional[Mapping[str, str]] = None,
-            *,
-            wait_for_model: bool = True,
-        ) -> Response: ...
-
+    from .conversation import Conversation, Send
 
 _FIRST_PAUSE = 0.05  # seconds; doubled after each fruitless attempt
 _LONGEST_PAUSE = 2.0
 _DELETE_TIMEOUT = 5.0
+_HUNG_TIMEOUT = 0.5  # where the stream has used up its timeout already
 _DRAIN_TIMEOUT = 1.0
 # A cut may be seen before the server has begun to handle the request; until then it answers 404 for its stream.
 _UNKNOWN_FOR = 1.0
-
-
-class Resume:
-    """How a stream is resumed.
-
-    Args:
-        seconds: for which reaching the server again is tried after a cut.
-        model: the request's, part of the ID where one server has several models.
-    """
-
-    def __init__(self, seconds: float, model: Optional[str]) -> None:
-        import secrets
-
-        self.seconds = seconds
-        name = secrets.token_urlsafe(24)  # the ID is all that protects the stream from other clients
-        self.id = f"{name}::{model}" if model and model.isascii() and model.isprintable() else name
-
-    @property
-    def query(self) -> str:
-        from urllib.parse import quote
-
-        return f"/v1/stream?conv_id={quote(self.id, safe='')}"
 
 
 class Transfer:
@@ -70,10 +36,19 @@ class Transfer:
         send: sends a request.
         call: its limits.
         path, body: of the request.
-        resume: None if a cut is final.
+        conversation: the name under which the stream can be resumed; None if a cut is final.
+        resume_for: seconds for which reaching the server again is tried after a cut.
     """
 
-    def __init__(self, send: Send, call: Call, path: str, body: bytes, resume: Optional[Resume]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        call: Call,
+        path: str,
+        body: bytes,
+        conversation: Optional[Conversation] = None,
+        resume_for: float = 0.0,
+    ) -> None:
         self.position = 0  # bytes of the body that came
         self.resumes = 0
         self.cut: Optional[FlynnError] = None  # what ended the stream, where it was not the server
@@ -81,12 +56,14 @@ class Transfer:
         self._call = call
         self._path = path
         self._body = body
-        self._resume = resume
+        self._conversation = conversation
+        self._resume_for = resume_for
         self._response: Optional[Response] = None
         self._response_start = 0  # the position at which the current response began
         self._cut_at = 0.0  # when the bytes stopped coming; 0 while they come
         self._pause = _FIRST_PAUSE
         self._sent = False
+        self._hung = False
 
     def open(self) -> None:
         """Send the request.
@@ -96,8 +73,8 @@ class Transfer:
             FlynnError: as `send` does.
         """
         headers = {"Accept": "text/event-stream"}
-        if self._resume:
-            headers["X-Conversation-Id"] = self._resume.id
+        if self._conversation is not None:
+            headers.update(self._conversation.headers)
         self._sent = True
         try:
             self._take(self._send(self._call, "POST", self._path, self._body, headers))
@@ -113,6 +90,9 @@ class Transfer:
             try:
                 block = self._response.read_block()
                 lost = None
+            except RequestTimeoutError:
+                self._hung = True
+                raise
             except ConnectionLostError as error:
                 block = b""
                 lost = self.cut = error
@@ -135,16 +115,16 @@ class Transfer:
 
     def _reconnect(self, cut: Optional[FlynnError]) -> bool:
         """Go on from the byte after the last one that came; False if that cannot be done."""
-        resume = self._resume
-        if resume is None:
+        conversation = self._conversation
+        if conversation is None:
             return False
         now = time.monotonic()
         if self._cut_at:
             self._call.pause(self._pause)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._cut_at = self._cut_at or now
-        while time.monotonic() < self._cut_at + resume.seconds:
-            path = f"{resume.query}&from={self.position}"
+        while time.monotonic() < self._cut_at + self._resume_for:
+            path = f"{conversation.path}&from={self.position}"
             try:
                 self._take(self._send(self._call, "GET", path, wait_for_model=False))
                 self.resumes += 1
@@ -167,10 +147,13 @@ class Transfer:
             self._response.drain()
         self._delete()
 
-    def close(self) -> None:
-        """End the stream, from any thread: the server stops generating."""
-        answered = self._response is not None
+    def interrupt(self) -> None:
+        """End the connection, from any thread, without waiting: a thread that reads the stream comes back."""
         self._call.abort()
+
+    def close(self) -> None:
+        """Make the server stop generating, after `interrupt`."""
+        answered = self._response is not None
         if self._delete() and not answered:
             # The server may not have begun to handle the request when it was told to forget it.
             time.sleep(2 * _FIRST_PAUSE)
@@ -182,16 +165,6 @@ class Transfer:
             self._response.close()
 
     def _delete(self) -> bool:
-        """Free what the server keeps for resuming: nothing else does while it generates, and 300 s after that.
-
-        Failing to is no error of the stream's: the server is gone, or too old to keep anything.
-        """
-        if self._resume is None or not self._sent:
+        if self._conversation is None or not self._sent:
             return False
-        timeout = self._call.timeout
-        call = Call(_DELETE_TIMEOUT if timeout is None else min(timeout, _DELETE_TIMEOUT), whole=True)
-        try:
-            self._send(call, "DELETE", self._resume.query, wait_for_model=False).close()
-        except FlynnError:
-            return False
-        return True
+        return self._conversation.delete(self._send, _HUNG_TIMEOUT if self._hung else _DELETE_TIMEOUT)

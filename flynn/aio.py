@@ -1,0 +1,131 @@
+"""`AsyncLlamaCppClient`: the synchronous client, awaited. No logic of its own: each call runs in a thread."""
+
+from __future__ import annotations
+
+import functools
+
+from .http.call import Scope
+from .models.local.llamacpp import LlamaCppClient
+from .thread_iterator import ThreadIterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, AsyncIterator, Callable, Coroutine, Iterator, TypeVar
+
+    from typing_extensions import Concatenate, ParamSpec
+
+    from .models.local.stream import ChatStream
+    from .models.types import ChatResponse, Prompt, StreamEvent
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+
+def _awaited(
+    method: Callable[Concatenate[LlamaCppClient, P], R],
+) -> Callable[Concatenate[AsyncLlamaCppClient, P], Coroutine[Any, Any, R]]:
+    """A method of the synchronous client, run in a thread. Cancelling the task ends the request."""
+
+    @functools.wraps(method)
+    async def call(self: AsyncLlamaCppClient, *args: P.args, **kwargs: P.kwargs) -> R:
+        scope = Scope()
+
+        def results() -> Iterator[R]:
+            with scope:
+                yield method(self._client, *args, **kwargs)
+
+        async with ThreadIterator(results(), interrupt=scope.abort) as iterator:
+            return await iterator.__anext__()
+
+    return call
+
+
+class AsyncLlamaCppClient:
+    """`LlamaCppClient` for asyncio: the same arguments, the same names, awaited.
+
+    One client serves any number of tasks, event loops and threads, one after another or at once. Each call under way
+    has a thread of its own; none is taken from the event loop's executor.
+
+    Example:
+        >>> async def main():
+        ...     async with AsyncLlamaCppClient("http://localhost:8080") as client:
+        ...         print((await client.chat("Hi")).content)
+        ...         async with client.chat_stream("Hi") as stream:
+        ...             async for event in stream:
+        ...                 print(event)
+    """
+
+    @functools.wraps(LlamaCppClient.__init__)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._client = LlamaCppClient(*args, **kwargs)
+
+    chat = _awaited(LlamaCppClient.chat)
+    count_tokens = _awaited(LlamaCppClient.count_tokens)
+    tokenize = _awaited(LlamaCppClient.tokenize)
+    detokenize = _awaited(LlamaCppClient.detokenize)
+    health = _awaited(LlamaCppClient.health)
+    wait_until_ready = _awaited(LlamaCppClient.wait_until_ready)
+    props = _awaited(LlamaCppClient.props)
+    models = _awaited(LlamaCppClient.models)
+    slots = _awaited(LlamaCppClient.slots)
+
+    @functools.wraps(LlamaCppClient.chat_stream)
+    def chat_stream(self, request: Prompt, **options: Any) -> AsyncChatStream:
+        return AsyncChatStream(self._client.chat_stream(request, **options))
+
+    async def close(self) -> None:
+        """Close the idle connections. Streams under way go on."""
+        self._client.close()
+
+    async def __aenter__(self) -> AsyncLlamaCppClient:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._client.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncLlamaCppClient({self._client.endpoint!r})"
+
+
+class AsyncChatStream:
+    """`ChatStream` for asyncio: an asynchronous iterator of events, and an asynchronous context manager.
+
+    The server stops generating as soon as the stream is closed, its task is cancelled, or nobody refers to it any more.
+    """
+
+    def __init__(self, stream: ChatStream) -> None:
+        self._stream = stream
+        self._events: ThreadIterator[StreamEvent] = ThreadIterator(stream, interrupt=stream.interrupt)
+
+    @property
+    def response(self) -> ChatResponse:
+        """The response assembled from what has come so far: all of it once the stream is exhausted."""
+        return self._stream.response
+
+    @property
+    def resumes(self) -> int:
+        """How often the stream was cut and went on."""
+        return self._stream.resumes
+
+    async def text(self) -> AsyncIterator[str]:
+        """Only the text of the first choice, piece by piece."""
+        async with self:
+            async for event in self:
+                if event.type == "content" and event.choice == 0:
+                    yield event.text
+
+    def __aiter__(self) -> AsyncChatStream:
+        return self
+
+    async def __anext__(self) -> StreamEvent:
+        return await self._events.__anext__()
+
+    async def __aenter__(self) -> AsyncChatStream:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._events.aclose()
+
+    async def close(self) -> None:
+        """End the stream. Closing twice is fine."""
+        await self._events.aclose()
