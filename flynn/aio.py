@@ -21,13 +21,10 @@ if TYPE_CHECKING:
     R = TypeVar("R")
 
 
-def _awaited(
-    method: Callable[Concatenate[LlamaCppClient, P], R],
-) -> Callable[Concatenate[AsyncLlamaCppClient, P], Coroutine[Any, Any, R]]:
+def _awaited(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
     """A method of the synchronous client, run in a thread. Cancelling the task ends the request."""
 
-    @functools.wraps(method)
-    async def call(self: AsyncLlamaCppClient, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         scope = Scope()
 
         def results() -> Iterator[R]:
@@ -37,11 +34,15 @@ def _awaited(
         async with ThreadIterator(results(), interrupt=scope.abort) as iterator:
             return await iterator.__anext__()
 
+    functools.update_wrapper(call, method)
     return call
 
 
 class AsyncLlamaCppClient:
-    """`LlamaCppClient` for asyncio: the same arguments, the same names, awaited.
+    """`LlamaCppClient` for asyncio: the same names, awaited.
+
+    Args:
+        endpoint, options: as for `LlamaCppClient`.
 
     One client serves any number of tasks, event loops and threads, one after another or at once. Each call under way
     has a thread of its own; none is taken from the event loop's executor.
@@ -55,9 +56,8 @@ class AsyncLlamaCppClient:
         ...                 print(event)
     """
 
-    @functools.wraps(LlamaCppClient.__init__)
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._client = LlamaCppClient(*args, **kwargs)
+    def __init__(self, endpoint: str, **options: Any) -> None:
+        self._client = LlamaCppClient(endpoint, **options)
 
     chat = _awaited(LlamaCppClient.chat)
     count_tokens = _awaited(LlamaCppClient.count_tokens)
@@ -69,8 +69,8 @@ class AsyncLlamaCppClient:
     models = _awaited(LlamaCppClient.models)
     slots = _awaited(LlamaCppClient.slots)
 
-    @functools.wraps(LlamaCppClient.chat_stream)
     def chat_stream(self, request: Prompt, **options: Any) -> AsyncChatStream:
+        """Answer a request, piece by piece as it is generated; see `LlamaCppClient.chat_stream`."""
         return AsyncChatStream(self._client.chat_stream(request, **options))
 
     async def close(self) -> None:

@@ -6,24 +6,14 @@ import asyncio
 import contextvars
 import threading
 from collections import deque
+from typing import Callable, Deque, Generic, Iterable, Optional, TypeVar
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Callable, Deque, Generic, Iterable, Optional, TypeVar
-
-    T = TypeVar("T")
-    _OfT = Generic[T]
-else:
-    # Generic without importing typing: asyncio does, but not so that this module needs it.
-    class _OfT:
-        def __class_getitem__(cls, item: object) -> type:
-            return cls
-
+T = TypeVar("T")
 
 _LOOK = 1.0  # seconds after which a thread whose buffer is full looks whether the loop was closed
 
 
-class ThreadIterator(_OfT["T"]):
+class ThreadIterator(Generic[T]):
     """Iterates a blocking iterable in a thread of its own.
 
     The thread begins with the first `async for` or `async with`, in a copy of the caller's context (`contextvars`), and
@@ -98,7 +88,7 @@ class ThreadIterator(_OfT["T"]):
             self._channel.stop()
 
 
-class _Channel(_OfT["T"]):
+class _Channel(Generic[T]):
     """What the thread and the consumer share. The thread refers to nothing else of the consumer's, so that a consumer
     which nobody refers to is collected, and stops the thread."""
 

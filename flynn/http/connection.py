@@ -13,7 +13,7 @@ from .framing import body_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Callable, Mapping, NoReturn, Optional
+    from typing import Any, Callable, List, Mapping, NoReturn, Optional
 
     from .call import Call
     from .endpoint import Endpoint
@@ -282,7 +282,7 @@ class Response:
             ProtocolError: it has more than `limit` bytes.
             ConnectionLostError, RequestTimeoutError: as for `read_block`.
         """
-        blocks = []
+        blocks: List[bytes] = []
         size = 0
         while size <= limit:
             block = self.read_block()

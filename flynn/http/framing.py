@@ -12,9 +12,8 @@ from ..errors import ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional, Union
-
     from http.client import HTTPMessage
+    from typing import Optional, Union
 
     Body = Union["SizedBody", "ChunkedBody", "OpenBody"]
 

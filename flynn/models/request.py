@@ -99,7 +99,7 @@ class ChatRequest:
     parse_tool_calls: Optional[bool] = _option("find tool calls in the text that was generated")
     # reasoning and the chat template
     reasoning_effort: Optional[str] = _option("none, low, medium, high: for templates that know it", command=True)
-    reasoning_format: Optional[str] = _option("none leaves reasoning in the text, deepseek takes it apart", command=True)
+    reasoning_format: Optional[str] = _option("none: leave reasoning in the text; deepseek: apart", command=True)
     reasoning_budget_tokens: Optional[int] = _option("most tokens of reasoning; -1: no limit", command=True)
     reasoning_budget_message: Optional[str] = _option("text that ends reasoning when its budget is used up")
     reasoning_control: Optional[bool] = _option("allow reasoning to be ended while it goes on")

@@ -1,8 +1,8 @@
 """The name under which llama-server keeps a stream, so that it can be resumed.
 
-A stream whose request has the header `X-Conversation-Id` is replayed from any byte of its body, and no longer stops when
-its client goes away, only when it is deleted by name (`tools/server/server-stream.cpp` in ggml-org/llama.cpp). A server
-that is too old for all this ignores the header.
+A stream whose request has the header `X-Conversation-Id` is replayed from any byte of its body, and no longer stops
+when its client goes away, only when it is deleted by name (`tools/server/server-stream.cpp` in ggml-org/llama.cpp). A
+server that is too old for all this ignores the header.
 """
 
 from __future__ import annotations

@@ -167,7 +167,12 @@ def decode_chat(data: bytes) -> ChatResponse:
     if not choices:
         raise ProtocolError(f"expected a reply with choices, got {_shown(raw)}")
     return ChatResponse(
-        tuple(choices), _decode_usage(raw), _decode_timings(raw), get(raw, "id", str, ""), get(raw, "model", str, ""), raw
+        tuple(choices),
+        _decode_usage(raw),
+        _decode_timings(raw),
+        get(raw, "id", str, ""),
+        get(raw, "model", str, ""),
+        raw,
     )
 
 
@@ -186,7 +191,9 @@ def _decode_usage(raw: Mapping[str, Any]) -> Optional[Usage]:
         return None
     details = get(usage, "prompt_tokens_details", dict, {})
     return Usage(
-        get(usage, "prompt_tokens", int, 0), get(usage, "completion_tokens", int, 0), get(details, "cached_tokens", int, 0)
+        get(usage, "prompt_tokens", int, 0),
+        get(usage, "completion_tokens", int, 0),
+        get(details, "cached_tokens", int, 0),
     )
 
 
@@ -318,5 +325,4 @@ class ChatStreamDecoder:
 
 
 def _decode_progress(progress: Mapping[str, Any], choice: int) -> ProgressEvent:
-    total, cached, processed, time_ms = (get(progress, key, int, 0) for key in ("total", "cache", "processed", "time_ms"))
-    return ProgressEvent(total, cached, processed, time_ms, choice)
+    return ProgressEvent(*(get(progress, key, int, 0) for key in ("total", "cache", "processed", "time_ms")), choice)

@@ -67,7 +67,7 @@ def encode_chat(request: ChatRequest, *, stream: bool) -> bytes:
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
-        # Asked for in any case: while it reads a prompt, llama-server finds out that its client has gone only by writing.
+        # Always: while llama-server reads a prompt it finds out that its client has gone only by writing to it.
         body["return_progress"] = True
     body.update(request.extra)
     return encode_json(body)

@@ -19,15 +19,13 @@ from .transfer import Transfer
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from types import EllipsisType
-    from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+    from typing import Any, Dict, List, Mapping, Optional, Sequence
 
     from ...http.connection import Response
     from ..types import ChatRequest, ChatResponse, Prompt
 
-    # Ellipsis, as a default, stands for the client's own timeout.
-    Timeout = Union[float, None, EllipsisType]
-
+# As a default of `timeout`: the client's own. None would be "no limit".
+_OWN: Any = ...
 DEFAULT_TIMEOUT = 60.0
 DEFAULT_RESUME_FOR = 60.0
 # The most bytes of a reply in one piece, and of an error.
@@ -81,7 +79,7 @@ class LlamaCppClient:
         chat_request("", self._defaults)  # refuses unknown names now rather than at the first call
         self._pool = ConnectionPool(parse_endpoint(endpoint), ssl_context)
 
-    def chat(self, request: Prompt, *, timeout: Timeout = ..., **options: Any) -> ChatResponse:
+    def chat(self, /, request: Prompt, *, timeout: Optional[float] = _OWN, **options: Any) -> ChatResponse:
         """Answer a request, in one piece.
 
         Args:
@@ -107,7 +105,7 @@ class LlamaCppClient:
         self,
         request: Prompt,
         *,
-        timeout: Timeout = ...,
+        timeout: Optional[float] = _OWN,
         resume: Optional[bool] = None,
         resume_for: Optional[float] = None,
         **options: Any,
@@ -138,7 +136,7 @@ class LlamaCppClient:
         )
         return ChatStream(transfer, ChatStreamDecoder(progress=bool(made.return_progress)))
 
-    def count_tokens(self, request: Prompt, *, timeout: Timeout = ..., **options: Any) -> int:
+    def count_tokens(self, /, request: Prompt, *, timeout: Optional[float] = _OWN, **options: Any) -> int:
         """The number of prompt tokens that `chat` would send to the model, chat template included.
 
         Raises:
@@ -148,7 +146,7 @@ class LlamaCppClient:
         return server.decode_count(self._json("POST", f"{_CHAT}/input_tokens", body, timeout))
 
     def tokenize(
-        self, text: str, *, add_special: bool = False, parse_special: bool = True, timeout: Timeout = ...
+        self, text: str, *, add_special: bool = False, parse_special: bool = True, timeout: Optional[float] = _OWN
     ) -> List[int]:
         """The tokens of a text.
 
@@ -160,11 +158,11 @@ class LlamaCppClient:
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         return server.decode_tokens(self._json("POST", "/tokenize", body, timeout))
 
-    def detokenize(self, tokens: Sequence[int], *, timeout: Timeout = ...) -> str:
+    def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = _OWN) -> str:
         """The text of tokens."""
         return server.decode_text(self._json("POST", "/detokenize", {"tokens": list(tokens)}, timeout))
 
-    def health(self, *, timeout: Timeout = ...) -> server.Health:
+    def health(self, *, timeout: Optional[float] = _OWN) -> server.Health:
         """Whether the server is ready, without waiting for it.
 
         Returns:
@@ -180,7 +178,7 @@ class LlamaCppClient:
             return server.Health("loading")
         return server.decode_health(decode_json(reply))
 
-    def wait_until_ready(self, timeout: Timeout = ...) -> None:
+    def wait_until_ready(self, timeout: Optional[float] = _OWN) -> None:
         """Wait until the server is up and its model is loaded.
 
         Raises:
@@ -202,15 +200,15 @@ class LlamaCppClient:
             except RequestTimeoutError:
                 raise down from None
 
-    def props(self, *, timeout: Timeout = ...) -> server.Props:
+    def props(self, *, timeout: Optional[float] = _OWN) -> server.Props:
         """What the server runs: model, context, slots, build."""
         return server.decode_props(self._json("GET", "/props", None, timeout))
 
-    def models(self, *, timeout: Timeout = ...) -> List[server.ModelInfo]:
+    def models(self, *, timeout: Optional[float] = _OWN) -> List[server.ModelInfo]:
         """The models that the server offers."""
         return server.decode_models(self._json("GET", "/v1/models", None, timeout))
 
-    def slots(self, *, timeout: Timeout = ...) -> List[server.Slot]:
+    def slots(self, *, timeout: Optional[float] = _OWN) -> List[server.Slot]:
         """What each slot of the server is doing.
 
         Raises:
@@ -236,13 +234,13 @@ class LlamaCppClient:
     def _request(self, prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
         return with_defaults(chat_request(prompt, options), self._defaults)
 
-    def _timeout(self, timeout: Timeout) -> Optional[float]:
-        return self.timeout if timeout is ... else _checked_timeout(timeout)  # type: ignore[arg-type]
+    def _timeout(self, timeout: Optional[float]) -> Optional[float]:
+        return self.timeout if timeout is _OWN else _checked_timeout(timeout)
 
-    def _json(self, method: str, path: str, body: Optional[Mapping[str, Any]], timeout: Timeout) -> Any:
+    def _json(self, method: str, path: str, body: Optional[Mapping[str, Any]], timeout: Optional[float]) -> Any:
         return decode_json(self._fetch(method, path, None if body is None else encode_json(body), timeout))
 
-    def _fetch(self, method: str, path: str, body: Optional[bytes], timeout: Timeout) -> bytes:
+    def _fetch(self, method: str, path: str, body: Optional[bytes], timeout: Optional[float]) -> bytes:
         call = Call(self._timeout(timeout), whole=True)
         response = self._send(call, method, path, body)
         if response.content_type != "application/json":
@@ -295,6 +293,6 @@ def _checked_timeout(timeout: Optional[float]) -> Optional[float]:
 
 def _checked_token(token: str) -> str:
     # The error must not show it. Blanks at its ends would be lost on the wire (RFC 9110 section 5.5).
-    if not isinstance(token, str) or not token or token != token.strip() or not token.isascii() or not token.isprintable():
+    if not isinstance(token, str) or not token or token != token.strip() or not (token.isascii() and token.isprintable()):
         raise ConfigError("an auth_token is printable ASCII with no blank at its ends; this one is not")
     return token

@@ -1,16 +1,21 @@
 """The bytes of one streamed answer, over one connection or, if it is to be resumed, over as many as it takes.
 
-llama-server keeps the bytes of a stream that carries an `X-Conversation-Id` and replays them from any byte of the body
-with `GET /v1/stream` (`tools/server/server-stream.cpp`). So what a cut costs is a request for byte N, N being the number
-of bytes that came; whoever reads the stream notices nothing.
+llama-server replays a stream from any byte of its body (see `conversation`). So what a cut costs is a request for byte
+N, N being the number of bytes that came; whoever reads the stream notices nothing.
 """
 
 from __future__ import annotations
 
 import time
 
-from ...errors import ConnectionLostError, FlynnError, ProtocolError, RequestTimeoutError
-from ...errors import ServerError, ServerNotRunningError
+from ...errors import (
+    ConnectionLostError,
+    FlynnError,
+    ProtocolError,
+    RequestTimeoutError,
+    ServerError,
+    ServerNotRunningError,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
