@@ -325,4 +325,5 @@ class ChatStreamDecoder:
 
 
 def _decode_progress(progress: Mapping[str, Any], choice: int) -> ProgressEvent:
-    return ProgressEvent(*(get(progress, key, int, 0) for key in ("total", "cache", "processed", "time_ms")), choice)
+    total, cached, processed = (get(progress, key, int, 0) for key in ("total", "cache", "processed"))
+    return ProgressEvent(total, cached, processed, get(progress, "time_ms", int, 0), choice)

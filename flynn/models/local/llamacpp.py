@@ -293,6 +293,7 @@ def _checked_timeout(timeout: Optional[float]) -> Optional[float]:
 
 def _checked_token(token: str) -> str:
     # The error must not show it. Blanks at its ends would be lost on the wire (RFC 9110 section 5.5).
-    if not isinstance(token, str) or not token or token != token.strip() or not (token.isascii() and token.isprintable()):
+    sendable = isinstance(token, str) and token.isascii() and token.isprintable()
+    if not sendable or not token or token != token.strip():
         raise ConfigError("an auth_token is printable ASCII with no blank at its ends; this one is not")
     return token
