@@ -68,6 +68,7 @@ class AsyncLlamaCppClient:
     props = _awaited(LlamaCppClient.props)
     models = _awaited(LlamaCppClient.models)
     slots = _awaited(LlamaCppClient.slots)
+    request = _awaited(LlamaCppClient.request)
 
     def chat_stream(self, request: Prompt, **options: Any) -> AsyncChatStream:
         """Answer a request, piece by piece as it is generated; see `LlamaCppClient.chat_stream`."""

@@ -216,6 +216,29 @@ class LlamaCppClient:
         """
         return server.decode_slots(self._json("GET", "/slots", None, timeout))
 
+    def request(
+        self, method: str, path: str, body: Optional[Mapping[str, Any]] = None, *, timeout: Optional[float] = _OWN
+    ) -> Any:
+        """Call any route of the server, for what has no method here.
+
+        Args:
+            method: e.g. `"POST"`.
+            path: from the endpoint's prefix on, with a query if the route wants one.
+            body: sent as JSON; None for no body.
+            timeout: as for `chat`.
+
+        Returns:
+            The JSON of the reply, decoded.
+
+        Raises:
+            FlynnError: as for `chat`.
+
+        Example:
+            >>> client.request("POST", "/apply-template", {"messages": []})["prompt"]          # doctest: +SKIP
+            ''
+        """
+        return self._json(method, path, body, timeout)
+
     def close(self) -> None:
         """Close the idle connections. Streams under way go on."""
         self._pool.close()
