@@ -62,8 +62,8 @@ def get(mapping: Mapping[str, Any], key: str, kind: Type[T], default: T) -> T:
     value = mapping.get(key)
     if value is None:
         return default
-    if isinstance(value, kind) or (kind is float and isinstance(value, int)):
-        return value  # type: ignore[return-value]
+    if isinstance(value, kind):
+        return value
     raise ProtocolError(f"expected {kind.__name__} as {key!r}, got {_shown(value)}")
 
 

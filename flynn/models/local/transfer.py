@@ -86,6 +86,12 @@ class Transfer:
         except ConnectionLostError as error:
             if not self._reconnect(error):
                 raise
+        except ServerNotRunningError:
+            self._sent = False
+            raise
+        except RequestTimeoutError:
+            self._hung = True
+            raise
 
     def read(self) -> bytes:
         """The next bytes; empty when no more are to be had."""
