@@ -1,0 +1,235 @@
+"""The shape of a configuration: what may stand in it, declared once, and how it is checked. No I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ..errors import ConfigError
+from ..nearest import suggestion
+from .token import check_token
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple
+
+    from .yaml import Positions
+
+# The keys of `models`: what a model is for.
+ROLES = ("local",)
+
+# Seconds. poll(2) takes milliseconds as a C int, and CPython lets a longer timeout of a socket wrap around unnoticed:
+# one of 4,294,967.5 s ends after 0.2 s.
+MAX_TIMEOUT = 2_147_483
+
+_MAX_NESTING = 64  # of the values in `defaults`
+_WORDS = {
+    bool: "true or false", float: "a number", int: "a whole number", str: "a string", list: "a list", dict: "a mapping",
+}  # fmt: skip
+
+
+class Provider(str, Enum):
+    """What serves a model."""
+
+    LLAMACPP = "llamacpp"
+
+
+def check_timeout(value: object) -> Optional[float]:
+    """A timeout in seconds, None for no limit.
+
+    Raises:
+        ConfigError: it is neither None nor a number above 0 that a socket can wait for.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_TIMEOUT:
+        raise ConfigError(
+            f"expected a number of seconds above 0 and up to {MAX_TIMEOUT}, or null for no limit, not {_shown(value)}"
+        )
+    return float(value)
+
+
+def _provider(value: object) -> Provider:
+    try:
+        return Provider(value)
+    except ValueError:
+        names = [provider.value for provider in Provider]
+        near = suggestion(value, names) if isinstance(value, str) else ""
+        raise ConfigError(f"unknown provider {_shown(value)}{near} (there is: {', '.join(names)})") from None
+
+
+def check_endpoint(value: object) -> str:
+    """The endpoint itself.
+
+    Raises:
+        ConfigError: see `flynn.http.endpoint.parse_endpoint`.
+    """
+    from ..http.endpoint import parse_endpoint
+
+    return parse_endpoint(_text(value)).text
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"expected {_WORDS[str]}, not {_shown(value)}")
+    return value
+
+
+def _setting(default: Any, check: Callable[[Any], object], *, secret: bool = False) -> Any:
+    return field(default=default, metadata={"check": check}, repr=not secret)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model and how to reach it.
+
+    Attributes:
+        provider: what serves it.
+        endpoint: `http://`, `https://` or `unix:///path/to.sock`.
+        auth_token: for a server with `--api-key`; `repr` does not show it.
+        auth_token_file: the absolute path that `load_config` read `auth_token` from, None if it did not.
+        timeout: seconds, None for no limit; see `LlamaCppClient`.
+        model: which one to ask for, where a server has several.
+        defaults: request options (fields of `ChatRequest`, `resume`, `resume_for`) for calls that do not set them.
+    """
+
+    provider: Provider = _setting(Provider.LLAMACPP, _provider)
+    endpoint: str = _setting("http://localhost:8080", check_endpoint)
+    auth_token: Optional[str] = _setting(None, check_token, secret=True)
+    auth_token_file: Optional[str] = _setting(None, _text)
+    timeout: Optional[float] = _setting(60.0, check_timeout)
+    model: Optional[str] = _setting(None, _text)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A configuration.
+
+    Attributes:
+        models: a model for each role.
+    """
+
+    models: Mapping[str, ModelConfig]
+
+
+class Source:
+    """Where values come from, so that an error can name the place of what is wrong."""
+
+    def __init__(self, file: Optional[str], positions: Positions) -> None:
+        self.file = file
+        self.positions = positions
+
+    def error(self, path: Tuple[str, ...], message: str) -> ConfigError:
+        line, column = self.positions.get(path, (None, None))
+        return ConfigError(message, file=self.file, line=line, column=column, key=".".join(map(_key, path)))
+
+    def mapping(self, value: object, path: Tuple[str, ...], allowed: Iterable[str], known: str = "") -> Dict[str, Any]:
+        """The mapping at a path, empty if there is nothing; refused if it has other keys than those allowed.
+
+        Errors list these, or say `known`.
+        """
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self.error(path, f"expected {_WORDS[dict]}, not {_kind(value)}")
+        names = list(allowed)
+        for key in value:
+            if key not in names:
+                near = suggestion(key, names) or f" (there is: {known or ', '.join(names)})"
+                raise self.error((*path, key), f"unknown key{near}")
+        return value
+
+    def checked(self, value: object, path: Tuple[str, ...], check: Callable[[Any], object]) -> Any:
+        """What `check` makes of the value at a path; what it raises then names the place."""
+        try:
+            return check(value)
+        except ConfigError as error:
+            raise self.error(path, str(error)) from None
+
+
+def read_config(value: object, source: Source) -> Config:
+    """Check the plain values of a configuration and make a Config of them.
+
+    Args:
+        value: mappings, lists and scalars as a file holds them; None for an empty file.
+        source: where they are from, for errors.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is not what it should be.
+
+    Example:
+        >>> read_config({"models": {"local": {"timeout": 5}}}, Source(None, {})).models["local"].timeout
+        5.0
+    """
+    root = source.mapping(value, (), ("models",))
+    models = source.mapping(root.get("models"), ("models",), ROLES)
+    return Config({role: _read_model(models.get(role), ("models", role), source) for role in ROLES})
+
+
+def _read_model(value: object, path: Tuple[str, ...], source: Source) -> ModelConfig:
+    settings = dataclasses.fields(ModelConfig)
+    found = source.mapping(value, path, [setting.name for setting in settings])
+    read: Dict[str, Any] = {"defaults": _read_defaults(found.get("defaults"), (*path, "defaults"), source)}
+    for setting in settings:
+        name = setting.name
+        # A key whose value was left out, `auth_token:`, is the same as no key where nothing is the default.
+        if name in found and name != "defaults" and not (found[name] is None and setting.default is None):
+            read[name] = source.checked(found[name], (*path, name), setting.metadata["check"])
+    if "auth_token" in read and "auth_token_file" in read:
+        raise source.error((*path, "auth_token_file"), "give auth_token or auth_token_file, not both")
+    return ModelConfig(**read)
+
+
+def _read_defaults(value: object, path: Tuple[str, ...], source: Source) -> Dict[str, Any]:
+    if value is None:
+        return {}
+    from ..models.request import option_types
+
+    types = {**option_types(), "resume": (bool,), "resume_for": (int, float)}
+    found = source.mapping(value, path, types, "the options of ChatRequest, resume, resume_for")
+    for name, option in found.items():
+        # The exact type: a bool is an int to isinstance.
+        if type(option) not in types[name]:
+            wanted = [word for kind, word in _WORDS.items() if kind in types[name]]
+            if float in types[name]:
+                wanted.remove(_WORDS[int])
+            raise source.error((*path, name), f"expected {' or '.join(wanted)}, not {_shown(option)}")
+        source.checked(option, (*path, name), _check_plain)
+    if found.get("resume_for", 0) < 0:
+        raise source.error((*path, "resume_for"), f"expected seconds, 0 or more, not {_shown(found['resume_for'])}")
+    return dict(found)
+
+
+def _check_plain(value: object, depth: int = 0) -> None:
+    """Refuse what the JSON of a request cannot hold: TOML has dates, and YAML and TOML have infinity."""
+    if depth > _MAX_NESTING:
+        raise ConfigError(f"more than {_MAX_NESTING} levels deep")
+    if isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_plain(item, depth + 1)
+    elif isinstance(value, (int, float)):
+        # llama-server's integers have 64 bits; of floats, infinity and NaN are out.
+        if not (abs(value) < float("inf") if isinstance(value, float) else -(2**63) <= value < 2**64):
+            raise ConfigError(f"{_shown(value)} is beyond the numbers of JSON")
+    elif value is not None and not isinstance(value, str):
+        raise ConfigError(f"{_kind(value)} is nothing that JSON has: put it in quotes")
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else _WORDS.get(type(value), type(value).__name__)
+
+
+def _shown(value: object) -> str:
+    """A value in an error: a scalar itself, the kind of the rest. Nothing long, and nothing that may hold a token."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (str, float)) or (isinstance(value, int) and abs(value) < 2**64):
+        text = repr(value)
+        return text if len(text) <= 60 else text[:57] + "..."
+    return _kind(value)
+
+
+def _key(name: str) -> str:
+    return name if name.isprintable() and len(name) <= 60 else _shown(name)
