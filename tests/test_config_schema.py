@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from flynn.config.formats import parse_text
-from flynn.config.schema import MAX_TIMEOUT, ModelConfig, Source, check_timeout, read_config
+from flynn.config.schema import ModelConfig, Source, read_config
 from flynn.errors import ConfigError
+from flynn.http.call import MAX_TIMEOUT, check_timeout
 
 
 def read(text: str, file: str = "f.yaml") -> ModelConfig:

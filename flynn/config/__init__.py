@@ -6,8 +6,9 @@ import os
 from dataclasses import replace
 
 from ..errors import ConfigError
+from ..http.token import check_token
 from .schema import Config, ModelConfig, Source, check_endpoint, read_config
-from .token import check_token, read_token_file
+from .token import read_token_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ..errors import ConfigError
+from ..http.call import DEFAULT_TIMEOUT, TIMEOUTS, check_timeout
+from ..http.token import check_token
 from ..nearest import suggestion
-from .token import check_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 # The keys of `models`: what a model is for.
 ROLES = ("local",)
-
-# Seconds. poll(2) takes milliseconds as a C int, and CPython lets a longer timeout of a socket wrap around unnoticed:
-# one of 4,294,967.5 s ends after 0.2 s.
-MAX_TIMEOUT = 2_147_483
 
 _MAX_NESTING = 64  # of the values in `defaults`
 _WORDS = {
@@ -35,19 +32,11 @@ class Provider(str, Enum):
     LLAMACPP = "llamacpp"
 
 
-def check_timeout(value: object) -> Optional[float]:
-    """A timeout in seconds, None for no limit.
-
-    Raises:
-        ConfigError: it is neither None nor a number above 0 that a socket can wait for.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_TIMEOUT:
-        raise ConfigError(
-            f"expected a number of seconds above 0 and up to {MAX_TIMEOUT}, or null for no limit, not {_shown(value)}"
-        )
-    return float(value)
+def _timeout(value: object) -> Optional[float]:
+    try:
+        return check_timeout(value)
+    except ConfigError:
+        raise ConfigError(f"expected {TIMEOUTS.replace('None', 'null')}, not {_shown(value)}") from None
 
 
 def _provider(value: object) -> Provider:
@@ -98,7 +87,7 @@ class ModelConfig:
     endpoint: str = _setting("http://localhost:8080", check_endpoint)
     auth_token: Optional[str] = _setting(None, check_token, secret=True)
     auth_token_file: Optional[str] = _setting(None, _text)
-    timeout: Optional[float] = _setting(60.0, check_timeout)
+    timeout: Optional[float] = _setting(DEFAULT_TIMEOUT, _timeout)
     model: Optional[str] = _setting(None, _text)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

@@ -11,14 +11,34 @@ import socket
 import threading
 import time
 
-from ..errors import FlynnError, RequestTimeoutError
+from ..errors import ConfigError, FlynnError, RequestTimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List, Optional
 
 
+DEFAULT_TIMEOUT = 60.0  # seconds
+
+# Seconds. poll(2) takes milliseconds as a C int, and CPython lets a longer timeout of a socket wrap around unnoticed:
+# one of 4,294,967.5 s ends after 0.2 s.
+MAX_TIMEOUT = 2_147_483
+TIMEOUTS = f"a number of seconds above 0 and up to {MAX_TIMEOUT}, or None for no limit"
+
 _TICK = 0.05  # seconds after which a pause looks whether it was ended
+
+
+def check_timeout(value: object) -> Optional[float]:
+    """A timeout in seconds, None for no limit.
+
+    Raises:
+        ConfigError: it is neither None nor a number above 0 that a socket can wait for.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_TIMEOUT:
+        raise ConfigError(f"a timeout is {TIMEOUTS}, not {value!r}")
+    return float(value)
 
 
 class CallAborted(FlynnError):

@@ -82,6 +82,9 @@ def parse_endpoint(text: str) -> Endpoint:
         if not path.startswith("/") or path.endswith("/"):
             raise ConfigError(f"not an absolute path of a socket: {text!r}; write unix:///path/to.sock")
         return Endpoint(text, "unix", "localhost", 80, socket_path=path)
+    if "@" in text:
+        # Not shown: what stands before the @ may be a password.
+        raise ConfigError("an endpoint holds no user name or password; use auth_token for llama-server's --api-key")
     try:
         url = urlsplit(text)
         host, port = url.hostname, url.port
@@ -89,9 +92,6 @@ def parse_endpoint(text: str) -> Endpoint:
         raise ConfigError(f"not a URL: {text!r} ({error}); {_ALLOWED}") from None
     if url.scheme not in _DEFAULT_PORTS or not host or port == 0:
         raise ConfigError(f"not an endpoint: {text!r}; {_ALLOWED}")
-    if "@" in url.netloc:
-        # Not shown: what stands before the @ may be a password.
-        raise ConfigError("an endpoint holds no user name or password; use auth_token for llama-server's --api-key")
     if url.query or url.fragment or "?" in text or "#" in text:
         raise ConfigError(f"an endpoint has no query and no fragment: {text!r}; {_ALLOWED}")
     if not text.isascii() or " " in text:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 
-from ...errors import ConfigError, ModelLoadingError, ProtocolError, RequestTimeoutError, ServerNotRunningError
-from ...http.call import Call
+from ...errors import ModelLoadingError, ProtocolError, RequestTimeoutError, ServerNotRunningError
+from ...http.call import DEFAULT_TIMEOUT, Call, check_timeout
 from ...http.endpoint import parse_endpoint
 from ...http.pool import ConnectionPool
+from ...http.token import check_token
 from . import server
 from .conversation import Conversation
 from .decode import ChatStreamDecoder, decode_chat, decode_error, decode_json
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 # As a default of `timeout`: the client's own. None would be "no limit".
 _OWN: Any = ...
-DEFAULT_TIMEOUT = 60.0
 DEFAULT_RESUME_FOR = 60.0
 # The most bytes of a reply in one piece, and of an error.
 MAX_REPLY = 256 * 1024 * 1024
@@ -67,10 +67,10 @@ class LlamaCppClient:
         ssl_context: Optional[ssl.SSLContext] = None,
     ) -> None:
         self.endpoint = endpoint
-        self.timeout = _checked_timeout(timeout)
+        self.timeout = check_timeout(timeout)
         self._headers = {"User-Agent": "flynn", "Accept": "application/json"}
         if auth_token is not None:
-            self._headers["Authorization"] = f"Bearer {_checked_token(auth_token)}"
+            self._headers["Authorization"] = f"Bearer {check_token(auth_token)}"
         self._defaults = dict(defaults or {})
         if model is not None:
             self._defaults.setdefault("model", model)
@@ -258,7 +258,7 @@ class LlamaCppClient:
         return with_defaults(chat_request(prompt, options), self._defaults)
 
     def _timeout(self, timeout: Optional[float]) -> Optional[float]:
-        return self.timeout if timeout is _OWN else _checked_timeout(timeout)
+        return self.timeout if timeout is _OWN else check_timeout(timeout)
 
     def _json(self, method: str, path: str, body: Optional[Mapping[str, Any]], timeout: Optional[float]) -> Any:
         return decode_json(self._fetch(method, path, None if body is None else encode_json(body), timeout))
@@ -304,19 +304,3 @@ class LlamaCppClient:
                 call.pause(_LOADING_PAUSE)
             except RequestTimeoutError:
                 raise loading or RequestTimeoutError() from None
-
-
-def _checked_timeout(timeout: Optional[float]) -> Optional[float]:
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-        raise ConfigError(f"a timeout is a number of seconds over 0, or None for no limit, not {timeout!r}")
-    return float(timeout)
-
-
-def _checked_token(token: str) -> str:
-    # The error must not show it. Blanks at its ends would be lost on the wire (RFC 9110 section 5.5).
-    sendable = isinstance(token, str) and token.isascii() and token.isprintable()
-    if not sendable or not token or token != token.strip():
-        raise ConfigError("an auth_token is printable ASCII with no blank at its ends; this one is not")
-    return token
