@@ -37,7 +37,9 @@ def check_timeout(value: object) -> Optional[float]:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_TIMEOUT:
-        raise ConfigError(f"a timeout is {TIMEOUTS}, not {value!r}")
+        # A very large int has no repr: Python limits the digits that it converts.
+        got = "a larger one" if isinstance(value, int) and value > MAX_TIMEOUT else repr(value)
+        raise ConfigError(f"a timeout is {TIMEOUTS}, not {got}")
     return float(value)
 
 
