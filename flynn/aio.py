@@ -122,6 +122,7 @@ class AsyncChatStream:
         return await self._events.__anext__()
 
     async def __aenter__(self) -> AsyncChatStream:
+        await self._events.__aenter__()
         return self
 
     async def __aexit__(self, *error: object) -> None:

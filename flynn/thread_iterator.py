@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections import deque
-from typing import Callable, Deque, Generic, Iterable, Optional, TypeVar
+from typing import Callable, Deque, Generic, Iterable, List, Optional, TypeVar
 
 T = TypeVar("T")
 
@@ -66,6 +66,8 @@ class ThreadIterator(Generic[T]):
                 raise
 
     async def __aenter__(self) -> ThreadIterator[T]:
+        with self._channel.condition:
+            self._channel.begin()
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -104,21 +106,24 @@ class _Channel(Generic[T]):
         self._interrupt = interrupt
         self._stopped = False
         self._loop: Optional[asyncio.AbstractEventLoop] = None
-        self._waiter: Optional[asyncio.Future[None]] = None
+        self._waiters: List[asyncio.Future[None]] = []  # a reader's, and that of whoever closes meanwhile
 
-    def expect(self) -> asyncio.Future[None]:
-        """A future that is done when there is an item, or the end. Starts the thread if it does not run yet."""
+    def begin(self) -> asyncio.AbstractEventLoop:
+        """Start the thread if it does not run yet; the loop that it serves."""
         loop = asyncio.get_running_loop()
-        if self._loop is None:
+        if self._loop is None and not self.finished:
             self._loop = loop
             context = contextvars.copy_context()
             threading.Thread(target=context.run, args=(self._produce,), name="flynn-iterator", daemon=True).start()
-        elif self._loop is not loop:
+        elif self._loop not in (None, loop):
             raise RuntimeError("a ThreadIterator belongs to the event loop that it was first used in")
-        if self._waiter is not None and not self._waiter.done():
-            raise RuntimeError("another task waits for the next item of this ThreadIterator")
-        self._waiter = loop.create_future()
-        return self._waiter
+        return loop
+
+    def expect(self) -> asyncio.Future[None]:
+        """A future that is done when there is an item, or the end."""
+        waiter = self.begin().create_future()
+        self._waiters.append(waiter)
+        return waiter
 
     def stop(self) -> None:
         """The items are not wanted any more."""
@@ -163,14 +168,15 @@ class _Channel(Generic[T]):
 
     def _wake(self) -> None:
         """Wake the consumer, once: until it waits again it finds by itself what is there."""
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and self._loop is not None:
+        waiters, self._waiters = self._waiters, []
+        if waiters and self._loop is not None:
             try:
-                self._loop.call_soon_threadsafe(_resolve, waiter)
+                self._loop.call_soon_threadsafe(_resolve, waiters)
             except RuntimeError:  # the loop is closed
                 self._stopped = True
 
 
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+def _resolve(waiters: List[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

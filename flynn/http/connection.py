@@ -98,6 +98,8 @@ class Connection:
         self._http.auto_open = 0
         if endpoint.scheme == "https":
             self._http.default_port = 443
+            if proxy:
+                self._http.set_tunnel(endpoint.host, endpoint.port, proxy.headers)
 
     def open(self, call: Call) -> None:
         """Connect, through the proxy and TLS if there are any.
@@ -122,7 +124,6 @@ class Connection:
         if endpoint.scheme == "https":
             try:
                 if self._proxy:
-                    self._http.set_tunnel(endpoint.host, endpoint.port, self._proxy.headers)
                     self._http._tunnel()  # type: ignore[attr-defined]
                 self._start_tls(call)
             except Exception as error:

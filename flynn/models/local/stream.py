@@ -128,12 +128,15 @@ class ChatStream:
 
     def __enter__(self) -> ChatStream:
         try:
-            self._open()
+            with self._reading:
+                self._open()
         except CallAborted:
             pass
         except BaseException:
             self.close()
             raise
+        if self._ended:
+            self._dispose()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -153,6 +156,7 @@ class ChatStream:
         """End the stream without waiting for anything; `close` has to follow, and tells the server."""
         if not self._ended:
             self._ended = True
+            self._batch = iter(())
             self._transfer.interrupt()
 
     def _dispose(self) -> None:
