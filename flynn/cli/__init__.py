@@ -1,0 +1,138 @@
+"""The command `flynn`.
+
+`main` finds the command among `COMMANDS`, loads its module and runs it; a command costs the import of no other one.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from . import exits
+from .screen import Screen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import List, NoReturn, Optional, Protocol, Sequence
+
+    from .options import Given, Parser
+
+    class Command(Protocol):
+        """A module of this package that is a command."""
+
+        EXAMPLES: str
+
+        def add_options(self, parser: Parser) -> None: ...
+
+        def run(self, given: Given, screen: Screen) -> int: ...
+
+
+# Each is a module here, shaped like `Command`.
+COMMANDS = {
+    "ask": "Answer one prompt, streamed as it is generated.",
+    "chat": "Hold a conversation.",
+    "status": "Tell whether the server is up, and what it runs.",
+    "tokens": "Count the tokens of a text.",
+}
+_EXIT_CODES = f"exit codes: {', '.join(map(str, exits.MEANINGS))}; flynn --help tells what they mean"
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: its arguments, by default the process's own.
+
+    Returns:
+        The exit code; see `flynn.cli.exits`.
+
+    Example:
+        >>> main(["ask", "Why is the sky blue?"])                                            # doctest: +SKIP
+        The sky appears blue because ...
+        0
+    """
+    screen = Screen(sys.stdout, sys.stderr)
+    _accept_any_input()
+    caught = _end_by_exception()
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv), screen)
+        except SystemExit as end:  # --help, --version, a signal
+            screen.flush()
+            return end.code if isinstance(end.code, int) else exits.DONE
+    except (Exception, KeyboardInterrupt) as error:
+        return exits.report(error, screen)
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _run(argv: Sequence[str], screen: Screen) -> int:
+    from .options import Parser
+
+    name = argv[0] if argv else ""
+    if name not in COMMANDS:
+        return _without_command(argv, screen)
+    from importlib import import_module
+
+    command: Command = import_module(f".{name}", __name__)
+    parser = Parser(f"flynn {name}", COMMANDS[name], f"examples:\n{command.EXAMPLES}\n\n{_EXIT_CODES}")
+    command.add_options(parser)
+    parser.add_connection_options()
+    return command.run(parser.parse(argv[1:]), screen)
+
+
+def _without_command(argv: Sequence[str], screen: Screen) -> int:
+    """Say which commands there are, or what is wrong with the one that was meant."""
+    from .. import __version__
+    from ..errors import ConfigError
+    from ..nearest import suggestion
+    from .options import Parser
+
+    commands = "\n".join(f"  {name:<8}{purpose}" for name, purpose in COMMANDS.items())
+    codes = "\n".join(f"  {code:<8}{meaning}" for code, meaning in exits.MEANINGS.items())
+    parser = Parser(
+        "flynn",
+        "Talk to a local llama-server.",
+        f"commands:\n{commands}\n\nexit codes:\n{codes}\n\nflynn COMMAND --help tells more of one.",
+        usage="flynn COMMAND ...",
+    )
+    parser.add_argument("--version", action="version", version=f"flynn {__version__}")
+    if not argv:
+        screen.say(parser.format_help().rstrip())
+        return exits.USAGE
+    if argv[0] in ("-h", "--help", "--version"):
+        parser.parse_args(argv[:1])
+    if argv[0].startswith("-"):
+        raise ConfigError(f"unknown option {argv[0]!r}: the options of a command follow it (see flynn --help)")
+    raise ConfigError(f"unknown command {argv[0]!r}{suggestion(argv[0], COMMANDS)} (there is: {', '.join(COMMANDS)})")
+
+
+def _accept_any_input() -> None:
+    """Read what is not in the terminal's encoding as U+FFFD instead of failing."""
+    import io
+
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+
+
+def _end_by_exception() -> List[signal.Signals]:
+    """Let SIGTERM and SIGHUP leave by way of `finally`: a resumable stream has to tell the server to stop.
+
+    Returns:
+        Those of them for which this was done.
+    """
+
+    def leave(number: int, frame: Optional[FrameType]) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    caught = []
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        try:
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and that stays
+                signal.signal(number, leave)
+                caught.append(number)
+        except ValueError:
+            pass  # not in the main thread, which alone may set this
+    return caught

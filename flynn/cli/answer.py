@@ -1,0 +1,100 @@
+"""An answer on its way to the screen, and afterwards as statistics or as JSON."""
+
+from __future__ import annotations
+
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional
+
+    from ..models.local.stream import ChatStream
+    from ..models.types import ChatResponse, ProgressEvent
+    from .screen import Screen
+
+# A prompt with fewer tokens to read is read before anyone wonders.
+_LONG_PROMPT = 100
+
+
+def show(stream: ChatStream, screen: Screen, *, text: bool = True) -> Optional[float]:
+    """Print an answer as it comes, closing the stream whatever happens.
+
+    Args:
+        text: False prints nothing but the progress.
+
+    Returns:
+        Seconds until the first piece came, None if none did.
+
+    Raises:
+        FlynnError: as the stream does.
+        OSError: the screen cannot be written.
+    """
+    began = time.monotonic()
+    first: Optional[float] = None
+    with stream:
+        for event in stream:
+            if event.type == "progress":
+                _show_progress(event, screen)
+                continue
+            if first is None and event.type != "done":
+                first = time.monotonic() - began
+                screen.clear_progress()
+            if text and event.choice == 0:
+                if event.type == "content":
+                    screen.write(event.text)
+                elif event.type == "reasoning":
+                    screen.aside(event.text)
+    screen.end_line()
+    return first
+
+
+def _show_progress(event: ProgressEvent, screen: Screen) -> None:
+    to_read = event.total - event.cached
+    if to_read > _LONG_PROMPT:
+        screen.progress(f"reading {event.total} tokens: {(event.processed - event.cached) * 100 // to_read} %")
+
+
+def statistics(response: ChatResponse, first: Optional[float]) -> str:
+    """What an answer cost, in one line, as far as the server told.
+
+    Args:
+        first: seconds until the first token, None if there was none.
+    """
+    parts = []
+    if response.usage:
+        usage = response.usage
+        parts += [f"prompt {usage.prompt_tokens} tokens ({usage.cached_tokens} cached)"]
+        parts += [f"answer {usage.completion_tokens} tokens"]
+    if response.timings:
+        parts.append(f"{response.timings.predicted_per_second:.1f} tokens/s")
+    if first is not None:
+        parts.append(f"first token after {first:.2f} s")
+    if response.finish_reason == "length":
+        parts.append("cut at the token limit")
+    return ", ".join(parts) or "no statistics"
+
+
+def as_json(response: ChatResponse) -> Dict[str, Any]:
+    """An answer in the form in which the chat route itself replies when it does not stream."""
+    import dataclasses
+
+    from ..models.local.encode import encode_message
+
+    choices = []
+    for index, choice in enumerate(response.choices):
+        item = {"index": index, "message": encode_message(choice.message), "finish_reason": choice.finish_reason}
+        if choice.logprobs:
+            item["logprobs"] = {"content": choice.logprobs}
+        choices.append(item)
+    reply: Dict[str, Any] = {"id": response.id, "model": response.model, "choices": choices}
+    if response.usage:
+        usage = response.usage
+        reply["usage"] = {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.total_tokens,
+            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        }
+    if response.timings:
+        reply["timings"] = dataclasses.asdict(response.timings)
+    return reply

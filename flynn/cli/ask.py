@@ -1,0 +1,75 @@
+"""`flynn ask`: one prompt, one answer."""
+
+from __future__ import annotations
+
+from ..errors import ConfigError
+from .answer import as_json, show, statistics
+from .exits import DONE
+from .options import connect, read_text, request_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Union
+
+    from .options import Given, Parser
+    from .screen import Screen
+
+EXAMPLES = """\
+  flynn ask Why is the sky blue?
+  cat build.log | flynn ask --stats "What failed?"
+  flynn ask --image photo.jpg "What is this?"
+  flynn ask --json-schema person.json "Invent a person" | jq .name
+  flynn ask --json --max-tokens 20 Hello | jq -r '.choices[0].message.content'
+
+What the model thinks before it answers is shown dimmed, and only on a terminal."""
+
+
+def add_options(parser: Parser) -> None:
+    parser.usage = "flynn ask [options] [PROMPT ...]"
+    parser.add_argument(
+        "words", nargs="*", metavar="PROMPT", help="what to ask; what is piped in is added after a blank line"
+    )
+    parser.add_argument("--system", metavar="TEXT", help="system prompt")
+    parser.add_argument(
+        "--image", metavar="FILE|URL", action="append", default=[], help="image to ask about (repeatable)"
+    )
+    parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that the answer keeps to")
+    parser.add_argument("--json", action="store_true", help="print the reply as one object, as the chat route makes it")
+    parser.add_argument("--stats", action="store_true", help="tell tokens, tokens/s and time to the first token")
+    parser.add_request_options()
+
+
+def run(given: Given, screen: Screen) -> int:
+    prompt = read_text(given.words).rstrip("\r\n")
+    if not prompt.strip():
+        raise ConfigError("the prompt is empty")
+    options = request_options(given)
+    if given.json_schema is not None:
+        options["json_schema"] = _schema(given.json_schema)
+    if screen.err_is_terminal:
+        options["return_progress"] = True
+    with connect(given) as client:
+        stream = client.chat_stream(_messages(prompt, given), **options)
+        first = show(stream, screen, text=not given.json)
+    if given.json:
+        screen.write_json(as_json(stream.response))
+    if given.stats:
+        screen.say(statistics(stream.response, first))
+    return DONE
+
+
+def _messages(prompt: str, given: Given) -> List[Any]:
+    from ..models.types import Image, Message
+
+    content: Union[str, List[Any]] = [prompt, *map(Image, given.image)] if given.image else prompt
+    messages = [Message("user", content)]
+    return [Message("system", given.system), *messages] if given.system is not None else messages
+
+
+def _schema(path: str) -> Any:
+    from .files import read_json
+
+    schema = read_json(path)
+    if not isinstance(schema, dict):
+        raise ConfigError('a JSON schema is an object, such as {"type": "object"}', file=path)
+    return schema

@@ -1,0 +1,200 @@
+"""`flynn chat`: a conversation, typed on a terminal or read line by line."""
+
+from __future__ import annotations
+
+import sys
+
+from ..errors import AuthenticationError, ConfigError, ContextSizeError, FlynnError, ServerError
+from ..nearest import suggestion
+from .answer import show, statistics
+from .conversation import Conversation
+from .exits import DONE, INTERRUPTED
+from .options import connect, request_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Mapping, Optional
+
+    from ..models.local.llamacpp import LlamaCppClient
+    from ..models.types import ChatResponse
+    from .lines import Lines
+    from .options import Given, Parser
+    from .screen import Screen
+
+EXAMPLES = """\
+  flynn chat
+  flynn chat --system "Answer in French." --temperature 0.2
+  printf '%s\\n' "Name a fruit." "And its colour?" | flynn chat
+
+On a terminal, Ctrl-C stops an answer, a backslash at the end of a line goes on in
+the next one, and /help lists the commands. Otherwise each line of standard input
+is a prompt, and only the answers are printed."""
+
+# What a line may begin with; `Chat` has a method for each. Its argument, and what it does.
+COMMANDS = {
+    "/help": ("", "show this"),
+    "/reset": ("", "forget all messages; the system prompt stays"),
+    "/system": ("[TEXT]", "set the system prompt, or take it away"),
+    "/save": ("FILE", "write the conversation to a file"),
+    "/load": ("FILE", "go on with a conversation that was saved"),
+    "/stats": ("", "tell what the last answer cost"),
+    "/quit": ("", "leave, as Ctrl-D does"),
+}
+
+
+_NO_ANSWER = "none yet"
+
+
+def add_options(parser: Parser) -> None:
+    parser.add_argument("--system", metavar="TEXT", help="system prompt")
+    parser.add_request_options()
+
+
+def run(given: Given, screen: Screen) -> int:
+    options = request_options(given)
+    if screen.err_is_terminal:
+        options["return_progress"] = True
+    with connect(given) as client:
+        chat = Chat(client, screen, Conversation(given.system), options)
+        if sys.stdin is not None and sys.stdin.isatty() and screen.out_is_terminal:
+            from .lines import Lines
+
+            chat.welcome(given.model)
+            with Lines() as lines:
+                return chat.converse(lines)
+        for line in sys.stdin or ():
+            if line.strip():
+                chat.answer(line.rstrip("\r\n"))
+    return DONE
+
+
+class Chat:
+    """A conversation of a person, or of a program, with a model.
+
+    Args:
+        options: of every request.
+    """
+
+    def __init__(
+        self, client: LlamaCppClient, screen: Screen, conversation: Conversation, options: Mapping[str, Any]
+    ) -> None:
+        self._client = client
+        self._screen = screen
+        self._conversation = conversation
+        self._options = options
+        self._statistics = _NO_ANSWER
+        self._left = False
+
+    def welcome(self, model: Optional[str]) -> None:
+        """Say what the conversation is with, and wait for it if it is not ready.
+
+        Raises:
+            FlynnError: there is nobody to talk to.
+        """
+        if not self._client.health():
+            self._screen.say("The model is loading ...")
+            self._client.wait_until_ready()
+        try:
+            model = model or self._client.props().model_alias.rpartition("/")[2]  # it may be the path of the file
+        except AuthenticationError:
+            raise
+        except ServerError:
+            pass  # a proxy that lets only the chat through
+        self._screen.say(f"{model or 'llama-server'} at {self._client.endpoint}. /help lists commands, Ctrl-D leaves.")
+
+    def converse(self, lines: Lines) -> int:
+        """Answer what is typed, until the person leaves. Returns the exit code."""
+        interrupted = False
+        while not self._left:
+            reading = True
+            try:
+                line = lines.read()
+                reading = interrupted = False
+                if line.startswith("/"):
+                    self._obey(line)
+                elif line.strip():
+                    self._remark_on(self.answer(line))
+            except EOFError:
+                self._screen.write("\n")
+                return DONE
+            except KeyboardInterrupt:
+                if not reading:
+                    self._screen.say("(stopped)")
+                    continue
+                self._screen.write("\n")
+                if interrupted:
+                    return INTERRUPTED
+                interrupted = True
+                self._screen.say("(Ctrl-C again or Ctrl-D to leave)")
+            except ContextSizeError as error:
+                self._screen.fail(f"{error}; /reset begins anew")
+            except FlynnError as error:
+                self._screen.fail(str(error))
+        return DONE
+
+    def answer(self, prompt: str) -> ChatResponse:
+        """Have a prompt answered. An answer that was cut short, by whatever, stays in the conversation as it is.
+
+        Raises:
+            FlynnError: as the stream does.
+        """
+        stream = self._client.chat_stream(self._conversation.with_prompt(prompt), **self._options)
+        first = None
+        complete = False
+        try:
+            first = show(stream, self._screen)
+            complete = True
+        finally:
+            response = stream.response
+            # A prompt without an answer would leave two of the user's messages in a row, which some templates refuse.
+            if complete or response.content:
+                self._conversation.add(prompt, response.message)
+            self._statistics = statistics(response, first)
+        return response
+
+    def _remark_on(self, response: ChatResponse) -> None:
+        if response.finish_reason == "length":
+            self._screen.say("(cut at the token limit)")
+        elif not response.content:
+            self._screen.say("(an empty answer)")
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    def _obey(self, line: str) -> None:
+        name, argument = [*line.split(None, 1), ""][:2]
+        argument = argument.strip()
+        if name not in COMMANDS:
+            near = suggestion(name, COMMANDS) or " (/help lists them; a blank before the / makes it a prompt)"
+            raise ConfigError(f"unknown command {name!r}{near}")
+        wanted = COMMANDS[name][0]
+        if bool(argument) != bool(wanted) and not (wanted.startswith("[") and not argument):
+            raise ConfigError(f"{name} {f'wants a {wanted}' if wanted else 'takes nothing after it'}")
+        getattr(self, f"_{name[1:]}")(argument)
+
+    def _help(self, _: str) -> None:
+        for name, (argument, purpose) in COMMANDS.items():
+            self._screen.say(f"{name + ' ' + argument:<15}{purpose}")
+        self._screen.say("Ctrl-C stops an answer. A backslash at the end of a line goes on in the next one.")
+
+    def _reset(self, _: str) -> None:
+        self._conversation.messages.clear()
+        self._statistics = _NO_ANSWER
+        self._screen.say("The conversation begins anew.")
+
+    def _system(self, text: str) -> None:
+        self._conversation.system = text or None
+        self._screen.say("System prompt set." if text else "No system prompt.")
+
+    def _save(self, path: str) -> None:
+        self._conversation.save(path)
+        self._screen.say(f"Saved in {path}.")
+
+    def _load(self, path: str) -> None:
+        self._conversation.load(path)
+        self._screen.say(f"{len(self._conversation.messages)} messages loaded.")
+
+    def _stats(self, _: str) -> None:
+        self._screen.say(f"{len(self._conversation.messages)} messages; last answer: {self._statistics}")
+
+    def _quit(self, _: str) -> None:
+        self._left = True

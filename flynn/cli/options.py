@@ -1,0 +1,163 @@
+"""What the commands have in common: how arguments are read, where the server is, what may be asked of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import sys
+
+from ..errors import ConfigError
+from ..models.request import ChatRequest, option_types
+from ..nearest import suggestion
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional, Sequence
+
+    from ..models.local.llamacpp import LlamaCppClient
+
+Given = argparse.Namespace
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with what is wrong told in one line, as a ConfigError, and with the nearest right option."""
+
+    def __init__(self, prog: str, purpose: str, epilog: str, *, usage: Optional[str] = None) -> None:
+        super().__init__(
+            prog,
+            description=purpose,
+            epilog=epilog,
+            usage=usage or f"{prog} [options]",
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+        )
+
+    def parse(self, argv: Sequence[str]) -> Given:
+        """The options of a command and, if it takes them, its `words`, in any order."""
+        # Not left to argparse, whose intermixed parsing forgets where the -- was.
+        end = argv.index("--") if "--" in argv else len(argv)
+        given, unknown = self.parse_known_intermixed_args(argv[:end])
+        (given.words if "words" in given else unknown).extend(argv[end + 1 :])
+        for word in unknown:
+            name = word.partition("=")[0]
+            if name.startswith("-"):
+                options = self._option_string_actions
+                begun = [option for option in options if option.startswith(name)]
+                self.error(f"unknown option {name!r}{suggestion((begun or [name])[0], options)}")
+            self.error(f"unexpected argument {word!r}")
+        return given
+
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+    def add_connection_options(self) -> None:
+        group = self.add_argument_group("server")
+        group.add_argument(
+            "--endpoint", metavar="URL", type=_endpoint, help="http://HOST:PORT, or https: or unix:///PATH"
+        )
+        group.add_argument("--config", metavar="FILE", help="configuration instead of the usual one")
+        group.add_argument(
+            "--timeout", metavar="SECONDS", type=_timeout, default=..., help="longest silence, or none (default: 60)"
+        )
+        group.add_argument("--auth-token-file", metavar="FILE", help="file (mode 600) that holds the server's token")
+
+    def add_request_options(self) -> None:
+        """An option for each field of a chat request that is marked as one."""
+        group = self.add_argument_group("generation")
+        types = option_types()
+        for option in dataclasses.fields(ChatRequest):
+            if option.metadata.get("command"):
+                kinds = types[option.name]
+                group.add_argument(
+                    "--" + option.name.replace("_", "-"),
+                    metavar=_METAVARS[kinds[0]],
+                    type=_number if float in kinds else kinds[0],
+                    action="append" if list in kinds else "store",
+                    help=option.metadata["help"].replace("%", "%%") + (" (repeatable)" if list in kinds else ""),
+                )
+
+
+_METAVARS = {int: "N", str: "TEXT"}  # a bool has no place here yet: no such field is an option
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=80)  # to ask the terminal would cost the import of shutil
+
+
+def request_options(given: Given) -> Dict[str, Any]:
+    """Those fields of a chat request that were given."""
+    fields = [option.name for option in dataclasses.fields(ChatRequest) if option.metadata.get("command")]
+    return {name: value for name in fields if (value := getattr(given, name)) is not None}
+
+
+def connect(given: Given) -> LlamaCppClient:
+    """The client that options, environment and configuration describe; the first of them that speaks decides.
+
+    Its streams are resumed after a cut, unless the configuration says otherwise.
+
+    Raises:
+        ConfigError: something in them is wrong.
+    """
+    from ..config import Config, load_config
+    from ..config.token import read_token_file
+    from ..models.router import create_client
+
+    environ = dict(os.environ)
+    if given.endpoint is not None:
+        environ["FLYNN_ENDPOINT"] = given.endpoint
+    if given.auth_token_file is not None:
+        environ["FLYNN_AUTH_TOKEN"] = read_token_file(given.auth_token_file)
+    model = load_config(given.config, environ=environ).models["local"]
+    model = dataclasses.replace(model, defaults={"resume": True, **model.defaults})
+    if given.timeout is not ...:
+        model = dataclasses.replace(model, timeout=given.timeout)
+    return create_client(Config({"local": model}), "local")
+
+
+def read_text(words: Sequence[str]) -> str:
+    """The text that a command is about: its arguments, then, after a blank line, what is piped into it.
+
+    Raises:
+        ConfigError: there is neither.
+        OSError: standard input cannot be read.
+    """
+    piped = None
+    if sys.stdin is not None and not sys.stdin.isatty():
+        try:
+            piped = sys.stdin.read()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard input") from None
+    elif not words:
+        raise ConfigError("no text: give it as arguments or on standard input")
+    return "\n\n".join(part for part in (" ".join(words), piped) if part)
+
+
+def _endpoint(text: str) -> str:
+    from ..http.endpoint import parse_endpoint
+
+    try:
+        return parse_endpoint(text).text
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _timeout(text: str) -> Optional[float]:
+    from ..http.call import check_timeout
+
+    try:
+        return None if text == "none" else check_timeout(float(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, or none for no limit, not {text!r}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
+    return number

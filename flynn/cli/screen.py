@@ -1,0 +1,150 @@
+"""What the command prints: results on standard output, all else on standard error, and a terminal kept in order.
+
+On a terminal, text is shown without control characters, so that what a server sends cannot drive it. Only here are
+escape codes written: dimmed text, unless NO_COLOR is set (https://no-color.org).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Optional, TextIO
+
+# C0 without tab and newline, DEL, C1 (ECMA-48).
+_CONTROLS = dict.fromkeys([*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
+
+
+def printable(text: str) -> str:
+    """The text without control characters other than tab and newline.
+
+    Example:
+        >>> printable("a\\x1b[31mb\\n")
+        'a[31mb\\n'
+    """
+    return text.translate(_CONTROLS)
+
+
+class Screen:
+    """Standard output and standard error.
+
+    Args:
+        out, err: their text streams; None for one that is closed.
+
+    Attributes:
+        out_is_terminal, err_is_terminal: whether a person looks at them.
+
+    Raises, from whatever writes:
+        OSError: with `filename` telling which of the two cannot be written.
+    """
+
+    def __init__(self, out: Optional[TextIO], err: Optional[TextIO]) -> None:
+        self._out, self._err = out, err
+        for stream in (out, err):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for what it cannot show
+        self.out_is_terminal = out is not None and out.isatty()
+        self.err_is_terminal = err is not None and err.isatty()
+        self._dims = self.err_is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._open_line = False  # of results
+        self._open_aside = False
+        self._progress = 0  # characters on the line
+
+    def write(self, text: str) -> None:
+        """A result, or a piece of one, at once."""
+        self.clear_progress()
+        if self._open_aside:
+            self._open_aside = False
+            self._put_err("\n\n")
+        if text:
+            self._open_line = not text.endswith("\n")  # before it is written: Ctrl-C may come right after that
+        self._put(printable(text) if self.out_is_terminal else text)
+
+    def write_json(self, value: Any) -> None:
+        """A result for a program, on a line of its own. In ASCII, so that no encoding can spoil it."""
+        import json
+
+        self.write(json.dumps(value) + "\n")
+
+    def end_line(self) -> None:
+        """End the line of results, if one is open."""
+        self.clear_progress()
+        if self._open_line:
+            self.write("\n")
+
+    def break_line(self) -> None:
+        """On a terminal, begin a new line. In a file, a result that was cut short stays as it came."""
+        self.clear_progress()
+        if self._open_line and self.out_is_terminal:
+            self.write("\n")
+        if self._open_aside:
+            self._open_aside = False
+            self._put_err("\n")
+
+    def say(self, text: str) -> None:
+        """A line on standard error."""
+        self.break_line()
+        self._put_err(f"{printable(text) if self.err_is_terminal else text}\n")
+
+    def fail(self, message: str) -> None:
+        """The one line that tells what went wrong. It may quote the server, so it is cleaned wherever it goes."""
+        self.say(f"flynn: {printable(' '.join(message.split()))}")
+
+    def aside(self, text: str) -> None:
+        """A piece of what the model thinks: dimmed, and only on a terminal."""
+        if self.err_is_terminal:
+            self.clear_progress()
+            text = printable(text)
+            self._open_aside = True
+            self._put_err(f"\x1b[2m{text}\x1b[0m" if self._dims else text)
+
+    def progress(self, text: str) -> None:
+        """A line that the next one replaces, or whatever else comes. Only on a terminal."""
+        if self.err_is_terminal:
+            line = text.ljust(self._progress)
+            self._progress = len(line)
+            self._put_err(f"\r{line}")
+
+    def clear_progress(self) -> None:
+        """Take the progress away."""
+        if self._progress:
+            blank = " " * (self._progress + len("^C"))
+            self._progress = 0
+            self._put_err(f"\r{blank}\r")
+
+    def flush(self) -> None:
+        """Write out what others, such as argparse, have printed."""
+        self._put("")
+
+    def abandon(self) -> None:
+        """Throw away what cannot be written, or Python would try once more at its end, and complain."""
+        for stream in (self._out, self._err):
+            if stream is None:
+                continue
+            try:
+                stream.flush()
+            except OSError:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+
+    def _put(self, text: str) -> None:
+        if self._out is None:
+            import errno
+
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+        _put(self._out, text, "standard output")
+
+    def _put_err(self, text: str) -> None:
+        if self._err is not None:
+            _put(self._err, text, "standard error")
+
+
+def _put(stream: TextIO, text: str, name: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from None

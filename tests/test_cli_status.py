@@ -1,0 +1,104 @@
+"""`flynn status`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import Home, routes
+from scripted import LOADING, answering, error, response, serve
+
+READY = response(b'{"status": "ok"}')
+PROPS = response(
+    json.dumps(
+        {
+            "default_generation_settings": {"n_ctx": 2048},
+            "total_slots": 2,
+            "model_alias": "small",
+            "model_path": "/models/small.gguf",
+            "build_info": "b11549-abc",
+        }
+    ).encode()
+)
+SLOTS = response(b'[{"id": 0, "is_processing": true}, {"id": 1, "is_processing": false}]')
+UP = {"GET /health": READY, "GET /props": PROPS, "GET /slots": SLOTS}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def test_up_with_what_it_runs(home: Home) -> None:
+    with serve(routes(UP)) as server:
+        ended = home.run("status", "--endpoint", server.endpoint)
+    assert ended == (
+        0,
+        f"{server.endpoint} is up\n"
+        "model    small\n"
+        "context  2048 tokens a slot\n"
+        "slots    2: 1 free, 1 busy\n"
+        "build    b11549-abc\n",
+        "",
+    )
+
+
+def test_up_for_a_program(home: Home) -> None:
+    with serve(routes(UP)) as server:
+        ended = home.run("status", "--json", "--endpoint", server.endpoint)
+    assert (ended.code, ended.err, ended.out.count("\n")) == (0, "", 1)
+    assert json.loads(ended.out) == {
+        "endpoint": server.endpoint,
+        "state": "up",
+        "model": "small",
+        "model_path": "/models/small.gguf",
+        "n_ctx": 2048,
+        "slots": {"total": 2, "free": 1, "busy": 1},
+        "build": "b11549-abc",
+    }
+
+
+def test_what_the_server_does_not_tell_is_unknown(home: Home) -> None:
+    silent = response(error(501, "no slots", "not_supported_error"), "501 Not Implemented")
+    with serve(routes({**UP, "GET /slots": silent, "GET /props": response(b'{"total_slots": 2}')})) as server:
+        ended = home.run("status", "--endpoint", server.endpoint)
+        as_json = json.loads(home.run("status", "--json", "--endpoint", server.endpoint).out)
+    expected = "model    unknown\ncontext  unknown tokens a slot\nslots    2\nbuild    unknown\n"
+    assert ended == (0, f"{server.endpoint} is up\n{expected}", "")
+    assert as_json["slots"] == {"total": 2, "free": None, "busy": None}
+    assert as_json["model"] is as_json["model_path"] is as_json["n_ctx"] is as_json["build"] is None
+
+
+def test_a_real_server_is_up(home: Home, real_server: Any) -> None:
+    ended = home.run("status", "--json", "--endpoint", real_server.endpoint)
+    status = json.loads(ended.out)
+    assert (ended.code, ended.err, status["state"]) == (0, "", "up")
+    assert "SmolLM2" in status["model"]
+    assert status["n_ctx"] > 0
+    assert status["slots"]["free"] + status["slots"]["busy"] == status["slots"]["total"] > 0
+
+
+def test_loading_is_75(home: Home) -> None:
+    with serve(answering(LOADING)) as server:
+        assert home.run("status", "--endpoint", server.endpoint) == (75, f"{server.endpoint} is loading\n", "")
+        as_json = home.run("status", "--json", "--endpoint", server.endpoint)
+    assert as_json == (75, json.dumps({"endpoint": server.endpoint, "state": "loading"}) + "\n", "")
+
+
+def test_down_is_69_and_tells_how_to_start_it(home: Home) -> None:
+    endpoint = "http://127.0.0.1:1"
+    advice = "Start it: systemctl --user start llama-server\nNo such service yet: make install-service\n"
+    assert home.run("status", "--endpoint", endpoint) == (69, f"{endpoint} is down\n", advice)
+    as_json = home.run("status", "--json", "--endpoint", endpoint)
+    assert as_json == (69, json.dumps({"endpoint": endpoint, "state": "down"}) + "\n", advice)
+    socket = f"unix://{home.path}/none.sock"
+    assert home.run("status", "--endpoint", socket) == (69, f"{socket} is down\n", advice)
+
+
+def test_down_elsewhere_is_not_to_be_started_here(home: Home) -> None:
+    endpoint = "http://nowhere.invalid:8080"
+    home.variables["no_proxy"] = "*"
+    ended = home.run("status", "--endpoint", endpoint)
+    assert ended == (69, f"{endpoint} is down\n", "Start llama-server there, or give another --endpoint.\n")
