@@ -1,0 +1,34 @@
+# Needs Python 3.9 or later and make. Which Python: make test PYTHON=python3.12
+PYTHON ?= python3
+# Passed on to pytest: make test ARGS="-k stream" COVERAGE=0
+ARGS ?=
+# The least share of the lines of flynn/ that the tests must cover, in percent.
+COVERAGE ?= 95
+
+.PHONY: help demo test lint clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' Makefile
+
+# As it was given: make would expand what follows a $ in it.
+demo: override export PROMPT := $(value PROMPT)
+demo:  ## chat with a real model on this machine; or PROMPT="..." or prompts on standard input
+	@$(PYTHON) scripts/demo.py
+
+test:  ## run all tests, with a real llama.cpp server, and measure their coverage of flynn/
+	@python=$$($(PYTHON) scripts/environment.py test) && \
+	{ $(PYTHON) scripts/environment.py server >/dev/null || test -z "$$CI"; } && \
+	$$python -m coverage erase && \
+	$$python -m coverage run -m pytest $(ARGS) && \
+	$$python -m coverage combine --quiet && \
+	$$python -m coverage report --fail-under=$(COVERAGE)
+
+lint:  ## ruff, mypy --strict, and Flynn's reading of YAML compared with PyYAML's
+	@python=$$($(PYTHON) scripts/environment.py lint) && \
+	$$python -m ruff check && \
+	$$python -m mypy && \
+	{ test ! -e scripts/compare_yaml.py || $$python scripts/compare_yaml.py; }
+
+clean:  ## remove all that make made, environments and the model included
+	rm -rf .venv build dist *.egg-info .coverage .coverage.* .*_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

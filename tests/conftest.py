@@ -1,0 +1,116 @@
+"""The real llama.cpp server, as fixtures. Every test that uses one of them has the marker `real`.
+
+    real_server      one server for the whole run: SmolLM2-135M-Instruct, 4 slots of 1024 tokens, template without tools
+    tool_server      the same with a template in the format of Qwen 2.5, which has tools
+    tool_request     messages and tools for it that make this model call get_weather(city="Paris")
+    start_server     start_server(**options): a server of the test's own, to be killed and restarted
+    loading_server   (server, model_arrives): it answers 503 "Loading model" until the function is called
+    tls_server       (endpoint, ssl_context): real_server behind TLS, and a context that trusts it
+
+Where no server can be had such tests are skipped, but with CI=true they fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import ssl
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Tuple
+from urllib.parse import urlsplit
+
+import environment
+import pytest
+import trustme
+from real_server import RealServer
+from tls_relay import tls_relay
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    for item in items:
+        if "server_at_hand" in getattr(item, "fixturenames", ()):
+            item.add_marker("real")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("FLYNN_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
+
+
+@pytest.fixture(scope="session")
+def server_at_hand() -> None:
+    try:
+        environment.server_command()
+        environment.model()
+    except environment.Unavailable as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"no real llama.cpp server: {error}")
+
+
+@pytest.fixture(scope="session")
+def real_server(server_at_hand: None) -> Iterator[RealServer]:
+    with RealServer(metrics=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tool_server(server_at_hand: None) -> Iterator[RealServer]:
+    with RealServer(chat_template_file=Path(__file__).parent / "data" / "tools.jinja") as server:
+        yield server
+
+
+@pytest.fixture
+def tool_request() -> Dict[str, List[Any]]:
+    """A call that was made before shows so small a model what is wanted."""
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    function = {"name": "get_weather", "description": "The weather in a city", "parameters": city}
+    call = {"name": "get_weather", "arguments": json.dumps({"city": "Oslo"})}
+    return {
+        "messages": [
+            {"role": "user", "content": "What is the weather in Oslo?"},
+            {"role": "assistant", "tool_calls": [{"id": "0", "type": "function", "function": call}]},
+            {"role": "user", "content": "What is the weather in Paris?"},
+        ],
+        "tools": [{"type": "function", "function": function}],
+    }
+
+
+@pytest.fixture
+def start_server(server_at_hand: None) -> Iterator[Callable[..., RealServer]]:
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(RealServer(**options))
+
+
+@pytest.fixture
+def loading_server(server_at_hand: None, tmp_path: Path) -> Iterator[Tuple[RealServer, Callable[[], None]]]:
+    """The model's file has a lease (fcntl(2), F_SETLEASE): whoever opens it waits until the lease is given back, but
+    not longer than /proc/sys/fs/lease-break-time, as a rule 45 seconds.
+    """
+    model = tmp_path / "model.gguf"
+    shutil.copyfile(environment.model(), model)
+    with contextlib.closing(RealServer(model=model)) as server, model.open("r+b") as lease:
+        fcntl.fcntl(lease, fcntl.F_SETSIG, signal.SIGURG)  # not SIGIO, which ends a process
+        fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        server.start()
+        while server.health() is None:
+            time.sleep(0.02)
+        yield server, lease.close
+
+
+@pytest.fixture
+def tls_server(real_server: RealServer) -> Iterator[Tuple[str, ssl.SSLContext]]:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with tls_relay(("127.0.0.1", urlsplit(real_server.endpoint).port or 0), context) as port:
+        yield f"https://localhost:{port}", trusting

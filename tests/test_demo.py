@@ -1,0 +1,98 @@
+"""scripts/demo.py, which is `make demo`: with the real server, and on a real terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from typing import Any, Dict
+from urllib.request import urlopen
+
+import environment
+import pytest
+from command import Terminal
+from scripted import eventually
+
+DEMO = [sys.executable, str(environment.ROOT / "scripts" / "demo.py")]
+PIPES: Dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def endpoint_in(text: str) -> str:
+    found = re.search(r"Ready at (http://127\.0\.0\.1:\d+);", text)
+    assert found, text
+    return found[1]
+
+
+def is_up(endpoint: str) -> bool:
+    try:
+        with urlopen(f"{endpoint}/health") as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def test_it_answers_prompts_from_standard_input_and_stops_the_server(server_at_hand: None) -> None:
+    ended = subprocess.run(DEMO, input="Name a colour.\nAnd another.\n", capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stdout.split()) > 1
+    assert not is_up(endpoint_in(ended.stderr))
+
+
+def test_it_answers_the_prompt_that_make_was_given(server_at_hand: None) -> None:
+    command = ["make", "-C", str(environment.ROOT), "--no-print-directory", "demo", f"PYTHON={sys.executable}"]
+    ended = subprocess.run([*command, "PROMPT=Say $HOME."], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip()
+
+
+def test_ctrl_c_on_a_terminal_stops_an_answer_and_afterwards_the_server_stops_with_the_chat(
+    server_at_hand: None,
+) -> None:
+    with Terminal(DEMO, environment.ROOT, {**os.environ, "PROMPT": "", "TERM": "xterm"}) as terminal:
+        terminal.expect("> ")
+        endpoint = endpoint_in(terminal.text)
+        terminal.type("Tell a very long story.\n")
+        terminal.expect("\r\n")
+        terminal.expect(" ")
+        terminal.type("\x03")
+        terminal.expect("> ")
+        assert is_up(endpoint)
+        terminal.type("\x04")
+        assert terminal.end() == 0
+        assert not is_up(endpoint)
+
+
+@pytest.mark.parametrize("signal_sent", [signal.SIGTERM, signal.SIGKILL])
+def test_the_server_does_not_outlive_it(server_at_hand: None, signal_sent: signal.Signals) -> None:
+    with subprocess.Popen(DEMO, **PIPES) as demo:
+        lines = ""
+        while "Ready at" not in lines:
+            lines += demo.stderr.readline() or pytest.fail(lines)
+        endpoint = endpoint_in(lines)
+        assert is_up(endpoint)
+        demo.send_signal(signal_sent)
+        demo.stdin.close()
+        assert demo.wait() == (143 if signal_sent is signal.SIGTERM else -9)
+        eventually(lambda: not is_up(endpoint))
+
+
+def test_ctrl_c_while_the_server_starts_ends_it_without_a_traceback(server_at_hand: None) -> None:
+    with subprocess.Popen(DEMO, **PIPES) as demo:
+        started = demo.stderr.readline()
+        assert started.startswith("Starting a llama.cpp server")
+        demo.send_signal(signal.SIGINT)
+        _, errors = demo.communicate()
+    assert demo.returncode == 130
+    assert errors == ""
+
+
+def test_a_server_that_does_not_start_is_told_without_a_traceback(server_at_hand: None) -> None:
+    variables = {**os.environ, "LLAMA_SERVER": "/nonexistent/llama-server"}
+    ended = subprocess.run(DEMO, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[1:] == [
+        "demo: the server ended with code 1:",
+        "/nonexistent/llama-server: No such file or directory",
+    ]

@@ -1,0 +1,56 @@
+"""The wheel that setup.cfg describes: what is in it, and that it works where it is installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from email import message_from_bytes
+from pathlib import Path
+
+import environment
+import pytest
+
+import flynn
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made from a copy, since setuptools leaves files beside its sources, and from what is installed: no network."""
+    source = tmp_path_factory.mktemp("source")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
+    shutil.copytree(environment.ROOT, source, ignore=ignored, dirs_exist_ok=True)
+    target = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-build-isolation", "--no-deps"]
+    subprocess.run([*pip, "--wheel-dir", str(target), str(source)], check=True, stdout=subprocess.DEVNULL)
+    (made,) = target.iterdir()
+    return made
+
+
+def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    folder = environment.ROOT / "flynn"
+    sources = {f"flynn/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")}
+    assert held == sources | {"flynn/py.typed"}
+
+
+def test_it_asks_for_python_3_9_and_for_no_other_package(wheel: Path) -> None:
+    info = f"flynn-{flynn.__version__}.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = message_from_bytes(archive.read(f"{info}/METADATA"))
+        licences = [name for name in archive.namelist() if name.startswith(info) and name.endswith("LICENSE")]
+    assert metadata["Version"] == flynn.__version__
+    assert metadata["Requires-Python"] == ">=3.9"
+    assert [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line] == []
+    assert len(licences) == 1
+
+
+def test_the_command_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
+    install = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--prefix", str(tmp_path), str(wheel)]
+    subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
+    (packages,) = tmp_path.glob("lib/python*/site-packages")
+    command = [sys.executable, "-S", str(tmp_path / "bin" / "flynn"), "--version"]
+    said = subprocess.check_output(command, env={"PYTHONPATH": str(packages)}, cwd=tmp_path, text=True)
+    assert said.split()[:2] == ["flynn", flynn.__version__]
