@@ -1,0 +1,273 @@
+"""A server that does what a test tells it to, byte by byte, and records what it was sent.
+
+    with serve(answering(response(CHAT))) as server:
+        LlamaCppClient(server.endpoint).chat("Hi")
+    assert server.requests[0].json["messages"]
+
+A script is a function of the `Peer` at the other end of one connection. The first connection gets the first script, the
+second the second, and all after the last script get the last one.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+DATA = Path(__file__).parent / "data"
+
+
+# --- what servers say -------------------------------------------------------------------------------------------------
+
+
+def response(body: bytes = b"", status: str = "200 OK", *headers: str, kind: str = "application/json") -> bytes:
+    """A whole response with a Content-Length."""
+    head = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def head(*headers: str, status: str = "200 OK") -> bytes:
+    """Only a status line and headers."""
+    return "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode()
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+STREAM_HEAD = head("Content-Type: text/event-stream", "Transfer-Encoding: chunked")
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def event(value: Any) -> bytes:
+    """A server-sent event with a JSON value as data."""
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+def delta(text: Optional[str] = None, *, choice: int = 0, finish_reason: Optional[str] = None, **more: Any) -> bytes:
+    """An event of a chat stream."""
+    content = {} if text is None else {"content": text}
+    return event({"choices": [{"index": choice, "delta": {**content, **more}, "finish_reason": finish_reason}]})
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def stream(*events: bytes) -> bytes:
+    """A whole chat stream, each event in a chunk of its own."""
+    return STREAM_HEAD + b"".join(map(chunk, events)) + chunk(DONE) + LAST_CHUNK
+
+
+def error(code: int, message: str, kind: str, **more: Any) -> bytes:
+    """The body of llama-server's errors."""
+    return json.dumps({"error": {"code": code, "message": message, "type": kind, **more}}).encode()
+
+
+LOADING = response(error(503, "Loading model", "unavailable_error"), "503 Service Unavailable", "Connection: close")
+
+
+def chat(text: str = "Hello!") -> bytes:
+    """The body of a reply of the chat route."""
+    return json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "model": "small",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 5, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 3}},
+            "timings": {"predicted_n": 10, "predicted_per_second": 100.5},
+        }
+    ).encode()
+
+
+CHAT = chat()
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Request:
+    """A request as the server received it. Names of headers are in lower case."""
+
+    connection: int
+    method: str
+    target: str
+    headers: Dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Gone(Exception):
+    """The client has closed the connection."""
+
+
+class Peer:
+    """The client, as a script sees it."""
+
+    def __init__(self, server: ScriptedServer, sock: socket.socket, number: int) -> None:
+        self.server = server
+        self.sock = sock
+        self.number = number
+        self.unread = b""
+
+    def request(self) -> Request:
+        """Read one request, and record it."""
+        head = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        method, target, _ = head[0].split(" ")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+        size = int(headers.get("content-length", 0))
+        while len(self.unread) < size:
+            self._receive()
+        body, self.unread = self.unread[:size], self.unread[size:]
+        request = Request(self.number, method, target, headers, body)
+        self.server.requests.append(request)
+        return request
+
+    def send(self, data: bytes, *, slowly: float = 0.0) -> None:
+        """Send, one byte each `slowly` seconds if that is not 0."""
+        if not slowly:
+            self.sock.sendall(data)
+        for start in range(len(data) if slowly else 0):
+            self.sock.sendall(data[start : start + 1])
+            time.sleep(slowly)
+
+    def stall(self) -> None:
+        """Say nothing until the client closes the connection."""
+        while True:
+            self._receive()
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def reset(self) -> None:
+        """Close the connection with RST instead of FIN."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def _until(self, end: bytes) -> bytes:
+        while end not in self.unread:
+            self._receive()
+        found, _, self.unread = self.unread.partition(end)
+        return found
+
+    def _receive(self) -> None:
+        data = self.sock.recv(65536)
+        if not data:
+            raise Gone
+        self.unread += data
+
+
+Script = Callable[[Peer], object]
+
+
+def answering(*responses: bytes) -> Script:
+    """A script that answers one request after the other, and then waits for the client to go."""
+
+    def script(peer: Peer) -> None:
+        for answer in responses:
+            peer.request()
+            peer.send(answer)
+        peer.stall()
+
+    return script
+
+
+def closing(*responses: bytes) -> Script:
+    """A script that answers one request after the other, and closes the connection right after the last answer."""
+
+    def script(peer: Peer) -> None:
+        for answer in responses:
+            peer.request()
+            peer.send(answer)
+
+    return script
+
+
+class ScriptedServer:
+    """Attributes: `endpoint`; `requests` that came; `connections`, the number of them; `left`, of those that ended."""
+
+    def __init__(self, *scripts: Script, tls: Optional[ssl.SSLContext] = None, unix: Optional[Path] = None) -> None:
+        self.requests: List[Request] = []
+        self.connections = 0
+        self.left = 0
+        self._scripts = scripts
+        self._tls = tls
+        self._failures: List[BaseException] = []
+        self._sockets: List[socket.socket] = []
+        self._threads: List[threading.Thread] = []
+        if unix:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(unix))
+            self.endpoint = f"unix://{unix}"
+        else:
+            self._listener = socket.socket()
+            self._listener.bind(("127.0.0.1", 0))
+            self.port: int = self._listener.getsockname()[1]
+            self.endpoint = f"{'https' if tls else 'http'}://localhost:{self.port}"
+        self._listener.listen(128)
+        self._start(self._accept)
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self._sockets.append(sock)
+            self.connections += 1
+            self._start(self._serve, sock, self.connections - 1)
+
+    def _serve(self, sock: socket.socket, number: int) -> None:
+        try:
+            if self._tls:
+                sock = self._tls.wrap_socket(sock, server_side=True)
+                self._sockets.append(sock)
+            self._scripts[min(number, len(self._scripts) - 1)](Peer(self, sock, number))
+        except (OSError, Gone):
+            pass
+        except BaseException as failure:
+            self._failures.append(failure)
+        finally:
+            sock.close()
+            self.left += 1
+
+    def __enter__(self) -> ScriptedServer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for sock in [self._listener, *self._sockets]:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        for thread in self._threads:
+            thread.join(10)
+        self._listener.close()
+        if self._failures:
+            raise self._failures[0]
+
+
+serve = ScriptedServer
+
+
+def eventually(condition: Callable[[], object], timeout: float = 10.0) -> float:
+    """Wait until something is true; how many seconds that took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() < start + timeout, f"not after {timeout} seconds"
+        time.sleep(0.005)
+    return time.monotonic() - start

@@ -1,0 +1,111 @@
+"""What an endpoint may look like."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import pytest
+
+from flynn import ConfigError, LlamaCppClient
+from flynn.http.endpoint import parse_endpoint
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("http://localhost:8080", ("http", "localhost", 8080, "")),
+        ("http://localhost", ("http", "localhost", 80, "")),
+        ("http://localhost/", ("http", "localhost", 80, "")),
+        ("https://example.org", ("https", "example.org", 443, "")),
+        ("HTTPS://Example.org:8443", ("https", "example.org", 8443, "")),
+        ("http://10.0.0.1:1/a/b/", ("http", "10.0.0.1", 1, "/a/b")),
+        ("http://[::1]:8080/llm", ("http", "::1", 8080, "/llm")),
+    ],
+)
+def test_a_url_is_taken_apart(text: str, parts: Tuple[str, str, int, str]) -> None:
+    endpoint = parse_endpoint(text)
+    assert (endpoint.scheme, endpoint.host, endpoint.port, endpoint.prefix) == parts
+    assert endpoint.socket_path is None
+    assert endpoint.text == text
+
+
+def test_a_unix_socket_is_an_absolute_path() -> None:
+    endpoint = parse_endpoint("unix:///run/llama server/a?b#c.sock")
+    assert (endpoint.scheme, endpoint.socket_path) == ("unix", "/run/llama server/a?b#c.sock")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "localhost",
+        "localhost:8080",
+        "//localhost:8080",
+        "ftp://localhost",
+        "http://",
+        "http:///path",
+        "http://:8080",
+        "http://localhost:port",
+        "http://localhost:0",
+        "http://localhost:65536",
+        "http://localhost:-1",
+        "http://[::1",
+        "http://localhost:8080?x=y",
+        "http://localhost:8080/?",
+        "http://localhost:8080#",
+        "http://local host:8080",
+        "http://localhost:8080/a b",
+        "http://localhost:8080/\n",
+        "http://localhost:8080\r\nX-Evil: 1",
+        "\thttp://localhost",
+        "http://bücher.example",
+        "http://localhost\udc80",
+        "unix://relative.sock",
+        "unix://",
+        "unix:///",
+        "unix:///a\0b",
+        "unix:/run/x.sock",
+    ],
+)
+def test_what_is_no_endpoint_is_refused_with_one_line_that_says_what_to_write(text: str) -> None:
+    for parse in (parse_endpoint, LlamaCppClient):
+        with pytest.raises(ConfigError) as caught:
+            parse(text)
+        message = str(caught.value)
+        assert len(message.splitlines()) == 1
+        assert "unix://" in message or "write" in message
+
+
+@pytest.mark.parametrize("value", [None, 8080, b"http://localhost"])
+def test_an_endpoint_is_a_string(value: object) -> None:
+    with pytest.raises(ConfigError, match="an endpoint is a string"):
+        parse_endpoint(value)  # type: ignore[arg-type]
+
+
+def test_a_password_in_an_endpoint_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigError, match="auth_token") as caught:
+        parse_endpoint("http://user:hunter2@localhost:8080")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("LOCALHOST", True),
+        ("localhost.", True),
+        ("llm.localhost", True),
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("[::1]", True),
+        ("[0:0:0:0:0:0:0:1]", True),
+        ("[::ffff:127.0.0.1]", True),
+        ("128.0.0.1", False),
+        ("127.0.0.1.example.org", False),
+        ("localhost.example.org", False),
+        ("[::2]", False),
+        ("example.org", False),
+    ],
+)
+def test_the_loopback_interface_is_known_by_its_names(host: str, loopback: bool) -> None:
+    assert parse_endpoint(f"http://{host}:80").is_loopback is loopback

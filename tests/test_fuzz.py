@@ -1,0 +1,36 @@
+"""Whatever a server sends, it is taken or refused as documented, never more, and the client works afterwards.
+
+The long form is `make stress`. A failure names the seed and the number of the response, which are enough to repeat it:
+`mutations.of_response(seed, number)`.
+"""
+
+from __future__ import annotations
+
+import random
+
+import mutations
+import pytest
+from faults import llama_server
+from trials import fuzz_client, fuzz_decoders
+
+
+def test_decoders_take_mutated_responses_or_refuse_them_as_documented() -> None:
+    outcomes = fuzz_decoders("quick", 4000)
+    assert min(outcomes.values()) > 1000
+
+
+def test_the_client_takes_mutated_responses_or_refuses_them_as_documented() -> None:
+    with llama_server() as server:
+        outcomes = fuzz_client(server, "quick", 1500)
+    assert min(outcomes.values()) > 200
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_response_can_be_made_again_from_its_seed_and_number(number: int) -> None:
+    assert mutations.of_response("seed", number) == mutations.of_response("seed", number)
+    assert mutations.of_response("seed", number) != mutations.of_response("other", number)
+
+
+def test_mutations_are_of_many_kinds() -> None:
+    made = {mutations.of_reply(random.Random(number)) for number in range(1000)}
+    assert len(made) > 800

@@ -1,0 +1,369 @@
+"""The client against a real llama.cpp server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import ssl
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Tuple
+
+import pytest
+from real_server import RealServer
+from scripted import eventually
+
+from flynn import (
+    AuthenticationError,
+    ChatRequest,
+    ContextSizeError,
+    LlamaCppClient,
+    Message,
+    ModelLoadingError,
+    RequestTimeoutError,
+    ServerError,
+    ServerNotRunningError,
+)
+
+LONG = "Tell me a very long story about the sea. " * 10
+# Enough that only stopping it makes its slot idle soon.
+ENDLESS = {"max_tokens": 900, "ignore_eos": True}
+
+
+@pytest.fixture
+def client(real_server: RealServer) -> Iterator[LlamaCppClient]:
+    with LlamaCppClient(real_server.endpoint) as client:
+        eventually(lambda: idle(client), 60)
+        yield client
+
+
+def idle(client: LlamaCppClient) -> bool:
+    return not any(slot.is_processing for slot in client.slots())
+
+
+def busy(client: LlamaCppClient) -> bool:
+    return not idle(client)
+
+
+# --- chat -------------------------------------------------------------------------------------------------------------
+
+
+def test_chat(client: LlamaCppClient) -> None:
+    reply = client.chat("Why is the sky blue?", max_tokens=16, seed=1)
+    assert reply.content
+    assert reply.message == Message("assistant", reply.content)
+    assert reply.finish_reason == "length"
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 16
+    assert reply.usage.prompt_tokens > 10
+    assert reply.timings is not None
+    assert reply.timings.predicted_n == 16
+    assert reply.timings.predicted_per_second > 0
+    assert (reply.model, reply.raw["object"]) == ("SmolLM2-135M-Instruct", "chat.completion")
+
+
+def test_a_stream_says_what_chat_says(client: LlamaCppClient) -> None:
+    request = ChatRequest([Message("user", "Count to ten.")], max_tokens=24, temperature=0, cache_prompt=False)
+    with client.chat_stream(request) as stream:
+        events = list(stream)
+    assert "".join(event.text for event in events if event.type == "content") == stream.response.content
+    assert stream.response.content == client.chat(request).content
+    assert events[-1].type == "done"
+    assert stream.response.usage is not None
+    assert stream.response.usage.completion_tokens == 24
+    assert stream.response.timings is not None
+    assert stream.response.timings.predicted_n == 24
+    assert stream.response.finish_reason == "length"
+
+
+def test_a_conversation_goes_on(client: LlamaCppClient) -> None:
+    messages = [Message("system", "Be brief."), Message("user", "Hi, I am Eve.")]
+    for text in ("What is my name?", "And again?"):
+        messages += [client.chat(messages, max_tokens=8).message, Message("user", text)]
+    reply = client.chat(messages, max_tokens=8)
+    assert reply.usage is not None
+    assert reply.usage.cached_tokens > 0
+
+
+def test_an_assistants_message_at_the_end_is_continued(client: LlamaCppClient) -> None:
+    prefill = [Message("user", "Name the first three letters."), Message("assistant", "A, B,")]
+    continued = client.chat(prefill, max_tokens=8, temperature=0).raw
+    assert continued["usage"]["prompt_tokens"] < client.count_tokens(prefill[:1]) + 20
+    assert client.chat(prefill, max_tokens=8, temperature=0).content != client.chat(prefill[:1], max_tokens=8).content
+
+
+def test_text_of_any_language_comes_back(client: LlamaCppClient) -> None:
+    text = "é ☃ 😀 \u2028 日本"
+    reply = client.chat("Hi", grammar=f'root ::= "{text}"', max_tokens=60)
+    assert reply.content == text
+    assert "".join(client.chat_stream("Hi", grammar=f'root ::= "{text}"', max_tokens=60).text()) == text
+
+
+def test_a_json_schema_is_obeyed(client: LlamaCppClient) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 10}, "age": {"type": "integer", "maximum": 99}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    for form in (
+        {"json_schema": schema},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
+    ):
+        made = json.loads(client.chat("Describe Eve, 30 years old.", max_tokens=80, seed=1, **form).content)  # type: ignore[arg-type]
+        assert set(made) == {"name", "age"}
+        assert isinstance(made["age"], int)
+
+
+def test_tools_are_called(tool_server: RealServer, tool_request: Dict[str, Any]) -> None:
+    client = LlamaCppClient(tool_server.endpoint)
+    options = {"tools": tool_request["tools"], "tool_choice": "required", "temperature": 0, "max_tokens": 60}
+    reply = client.chat(tool_request["messages"], **options)
+    (call,) = reply.tool_calls
+    assert call.name == "get_weather"
+    assert json.loads(call.arguments) == {"city": "Paris"}
+    assert reply.finish_reason == "tool_calls"
+    with client.chat_stream(tool_request["messages"], **options) as stream:
+        fragments = [event for event in stream if event.type == "tool_call"]
+    assert len(fragments) > 1
+    assert "".join(fragment.arguments for fragment in fragments) == stream.response.tool_calls[0].arguments
+    assert stream.response.tool_calls[0].name == "get_weather"
+    assert stream.response.finish_reason == "tool_calls"
+    # Call and result go back.
+    history = [*tool_request["messages"], reply.message, Message("tool", "rain", tool_call_id=call.id)]
+    assert client.chat(history, tools=tool_request["tools"], max_tokens=8).usage is not None
+
+
+def test_a_named_tool_is_the_one_that_is_called(tool_server: RealServer, tool_request: Dict[str, Any]) -> None:
+    other = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
+    reply = LlamaCppClient(tool_server.endpoint).chat(
+        tool_request["messages"],
+        tools=[other, *tool_request["tools"]],
+        tool_choice={"type": "function", "function": {"name": "get_weather"}},
+        max_tokens=60,
+        temperature=0,
+    )
+    assert [call.name for call in reply.tool_calls] == ["get_weather"]
+
+
+def test_log_probabilities_come_with_each_token(client: LlamaCppClient) -> None:
+    options: Dict[str, Any] = {"max_tokens": 6, "logprobs": True, "top_logprobs": 2}
+    reply = client.chat("Hi", **options)
+    assert len(reply.logprobs) == 6
+    assert all(token["logprob"] <= 0 and len(token["top_logprobs"]) == 2 for token in reply.logprobs)
+    with client.chat_stream("Hi", **options) as stream:
+        assert sum(len(event.logprobs) for event in stream if event.type == "content") == 6
+    assert len(stream.response.logprobs) == 6
+
+
+def test_two_choices(client: LlamaCppClient) -> None:
+    reply = client.chat("Name a colour.", n=2, max_tokens=8, temperature=1.5, seed=3)
+    assert len(reply.choices) == 2
+    with client.chat_stream("Name a colour.", n=2, max_tokens=8, ignore_eos=True) as stream:
+        pieces = {0: "", 1: ""}
+        for event in stream:
+            if event.type == "content":
+                pieces[event.choice] += event.text
+    assert [choice.message.content for choice in stream.response.choices] == [pieces[0], pieces[1]]
+    assert stream.response.usage is not None
+    assert stream.response.usage.completion_tokens == 16
+
+
+def test_progress_is_reported_while_the_prompt_is_read(client: LlamaCppClient) -> None:
+    with client.chat_stream(LONG, return_progress=True, cache_prompt=False, max_tokens=1) as stream:
+        progress = [event for event in stream if event.type == "progress"]
+    assert progress
+    assert progress[-1].processed == progress[-1].total > 100
+
+
+def test_threads_share_the_server(client: LlamaCppClient) -> None:
+    replies: Dict[str, str] = {}
+
+    def ask(word: str) -> None:
+        replies[word] = client.chat("Hi", grammar=f'root ::= "{word}"', max_tokens=20).content
+
+    words = [f"w{i}" for i in range(12)]
+    threads = [threading.Thread(target=ask, args=(word,)) for word in words]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert replies == {word: word for word in words}
+
+
+# --- what else the server tells ---------------------------------------------------------------------------------------
+
+
+def test_tokens_are_counted_made_and_read(client: LlamaCppClient) -> None:
+    tokens = client.tokenize("Hello, ☃!")
+    assert len(tokens) > 3
+    assert client.detokenize(tokens) == "Hello, ☃!"
+    assert client.tokenize("") == []
+    assert len(client.tokenize("<|im_start|>")) == 1 < len(client.tokenize("<|im_start|>", parse_special=False))
+    reply = client.chat("Hello there", max_tokens=1)
+    assert reply.usage is not None
+    assert client.count_tokens("Hello there") == reply.usage.prompt_tokens
+
+
+def test_the_server_says_what_it_is(client: LlamaCppClient) -> None:
+    props = client.props()
+    assert (props.total_slots, props.n_ctx, props.model_alias) == (4, 1024, "SmolLM2-135M-Instruct")
+    assert props.model_path.endswith(".gguf")
+    assert "im_start" in props.chat_template
+    assert props.modalities.get("vision") is False
+    assert props.build_info
+    (model,) = client.models()
+    assert model.id == "SmolLM2-135M-Instruct"
+    assert model.meta["n_ctx_train"] == 8192
+    assert [slot.id for slot in client.slots()] == [0, 1, 2, 3]
+    assert {slot.n_ctx for slot in client.slots()} == {1024}
+    assert client.health()
+    client.wait_until_ready()
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_that_is_too_long_is_told_with_its_numbers(client: LlamaCppClient) -> None:
+    for call in (client.chat, lambda prompt: list(client.chat_stream(prompt))):
+        with pytest.raises(ContextSizeError, match="context") as caught:
+            call("word " * 3000)
+        assert caught.value.n_ctx == 1024
+        assert caught.value.n_prompt_tokens is not None
+        assert caught.value.n_prompt_tokens > 3000
+        assert caught.value.status == 400
+
+
+def test_what_the_server_refuses_is_told_in_its_words(client: LlamaCppClient) -> None:
+    with pytest.raises(ServerError) as caught:
+        client.chat("Hi", grammar="root ::= (")
+    assert caught.value.status == 400
+    assert caught.value.type == "invalid_request_error"
+    assert client.chat("Hi", max_tokens=1).content
+
+
+def test_a_wrong_key_and_none_are_refused_and_the_right_one_works(
+    start_server: Callable[..., RealServer],
+) -> None:
+    server = start_server(api_key="sesame")
+    for token in (None, "wrong"):
+        with pytest.raises(AuthenticationError, match="Invalid API Key") as caught:
+            LlamaCppClient(server.endpoint, auth_token=token).chat("Hi")
+        assert (caught.value.status, caught.value.type) == (401, "authentication_error")
+    client = LlamaCppClient(server.endpoint, auth_token="sesame")
+    assert client.chat("Hi", max_tokens=2).content
+    assert "".join(client.chat_stream("Hi", max_tokens=2).text())
+    # A server that is killed is not there, and when it is there again the client goes on.
+    server.kill()
+    with pytest.raises(ServerNotRunningError, match=f"^llama-server not running at {server.endpoint}$"):
+        client.chat("Hi")
+    server.start()
+    client.wait_until_ready()
+    assert client.chat("Hi", max_tokens=2).content
+
+
+def test_a_server_that_stops_answering_is_a_timeout(start_server: Callable[..., RealServer]) -> None:
+    server = start_server(parallel=1)
+    client = LlamaCppClient(server.endpoint)
+    client.chat("Hi", max_tokens=1)
+    stream = client.chat_stream("Hi", timeout=1, **ENDLESS)
+    next(stream)
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        for call in (lambda: client.chat("Hi", timeout=1), lambda: list(stream), lambda: client.health(timeout=1)):
+            start = time.monotonic()
+            with pytest.raises(RequestTimeoutError, match="^llama-server request timed out$"):
+                call()
+            assert time.monotonic() - start < 20
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert client.chat("Hi", max_tokens=1, timeout=60).content
+
+
+def test_a_model_that_loads_is_waited_for(loading_server: Tuple[RealServer, Callable[[], None]]) -> None:
+    server, model_arrives = loading_server
+    client = LlamaCppClient(server.endpoint)
+    assert client.health().status == "loading"
+    for call in (client.chat, lambda prompt, timeout: list(client.chat_stream(prompt, timeout=timeout))):
+        with pytest.raises(ModelLoadingError, match="^Loading model$"):
+            call("Hi", timeout=0.6)
+    threading.Timer(0.5, model_arrives).start()
+    assert client.chat("Hi", max_tokens=2).content
+
+
+def test_a_unix_socket(start_server: Callable[..., RealServer], tmp_path: Path) -> None:
+    server = start_server(host=tmp_path / "llama.sock")
+    client = LlamaCppClient(server.endpoint)
+    assert server.endpoint.startswith("unix://")
+    assert client.chat("Hi", max_tokens=2).content
+    assert "".join(client.chat_stream("Hi", max_tokens=2).text())
+
+
+def test_tls(tls_server: Tuple[str, ssl.SSLContext]) -> None:
+    endpoint, context = tls_server
+    client = LlamaCppClient(endpoint, ssl_context=context)
+    assert client.chat("Hi", max_tokens=2).content
+    assert "".join(client.chat_stream("Hi", max_tokens=2, ignore_eos=True).text())
+
+
+# --- stopping ---------------------------------------------------------------------------------------------------------
+
+
+def close(stream: Any) -> None:
+    stream.close()
+
+
+def leave(stream: Any) -> None:
+    with stream:
+        pass
+
+
+def fail(stream: Any) -> None:
+    with pytest.raises(KeyboardInterrupt), stream:
+        raise KeyboardInterrupt
+
+
+def forget(stream: Any) -> None:
+    """The caller does, too."""
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("end", [close, leave, fail, forget])
+def test_the_server_stops_generating(end: Callable[[Any], None], resume: bool, client: LlamaCppClient) -> None:
+    stream = client.chat_stream("Hi", resume=resume, **ENDLESS)
+    next(stream)
+    assert busy(client)
+    end(stream)
+    del stream
+    print(f"idle after {eventually(lambda: idle(client)):.3f} s")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_the_server_stops_reading_a_prompt(resume: bool, client: LlamaCppClient) -> None:
+    """It looks for a reason to stop after each batch, which is all of this prompt."""
+    stream = client.chat_stream(LONG * 5, resume=resume, cache_prompt=False, **ENDLESS)
+    reader = threading.Thread(target=list, args=(stream,))
+    reader.start()
+    eventually(lambda: busy(client), 60)
+    stream.close()
+    reader.join(10)
+    assert not reader.is_alive()
+    print(f"idle after {eventually(lambda: idle(client), 60):.3f} s")
+    assert stream.response.content == ""
+
+
+def test_a_stream_that_was_read_leaves_nothing_on_the_server(client: LlamaCppClient) -> None:
+    for rest in (0, 1):
+        stream = client.chat_stream("Hi", resume=True, max_tokens=4, ignore_eos=True)
+        path = stream._transfer._conversation.path  # type: ignore[union-attr]
+        next(stream)
+        if rest:
+            assert list(stream)[-1].type == "done"
+        else:
+            stream.close()
+        with pytest.raises(ServerError) as caught:
+            client._fetch("GET", path, None, 10)
+        assert caught.value.status == 404

@@ -1,0 +1,353 @@
+"""A stream that is cut goes on where it was, or says what there was of it; and nothing of it stays on the server."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any, Callable, Dict, Iterator, List
+
+import pytest
+from faults import STREAMS, LlamaServer, Proxy, cut, llama_server
+from scripted import eventually, serve
+from trials import cut_everywhere, what_was_said
+
+from flynn import (
+    AuthenticationError,
+    LlamaCppClient,
+    ProtocolError,
+    RequestTimeoutError,
+    ServerError,
+    ServerNotRunningError,
+    StreamInterruptedError,
+)
+
+TEN = {"tokens": 10, "pace": 0.005}
+TEN_TOKENS = "0 1 2 3 4 5 6 7 8 9 "
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LlamaServer]:
+    with llama_server() as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: LlamaServer) -> Iterator[LlamaCppClient]:
+    """A client that leaves no session on the server."""
+    with LlamaCppClient(server.endpoint) as client:
+        yield client
+    eventually(lambda: server.state["sessions"] == 0, 3.0)
+    assert server.processing == 0
+
+
+def resumed(client: LlamaCppClient, script: Dict[str, Any], **options: Any) -> Any:
+    return client.chat_stream("Hi", resume=True, extra={"script": script}, **options)
+
+
+def text_of(stream: Any) -> str:
+    return "".join(event.text for event in stream if event.type == "content")
+
+
+# --- cut at any byte --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("stream", sorted(STREAMS))
+def test_wherever_a_stream_is_cut_it_goes_on_with_nothing_lost_and_nothing_twice(
+    server: LlamaServer, stream: str, how: str
+) -> None:
+    """At every byte in `make stress`."""
+    assert cut_everywhere(server, stream, how, resume=True, step=59) > 50
+    eventually(lambda: server.state["sessions"] == 0)
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("stream", sorted(STREAMS))
+def test_wherever_a_stream_is_cut_without_resuming_what_came_is_kept(server: LlamaServer, stream: str, how: str) -> None:
+    assert cut_everywhere(server, stream, how, resume=False, step=53) > 50
+
+
+def test_the_recorded_streams_have_what_they_are_named_after() -> None:
+    assert "ç" in what_was_said(STREAMS["content"])[0][0]
+    assert all(what_was_said(STREAMS["reasoning"])[0][:2])
+    assert what_was_said(STREAMS["tool_calls"])[0][2][0][1:] == ["get_weather", '{"city": "Paris"}']
+    assert [bool(text) for text, _, _ in what_was_said(STREAMS["two_choices"])] == [True, True]
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_a_stream_may_be_cut_again_and_again(client: LlamaCppClient, server: LlamaServer, how: str) -> None:
+    """Before the first byte, in the headers, before the replay's first byte, and in the replay."""
+    cuts = [0, 0, 50, 200, 0, 120, 1, 300, 119]
+    replays = server.state["replays"]
+    stream = resumed(client, {**TEN, "faults": [["cut", after, how] for after in cuts]})
+    assert text_of(stream) == TEN_TOKENS
+    # A replay that was cut before its head was whole did not go on.
+    assert 3 <= stream.resumes <= len(cuts)
+    assert server.state["replays"] - replays == len(cuts)
+
+
+def test_a_replay_that_goes_on_while_tokens_are_generated(client: LlamaCppClient) -> None:
+    stream = resumed(client, {"tokens": 40, "pace": 0.02, "faults": [["cut", 700]]})
+    assert text_of(stream) == "".join(f"{number} " for number in range(40))
+    assert stream.resumes == 1
+
+
+def test_what_was_generated_meanwhile_is_not_lost(client: LlamaCppClient) -> None:
+    stream = iter(resumed(client, {"tokens": 20, "pace": 0.001, "faults": [["cut", 300]]}))
+    events = [next(stream)]
+    time.sleep(0.3)  # the generation ends, with nobody there
+    events += stream
+    assert text_of(events) == "".join(f"{number} " for number in range(20))
+
+
+def test_a_stream_that_was_not_cut_has_no_resumes(client: LlamaCppClient) -> None:
+    stream = resumed(client, TEN)
+    assert (text_of(stream), stream.resumes) == (TEN_TOKENS, 0)
+
+
+def test_resuming_is_a_default_of_the_client_as_well(server: LlamaServer) -> None:
+    script = {"script": {**TEN, "faults": [["cut", 400]]}}
+    client = LlamaCppClient(server.endpoint, defaults={"resume": True})
+    assert text_of(client.chat_stream("Hi", extra=script)) == TEN_TOKENS
+    with pytest.raises(StreamInterruptedError):
+        text_of(client.chat_stream("Hi", extra=script, resume=False))
+
+
+# --- a server that cannot ---------------------------------------------------------------------------------------------
+
+
+def interrupted(stream: Any) -> StreamInterruptedError:
+    with pytest.raises(StreamInterruptedError) as caught:
+        text_of(stream)
+    assert isinstance(caught.value, ConnectionError)
+    assert caught.value.partial is not None
+    assert TEN_TOKENS.startswith(caught.value.partial.content)
+    return caught.value
+
+
+@pytest.mark.parametrize(("status", "message"), [(404, "Stream offset lost"), (400, "Stream offset lost")])
+def test_a_server_that_has_lost_the_stream_ends_it_at_once(client: LlamaCppClient, status: int, message: str) -> None:
+    """404: it was restarted, or is too old; 400: the ring is too small for a consumer so slow."""
+    start = time.monotonic()
+    error = interrupted(resumed(client, {**TEN, "faults": [["cut", 500]], "replays": [status]}))
+    assert error.partial
+    assert error.partial.content
+    assert message in str(error)
+    assert isinstance(error.__cause__, ServerError)
+    assert time.monotonic() < start + 10
+
+
+def test_a_server_that_is_too_old_for_it_ends_the_stream_with_what_came() -> None:
+    from scripted import STREAM_HEAD, Peer, chunk, delta, error, response
+
+    def script(peer: Peer) -> None:
+        if peer.request().method == "POST":
+            peer.send(STREAM_HEAD + chunk(delta("0 1 ")))
+        else:
+            peer.send(response(error(404, "File Not Found", "not_found_error"), "404 Not Found"))
+            peer.stall()
+
+    with serve(script) as server:
+        failure = interrupted(LlamaCppClient(server.endpoint).chat_stream("Hi", resume=True))
+    assert failure.partial
+    assert failure.partial.content == "0 1 "
+    assert [request.method for request in server.requests] == ["POST", "GET", "DELETE"]
+
+
+def test_a_server_that_does_not_begin_is_interrupted_soon(client: LlamaCppClient) -> None:
+    start = time.monotonic()
+    error = interrupted(resumed(client, {**TEN, "faults": [["cut", 0]], "replays": [404] * 1000}))
+    assert error.partial
+    assert error.partial.content == ""
+    assert time.monotonic() < start + 10
+
+
+@pytest.mark.parametrize("statuses", [[502], [502, 502, 502], [503, 502]])
+def test_a_proxy_that_finds_no_server_is_asked_again(client: LlamaCppClient, statuses: List[int]) -> None:
+    stream = resumed(client, {**TEN, "faults": [["cut", 500]], "replays": list(statuses)})
+    assert (text_of(stream), stream.resumes) == (TEN_TOKENS, 1)
+
+
+def test_a_stream_is_given_up_when_its_time_is_over(client: LlamaCppClient) -> None:
+    start = time.monotonic()
+    error = interrupted(resumed(client, {**TEN, "faults": [["cut", 500]], "replays": [502] * 1000}, resume_for=0.6))
+    assert 0.5 < time.monotonic() - start < 10
+    assert isinstance(error.__cause__, ServerError)
+
+
+def test_the_time_counts_from_each_cut_anew(client: LlamaCppClient) -> None:
+    faults = [["cut", after] for after in (300, 300, 300, 300, 300, 300)]
+    stream = resumed(client, {"tokens": 30, "pace": 0.05, "faults": faults}, resume_for=0.5)
+    assert text_of(stream) == "".join(f"{number} " for number in range(30))
+    assert stream.resumes == len(faults)
+
+
+def test_no_time_to_resume_is_no_resuming(client: LlamaCppClient) -> None:
+    interrupted(resumed(client, {**TEN, "faults": [["cut", 500]]}, resume_for=0))
+
+
+def test_a_server_that_has_gone_is_waited_for_as_long_as_the_time_allows() -> None:
+    from scripted import STREAM_HEAD, Peer, chunk, delta
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        server._listener.close()
+        peer.send(STREAM_HEAD + chunk(delta("0 ")))
+
+    with serve(script) as server:
+        start = time.monotonic()
+        error = interrupted(LlamaCppClient(server.endpoint).chat_stream("Hi", resume=True, resume_for=0.5))
+    assert isinstance(error.__cause__, ServerNotRunningError)
+    assert 0.4 < time.monotonic() - start < 10
+
+
+def test_a_replay_that_needs_another_token_is_not_asked_for_again() -> None:
+    from scripted import STREAM_HEAD, Peer, chunk, delta, error, response
+
+    def script(peer: Peer) -> None:
+        if peer.request().method == "POST":
+            peer.send(STREAM_HEAD + chunk(delta("0 ")))
+        else:
+            peer.send(response(error(401, "Invalid API Key", "authentication_error"), "401 Unauthorized"))
+            peer.stall()
+
+    with serve(script) as server:
+        failure = interrupted(LlamaCppClient(server.endpoint).chat_stream("Hi", resume=True))
+    assert isinstance(failure.__cause__, AuthenticationError)
+
+
+def test_a_replay_that_is_silent_for_too_long_is_a_timeout(client: LlamaCppClient) -> None:
+    with pytest.raises(RequestTimeoutError):
+        text_of(resumed(client, {**TEN, "faults": [["cut", 500], ["stall", 150]]}, timeout=0.3))
+
+
+def test_a_replay_that_is_none_is_a_protocol_error(client: LlamaCppClient) -> None:
+    with pytest.raises(ProtocolError, match="expected an event stream, got 'text/html'"):
+        text_of(resumed(client, {**TEN, "faults": [["cut", 500], ["html"]]}))
+
+
+def test_a_body_that_ends_with_its_connection_is_resumed_too(client: LlamaCppClient) -> None:
+    stream = resumed(client, {**TEN, "chunks": False, "faults": [["cut", 500]]})
+    assert (text_of(stream), stream.resumes) == (TEN_TOKENS, 1)
+
+
+def test_a_stream_that_another_has_deleted_is_interrupted(client: LlamaCppClient, server: LlamaServer) -> None:
+    import urllib.request
+
+    stream = resumed(client, {"tokens": 1000, "pace": 0.01})
+    next(stream)
+    path = stream._transfer._conversation.path  # only its owner can know it
+    urllib.request.urlopen(urllib.request.Request(server.endpoint + path, method="DELETE")).close()
+    with pytest.raises(StreamInterruptedError):
+        list(stream)
+
+
+# --- what stays on the server -----------------------------------------------------------------------------------------
+
+
+def exhaust(stream: Any) -> None:
+    list(stream)
+
+
+def close_at_once(stream: Any) -> None:
+    next(stream)
+    stream.close()
+
+
+def break_out(stream: Any) -> None:
+    for _ in stream:
+        break
+
+
+def raise_out(stream: Any) -> None:
+    with pytest.raises(ZeroDivisionError), stream:
+        1 / 0  # noqa: B018
+
+
+def time_out(stream: Any) -> None:
+    with pytest.raises(RequestTimeoutError):
+        list(stream)
+
+
+def be_refused(stream: Any) -> None:
+    with pytest.raises((StreamInterruptedError, ProtocolError)):
+        list(stream)
+
+
+@pytest.mark.parametrize(
+    ("end", "script"),
+    [
+        (exhaust, TEN),
+        (exhaust, {**TEN, "faults": [["cut", 300]]}),
+        (close_at_once, {"tokens": 10_000, "pace": 0.005}),
+        (close_at_once, {"tokens": 10_000, "pace": 0.005, "faults": [["cut", 130]]}),
+        (break_out, {"tokens": 10_000, "pace": 0.005}),
+        (raise_out, {"tokens": 10_000, "pace": 0.005}),
+        (time_out, {"tokens": 10_000, "pace": 0.005, "faults": [["stall", 300]]}),
+        (be_refused, {"tokens": 10_000, "pace": 0.005, "faults": [["garbage", 300]]}),
+        (be_refused, {"tokens": 10_000, "pace": 0.005, "faults": [["cut", 300]], "replays": [400]}),
+    ],
+)
+def test_a_session_is_deleted_however_its_stream_ends(
+    client: LlamaCppClient, server: LlamaServer, end: Callable[[Any], None], script: Dict[str, Any]
+) -> None:
+    """The fixture looks whether any is left."""
+    deleted = server.state["deleted"]
+    end(resumed(client, {**script}, timeout=1.0))
+    eventually(lambda: server.state["deleted"] == deleted + 1)
+
+
+def test_a_stream_can_be_closed_while_it_waits_to_be_resumed(client: LlamaCppClient) -> None:
+    from threading import Timer
+
+    stream = resumed(client, {**TEN, "faults": [["cut", 500]], "replays": [502] * 1000})
+    timer = Timer(0.5, stream.close)
+    timer.start()
+    start = time.monotonic()
+    assert text_of(stream)
+    assert time.monotonic() < start + 10
+    timer.join()
+
+
+# --- a real server ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_a_real_stream_cut_at_random_bytes_is_the_one_that_was_not_cut(
+    start_server: Callable[..., Any], how: str
+) -> None:
+    """One slot and no prompt cache: else the same request may be computed in another order, and rounded differently."""
+    random_ = random.Random(how)
+    request = {"max_tokens": 40, "temperature": 0.0, "seed": 1, "cache_prompt": False}
+    server = start_server(parallel=1)
+    whole = LlamaCppClient(server.endpoint).chat_stream("Tell a story about a fox.", **request)
+    expected = text_of(whole)
+    resumes = 0
+    for _ in range(3):
+        faults = [cut(random_.randrange(3000), how) for _ in range(6)]
+        with Proxy(server.endpoint, *faults) as proxy, LlamaCppClient(proxy.endpoint) as client:
+            stream = client.chat_stream("Tell a story about a fox.", resume=True, **request)
+            assert text_of(stream) == expected
+            assert stream.response.usage == whole.response.usage
+            resumes += stream.resumes
+            path = stream._transfer._conversation.path  # type: ignore[union-attr]
+            with pytest.raises(ServerError) as caught:
+                LlamaCppClient(server.endpoint).request("GET", path)
+            assert caught.value.status == 404
+    assert resumes > 3
+
+
+def test_a_real_server_that_was_restarted_has_lost_the_stream(start_server: Callable[..., Any]) -> None:
+    server = start_server(parallel=1)
+    stream = LlamaCppClient(server.endpoint).chat_stream("Tell a long story.", max_tokens=800, resume=True)
+    for event in stream:
+        if event.type == "content":
+            break
+    server.kill()
+    server.start()
+    with pytest.raises(StreamInterruptedError) as caught:
+        list(stream)
+    assert caught.value.partial
+    assert caught.value.partial.content.startswith(event.text)
+    assert isinstance(caught.value.__cause__, ServerError)
+    assert caught.value.__cause__.status == 404

@@ -1,0 +1,164 @@
+"""Server-sent events, by the rules of the WHATWG (html.spec.whatwg.org, sections 9.2.5 and 9.2.6)."""
+
+from __future__ import annotations
+
+import collections
+import random
+import re
+from typing import List
+
+import pytest
+from scripted import DATA
+
+from flynn import ProtocolError
+from flynn.models.local.sse import SSEDecoder
+
+RECORDED = (DATA / "chat_stream.sse").read_bytes()
+
+
+def decode(*blocks: bytes) -> List[bytes]:
+    decoder = SSEDecoder()
+    return [data for block in blocks for data in decoder.feed(block)]
+
+
+def by_the_book(stream: bytes) -> List[bytes]:
+    """The same, of a whole stream, in the words of the specification."""
+    if stream.startswith(b"\xef\xbb\xbf"):
+        stream = stream[3:]
+    events = []
+    buffer = b""
+    # All lines but an unfinished last one; a line ends with CRLF, LF or CR.
+    for line in re.split(b"\r\n|\n|\r", stream)[:-1]:
+        if not line:
+            if buffer:
+                events.append(buffer[:-1])
+            buffer = b""
+            continue
+        field, _, value = line.partition(b":")
+        if value.startswith(b" "):
+            value = value[1:]
+        if field == b"data":
+            buffer += value + b"\n"
+    return events
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        (b"data: one\n\n", [b"one"]),
+        (b"data: one\r\n\r\n", [b"one"]),
+        (b"data: one\r\r", [b"one"]),
+        (b"data: one\r\n\n", [b"one"]),
+        (b"data: one\n\r\n", [b"one"]),
+        (b"data: one\n\r", [b"one"]),
+        (b"data: one\r\r\ndata: two\n\n", [b"one", b"two"]),
+        (b"data:one\n\n", [b"one"]),
+        (b"data:  one \n\n", [b" one "]),
+        (b"data: one\ndata: two\n\n", [b"one\ntwo"]),
+        (b"data\ndata\n\n", [b"\n"]),
+        (b"data: a\ndata\n\n", [b"a\n"]),
+        (b"data:\n\n", [b""]),
+        (b"data\n\n", [b""]),
+        (b"data: a:b: c\n\n", [b"a:b: c"]),
+        (b": ping\n\n: ping\n\ndata: one\n\n", [b"one"]),
+        (b":\n\n", []),
+        (b"data: one\n: in the middle\ndata: two\n\n", [b"one\ntwo"]),
+        (b"event: x\nid: 1\nretry: 5\nunknown: y\nunknown\ndata: one\n\n", [b"one"]),
+        (b"event: x\n\n", []),
+        (b"Data: one\n\n", []),
+        (b" data: one\n\n", []),
+        (b"data : one\n\n", []),
+        (b"database: one\n\n", []),
+        (b"\n\n\ndata: one\n\n\n\n", [b"one"]),
+        (b"\xef\xbb\xbfdata: one\n\n", [b"one"]),
+        (b"\xef\xbb\xbf\xef\xbb\xbfdata: one\n\ndata: two\n\n", [b"two"]),
+        (b"data: one\n\n\xef\xbb\xbfdata: two\n\n", [b"one"]),
+        (b"\xef\xbbdata: one\n\n", []),
+        (b"data: \xe2\x98\x83\n\n", [b"\xe2\x98\x83"]),
+        (b"data: \xff\xfe\x00\n\n", [b"\xff\xfe\x00"]),
+        ("data: a\u2028b\x0bc\x85\n\n".encode(), ["a\u2028b\x0bc\x85".encode()]),
+        (b"", []),
+    ],
+)
+def test_a_stream_is_read_as_specified_however_it_is_split(stream: bytes, events: List[bytes]) -> None:
+    assert by_the_book(stream) == events
+    assert decode(stream) == events
+    assert decode(*(stream[i : i + 1] for i in range(len(stream)))) == events
+    for cut in range(len(stream) + 1):
+        assert decode(stream[:cut], stream[cut:]) == events
+        assert decode(stream[:cut], b"", stream[cut:]) == events
+
+
+@pytest.mark.parametrize("unfinished", [b"data: one", b"data: one\n", b"data: one\r", b"data: one\r\n"])
+def test_an_event_that_no_blank_line_ends_is_dropped(unfinished: bytes) -> None:
+    assert decode(b"data: whole\n\n" + unfinished) == [b"whole"]
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+def test_a_recorded_stream_gives_the_same_events_wherever_it_is_split(line_end: bytes) -> None:
+    stream = RECORDED.replace(b"\n", line_end)
+    events = by_the_book(RECORDED)
+    assert len(events) > 10
+    assert events[-1] == b"[DONE]"
+    assert decode(*(stream[i : i + 1] for i in range(len(stream)))) == events
+    for cut in range(len(stream) + 1):
+        assert decode(stream[:cut], stream[cut:]) == events
+
+
+def test_what_random_streams_mean_does_not_depend_on_how_they_arrive() -> None:
+    chance = random.Random(20260205)
+    pieces = [
+        b"data",
+        b"data:",
+        b"data: ",
+        b":",
+        b"x",
+        b" ",
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b"\n\n",
+        b"event: y",
+        b"\xef\xbb\xbf",
+    ]
+    for _ in range(5000):
+        stream = b"".join(chance.choices(pieces, k=chance.randrange(25)))
+        cuts = sorted(chance.randrange(len(stream) + 1) for _ in range(chance.randrange(6)))
+        blocks = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)])]
+        assert decode(*blocks) == by_the_book(stream), blocks
+
+
+def test_events_are_given_as_soon_as_their_blank_line_has_come() -> None:
+    decoder = SSEDecoder()
+    assert decoder.feed(b"data: one\n") == []
+    assert decoder.feed(b"\n") == [b"one"]
+    assert decoder.feed(b"data: two\r\n\r") == [b"two"]
+    assert decoder.feed(b"\ndata: three\r\r") == [b"three"]
+
+
+def test_an_event_of_8_mib_is_fine() -> None:
+    data = b"x" * (8 * 1024 * 1024)
+    stream = b"data: " + data + b"\n\n"
+    assert decode(*(stream[i : i + 65536] for i in range(0, len(stream), 65536))) == [data]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"data: " + b"x" * 94 + b"\n", b"data: " + b"x" * 500, b"data: x\n", b"data:\n", b"data\n", b": " + b"x" * 500],
+    ids=["long lines", "a line without end", "many lines", "empty lines", "lines without a colon", "a comment"],
+)
+def test_an_event_larger_than_the_limit_is_refused(line: bytes) -> None:
+    decoder = SSEDecoder(max_event=1000)
+    with pytest.raises(ProtocolError, match="at most 1000 bytes"):
+        collections.deque(map(decoder.feed, [line] * 1000))
+
+
+def test_an_event_larger_than_the_limit_is_refused_also_if_it_comes_in_one_block() -> None:
+    assert SSEDecoder(max_event=1000).feed(b"data: " + b"x" * 900 + b"\n\n")
+    with pytest.raises(ProtocolError, match="at most 1000 bytes"):
+        SSEDecoder(max_event=1000).feed(b"data: " + b"x" * 1001 + b"\n\n")
+
+
+def test_the_limit_is_for_each_event_not_for_all_of_them() -> None:
+    decoder = SSEDecoder(max_event=100)
+    assert sum(len(decoder.feed(b"data: " + b"x" * 80 + b"\n\n")) for _ in range(100)) == 100

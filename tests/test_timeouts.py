@@ -1,0 +1,292 @@
+"""How long a call may take, and a stream be silent; waiting for a model that loads.
+
+No speed is asserted: the upper bounds only tell an answer from a hang.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from contextlib import contextmanager
+from typing import Any, Iterator
+
+import pytest
+import trustme
+from scripted import (
+    CHAT,
+    DONE,
+    LAST_CHUNK,
+    LOADING,
+    STREAM_HEAD,
+    Peer,
+    answering,
+    chunk,
+    delta,
+    head,
+    response,
+    serve,
+    stream,
+)
+
+from flynn import ConfigError, LlamaCppClient, ModelLoadingError, RequestTimeoutError, ServerNotRunningError
+
+HANG = 15.0  # seconds
+
+
+@contextmanager
+def times_out(after: float) -> Iterator[None]:
+    start = time.monotonic()
+    with pytest.raises(RequestTimeoutError) as caught:
+        yield
+    assert str(caught.value) == "llama-server request timed out"
+    assert isinstance(caught.value, TimeoutError)
+    assert after * 0.9 <= time.monotonic() - start < HANG
+
+
+def silent(peer: Peer) -> None:
+    peer.request()
+    peer.stall()
+
+
+def dripping(answer: bytes, pause: float = 0.1) -> Any:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(answer, slowly=pause)
+
+    return script
+
+
+# --- the whole call ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        silent,
+        lambda peer: peer.stall(),
+        dripping(response(CHAT)),
+        dripping(b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+        lambda peer: (peer.request(), peer.send(response(CHAT)[:-1]), peer.stall()),
+        lambda peer: (
+            peer.request(),
+            peer.send(STREAM_HEAD.replace(b"text/event-stream", b"application/json")),
+            peer.stall(),
+        ),
+        lambda peer: (
+            peer.request(),
+            peer.send(head("Content-Type: application/json")),
+            peer.send(b" " * 1000, slowly=0.05),
+        ),
+    ],
+    ids=["silent", "unread", "slow head", "slow 100s", "stalled body", "no chunk", "slow body"],
+)
+def test_no_server_can_make_a_call_last_longer_than_its_limit(script: Any) -> None:
+    with serve(script) as server:
+        client = LlamaCppClient(server.endpoint, timeout=0.5)
+        for call in (client.chat, client.tokenize):
+            with times_out(0.5):
+                call("Hi")
+
+
+def test_a_request_that_the_server_does_not_read_counts_too() -> None:
+    with serve(lambda peer: time.sleep(3)) as server, times_out(0.5):
+        LlamaCppClient(server.endpoint, timeout=0.5).tokenize("x" * 50_000_000)
+
+
+def test_a_tls_handshake_that_stalls_counts_too() -> None:
+    with serve(lambda peer: peer.stall()) as server:
+        client = LlamaCppClient(server.endpoint.replace("http:", "https:"), timeout=0.5)
+        with times_out(0.5):
+            client.chat("Hi")
+        with times_out(0.5):
+            list(client.chat_stream("Hi"))
+
+
+def test_a_tls_handshake_that_drips_counts_too() -> None:
+    def script(peer: Peer) -> None:
+        peer.sock.recv(1000)
+        peer.send(b"\x16\x03\x03\x10\x00\x02" + b"x" * 4000, slowly=0.1)
+
+    with serve(script) as server, times_out(0.5):
+        LlamaCppClient(server.endpoint.replace("http:", "https:"), timeout=0.5).tokenize("Hi")
+
+
+def test_a_request_over_tls_that_the_server_does_not_read_counts_too() -> None:
+    authority = trustme.CA()
+    inside, outside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(inside)
+    authority.configure_trust(outside)
+    with serve(lambda peer: time.sleep(3), tls=inside) as server, times_out(0.5):
+        LlamaCppClient(server.endpoint, ssl_context=outside, timeout=0.5).tokenize("x" * 50_000_000)
+
+
+def test_a_limit_that_has_passed_before_anything_was_sent_is_a_timeout_as_well() -> None:
+    with serve(answering(response(CHAT))) as server, pytest.raises(RequestTimeoutError):
+        LlamaCppClient(server.endpoint, timeout=1e-9).chat("Hi")
+
+
+def test_a_call_can_have_a_timeout_of_its_own() -> None:
+    with serve(silent) as server, times_out(0.3):
+        LlamaCppClient(server.endpoint, timeout=None).tokenize("Hi", timeout=0.3)
+    with serve(lambda peer: (peer.request(), time.sleep(0.4), peer.send(response(CHAT)))) as server:
+        client = LlamaCppClient(server.endpoint, timeout=0.1)
+        assert client.chat("Hi", timeout=HANG).content == "Hello!"
+        assert client.chat("Hi", timeout=None).content == "Hello!"
+
+
+def test_the_limit_of_a_call_starts_anew_with_each_call() -> None:
+    def script(peer: Peer) -> None:
+        while True:
+            peer.request()
+            time.sleep(0.3)
+            peer.send(response(CHAT))
+
+    with serve(script) as server:
+        client = LlamaCppClient(server.endpoint, timeout=1.5)
+        for _ in range(6):
+            client.chat("Hi")
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "timeout", [0, -1, float("nan"), float("inf"), 1e18, 10**400, "5", True, b"", []], ids=lambda t: str(t)[:9]
+)
+def test_what_is_no_timeout_is_refused(timeout: Any) -> None:
+    with pytest.raises(ConfigError, match="a timeout is a number of seconds above 0 .*, or None"):
+        LlamaCppClient("http://localhost", timeout=timeout)
+    with pytest.raises(ConfigError, match="a timeout is a number of seconds above 0 .*, or None"):
+        LlamaCppClient("http://localhost").chat_stream("Hi", timeout=timeout)
+
+
+def test_a_very_long_timeout_is_fine() -> None:
+    with serve(answering(response(CHAT), stream(delta("x")), LOADING), answering(response(CHAT))) as server:
+        client = LlamaCppClient(server.endpoint, timeout=2_147_483)
+        assert client.chat("Hi").content == "Hello!"
+        assert "".join(client.chat_stream("Hi").text()) == "x"
+        assert client.chat("Hi").content == "Hello!"
+
+
+# --- silence in a stream ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        silent,
+        lambda peer: (peer.request(), peer.send(STREAM_HEAD), peer.stall()),
+        lambda peer: (peer.request(), peer.send(STREAM_HEAD + chunk(delta("x"))), peer.stall()),
+    ],
+    ids=["no head", "no event", "no more events"],
+)
+@pytest.mark.parametrize("entered", [False, True])
+def test_a_stream_that_is_silent_for_too_long_times_out(script: Any, entered: bool) -> None:
+    with serve(script) as server, times_out(0.4):
+        stream = LlamaCppClient(server.endpoint, timeout=0.4).chat_stream("Hi")
+        if entered:
+            with stream:
+                list(stream)
+        else:
+            list(stream)
+
+
+@pytest.mark.parametrize("sign_of_life", [b": ping\n\n", b":\n", delta("x")])
+def test_a_stream_may_last_as_long_as_it_is_not_silent(sign_of_life: bytes) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(STREAM_HEAD)
+        for _ in range(12):
+            time.sleep(0.1)
+            peer.send(chunk(sign_of_life))
+        peer.send(chunk(delta("!") + DONE) + LAST_CHUNK)
+        peer.stall()
+
+    with serve(script) as server:
+        text = "".join(LlamaCppClient(server.endpoint, timeout=0.6).chat_stream("Hi").text())
+    assert text.strip("x") == "!"
+
+
+def test_a_stream_without_a_limit_waits() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        time.sleep(0.5)
+        peer.send(stream(delta("x")))
+        peer.stall()
+
+    with serve(script) as server:
+        client = LlamaCppClient(server.endpoint, timeout=0.1)
+        assert "".join(client.chat_stream("Hi", timeout=None).text()) == "x"
+
+
+def test_a_slow_consumer_is_no_silence() -> None:
+    with serve(answering(stream(*[delta("x")] * 5))) as server:
+        text = ""
+        for piece in LlamaCppClient(server.endpoint, timeout=0.2).chat_stream("Hi").text():
+            time.sleep(0.1)
+            text += piece
+    assert text == "xxxxx"
+
+
+# --- a model that loads -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["chat", "chat_stream", "tokenize"])
+def test_a_call_waits_while_the_model_loads(call: str) -> None:
+    answer = {"chat": response(CHAT), "chat_stream": stream(delta("x")), "tokenize": response(b'{"tokens": [1]}')}[call]
+    with serve(answering(LOADING), answering(LOADING), answering(answer)) as server:
+        result = getattr(LlamaCppClient(server.endpoint, timeout=HANG), call)("Hi")
+        if call == "chat_stream":
+            assert "".join(result.text()) == "x"
+    assert len(server.requests) == 3
+    assert len({request.body for request in server.requests}) == 1
+
+
+@pytest.mark.parametrize("call", ["chat", "chat_stream", "tokenize", "wait_until_ready"])
+def test_a_model_that_loads_for_longer_than_the_limit_is_an_error_in_the_servers_words(call: str) -> None:
+    with serve(answering(LOADING)) as server:
+        client = LlamaCppClient(server.endpoint, timeout=0.6)
+        prompt = [] if call == "wait_until_ready" else ["Hi"]
+        start = time.monotonic()
+        with pytest.raises(ModelLoadingError, match="^Loading model$") as caught:
+            list(getattr(client, call)(*prompt))
+        assert time.monotonic() - start < HANG
+    assert (caught.value.status, caught.value.type) == (503, "unavailable_error")
+    assert len(server.requests) > 1
+
+
+def test_health_does_not_wait() -> None:
+    with serve(answering(LOADING), answering(response(b'{"status": "ok"}'))) as server:
+        client = LlamaCppClient(server.endpoint)
+        loading, ready = client.health(), client.health()
+    assert (bool(loading), loading.status) == (False, "loading")
+    assert (bool(ready), ready.status) == (True, "ok")
+
+
+def test_a_stream_can_be_closed_while_the_model_loads() -> None:
+    with serve(answering(LOADING)) as server:
+        stream = LlamaCppClient(server.endpoint, timeout=None).chat_stream("Hi")
+        timer = threading.Timer(0.4, stream.close)
+        timer.start()
+        assert list(stream) == []
+        timer.join()
+
+
+# --- waiting until the server is ready --------------------------------------------------------------------------------
+
+
+def test_waiting_goes_from_not_running_over_loading_to_ready() -> None:
+    with serve(answering(LOADING), answering(LOADING), answering(response(b'{"status": "ok"}'))) as server:
+        LlamaCppClient(server.endpoint).wait_until_ready(timeout=HANG)
+        assert len(server.requests) == 3
+
+
+def test_waiting_in_vain_for_a_server_says_that_it_is_not_running() -> None:
+    with serve(silent) as server:
+        endpoint = server.endpoint
+    with pytest.raises(ServerNotRunningError, match="^llama-server not running at "):
+        LlamaCppClient(endpoint).wait_until_ready(timeout=0.5)
+
+
+def test_waiting_in_vain_for_a_server_that_hangs_is_a_timeout() -> None:
+    with serve(silent) as server, times_out(0.5):
+        LlamaCppClient(server.endpoint).wait_until_ready(timeout=0.5)
