@@ -344,6 +344,8 @@ class _Handler(socketserver.BaseRequestHandler):
             self.peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
         elif url.path == "/v1/stream":
             self.replay(self.server.sessions.get(query["conv_id"]), int(query["from"]))
+        elif url.path == "/health":
+            self.peer.send(response(b'{"status": "ok"}'))
         elif url.path == "/slots":
             busy = self.server.counts["generating"]
             slots = [{"id": i, "n_ctx": 1024, "is_processing": i < busy} for i in range(max(4, busy))]

@@ -407,10 +407,10 @@ def test_a_real_server_stops_when_the_task_is_cancelled(real_server: Any, resume
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            start = time.monotonic()
             while any(slot.is_processing for slot in await client.slots()):
-                await asyncio.sleep(0.02)
-            assert time.monotonic() < start + 5  # within 1 on a machine that has nothing else to do
-            assert 0 < len(stream.response.content)
+                # It takes a fraction of a second, but how many tokens that is depends on what else the machine does.
+                (slot,) = [slot for slot in await client.slots() if slot.is_processing] or [None]
+                assert slot is None or slot.raw["next_token"][0]["n_decoded"] < 800
+                await asyncio.sleep(0.2)
 
     asyncio.run(read())

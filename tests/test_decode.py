@@ -303,11 +303,11 @@ def test_logprobs_come_with_their_text_and_assemble() -> None:
     assert response(*data).logprobs == ({"token": "a"}, {"token": "b"})
 
 
-def test_progress_comes_as_an_event() -> None:
+def test_progress_comes_as_an_event_to_those_who_ask_for_it() -> None:
     progress = {"total": 30, "cache": 10, "processed": 20, "time_ms": 5}
-    assert events(chunk({"role": "assistant", "content": None}, prompt_progress=progress)) == [
-        ProgressEvent(30, 10, 20, 5)
-    ]
+    data = chunk({"role": "assistant", "content": None}, prompt_progress=progress)
+    assert ChatStreamDecoder(progress=True).feed(data) == [ProgressEvent(30, 10, 20, 5)]
+    assert ChatStreamDecoder().feed(data) == []
 
 
 def test_usage_and_timings_of_the_last_chunk_are_kept() -> None:
@@ -334,7 +334,7 @@ def test_an_unfinished_stream_has_a_response_so_far() -> None:
 
 
 def test_a_recorded_stream_of_two_choices_is_read() -> None:
-    decoder = ChatStreamDecoder()
+    decoder = ChatStreamDecoder(progress=True)
     made = [e for data in SSEDecoder().feed((DATA / "chat_stream.sse").read_bytes()) for e in decoder.feed(data)]
     whole = made[-1].response
     assert made[0].type == "progress"
