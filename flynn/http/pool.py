@@ -79,11 +79,15 @@ class ConnectionPool:
         # An idle connection does not refer to the pool, so that a forgotten pool is closed there and then.
         connection.release = Connection.close
         self._idle.append(connection)
-        if len(self._idle) > MAX_IDLE or self._closed:
-            try:
-                self._idle.popleft().close()
-            except IndexError:
-                pass
+        try:
+            oldest = self._idle.popleft()
+        except IndexError:
+            return  # another thread has taken it already
+        # Only the newest is ever taken while it lives: without a look at the oldest the dead would lie there for good.
+        if self._closed or len(self._idle) >= MAX_IDLE or (oldest is not connection and oldest.dropped):
+            oldest.close()
+        else:
+            self._idle.appendleft(oldest)
 
     def close(self) -> None:
         """Close the idle connections. Those of calls under way are closed when these end."""

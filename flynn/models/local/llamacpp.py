@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 import time
 
-from ...errors import ModelLoadingError, ProtocolError, RequestTimeoutError, ServerNotRunningError
+from ...errors import (
+    ConnectionLostError,
+    FlynnError,
+    ModelLoadingError,
+    ProtocolError,
+    RequestTimeoutError,
+    ServerNotRunningError,
+)
 from ...http.call import DEFAULT_TIMEOUT, Call, check_timeout
 from ...http.endpoint import parse_endpoint
 from ...http.pool import ConnectionPool
@@ -186,12 +193,12 @@ class LlamaCppClient:
             ModelLoadingError: it still loads the model then.
         """
         call = Call(self._timeout(timeout), whole=True)
-        down: Optional[ServerNotRunningError] = None
+        down: Optional[FlynnError] = None
         while True:
             try:
                 self._send(call, "GET", "/health").close()
                 return
-            except ServerNotRunningError as error:
+            except (ServerNotRunningError, ConnectionLostError) as error:  # the latter while it goes down
                 down = error
             except RequestTimeoutError:
                 raise down or RequestTimeoutError() from None

@@ -47,7 +47,7 @@ class ChatStream:
         self._opened = False
         self._ended = False  # no more events
         self._closed = False  # and the server knows
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # a signal handler may close what it interrupts
         self._reading = threading.Lock()
 
     @property
