@@ -1,0 +1,56 @@
+"""Words for the lines of a unit file, escaped so that systemd gives each back unchanged.
+
+The rules: systemd.service(5) "Command lines", systemd.syntax(7) "Quoting", systemd.unit(5) "Specifiers".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from .errors import EXIT_USAGE, InstallError
+
+_PLAIN = re.compile(r"[\w%+,./:=@^-]+", re.ASCII)
+_NAMED = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def exec_line(program: str, arguments: Sequence[str]) -> str:
+    """The value of ExecStart= that runs a program, given by its absolute path, with exactly these arguments.
+
+    Raises:
+        InstallError: the program's path has characters that systemd does not take there.
+
+    >>> print(exec_line("/bin/echo", ["50 %", "$HOME"]))
+    /bin/echo "50 %%" "$$HOME"
+    """
+    if not (program.startswith("/") and program.isprintable()):
+        raise InstallError(f"{program!r}: systemd takes no such path for a program", status=EXIT_USAGE)
+    # Variables are not expanded in the program's path, so its $ stay single.
+    return " ".join([_word(program), *(_word(text).replace("$", "$$") for text in arguments)])
+
+
+def plain_value(text: str, what: str) -> str:
+    """The value of a setting that knows specifiers and no quotes, e.g. ListenStream=.
+
+    Raises:
+        InstallError: the text has characters that such a line cannot hold.
+    """
+    if not text or not text.isprintable() or text != text.strip() or text.endswith("\\"):
+        raise InstallError(f"{what} {text!r}: systemd takes no such text here", status=EXIT_USAGE)
+    return text.replace("%", "%%")
+
+
+def _word(text: str) -> str:
+    if "\0" in text:
+        raise InstallError(f"{text!r}: an argument cannot hold a NUL character", status=EXIT_USAGE)
+    escaped = text.replace("%", "%%")
+    if _PLAIN.fullmatch(text):
+        return escaped
+    return '"' + "".join(_NAMED.get(char) or _escaped(char) for char in escaped) + '"'
+
+
+def _escaped(char: str) -> str:
+    """Printable characters as they are; others, and bytes that are not UTF-8, as bytes in hexadecimal digits."""
+    if char.isprintable():
+        return char
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
