@@ -21,7 +21,8 @@ from .progress import Meter, duration
 
 AT_A_TIME = 4
 SPARE_BYTES = 64 * 1024 * 1024  # left free on the disk
-FRUITLESS_TRIES = 8  # in a row, each without a single new byte; about four minutes
+FRUITLESS_TRIES = 10  # in a row, each without a single new byte; about two minutes
+FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 60.0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 
@@ -33,7 +34,7 @@ class Interrupted(Exception):
 
 
 class Patience:
-    """Tries again what failed for now: after the server's Retry-After, else after 1, 2, 4 … seconds with some jitter.
+    """Tries again what failed for now: after the server's Retry-After, else after ever longer pauses with some jitter.
 
     Args:
         say: where a wait is announced.
@@ -58,7 +59,7 @@ class Patience:
             raise InstallError(f"{failure} (tried {FRUITLESS_TRIES} times)", hint=hint, status=EXIT_TEMPORARY)
         seconds = failure.wait
         if seconds is None:
-            seconds = min(2.0 ** (self._fruitless - 1), LONGEST_BACKOFF_SECONDS) * random.uniform(0.5, 1.0)
+            seconds = min(FIRST_BACKOFF_SECONDS * 2 ** (self._fruitless - 1), LONGEST_BACKOFF_SECONDS) * random.uniform(0.5, 1.0)
         if seconds > LONGEST_RETRY_AFTER_SECONDS:
             raise InstallError(f"{failure}: asks to come back in {duration(seconds)}", status=EXIT_TEMPORARY)
         self._say(f"{failure}: again in {seconds:.0f} s")

@@ -147,12 +147,13 @@ Type=exec
 
 
 def _socket_lines(choices: Choices) -> str:
-    """What removes the socket that a killed server leaves behind: a new one would not replace it."""
-    if choices.idle_seconds is not None:
-        return f"RuntimeDirectory={RUNTIME_DIRECTORY}\nRuntimeDirectoryMode=0700\n"
-    if choices.socket is not None:
-        return f"ExecStartPre={exec_line('/bin/rm', ['-f', '--', choices.socket])}\n"
-    return ""
+    """A folder for the backend's socket, and what removes a socket left behind: llama-server does not replace one."""
+    on_demand = choices.idle_seconds is not None
+    listen = choices.backend if on_demand else choices.socket
+    if listen is None:
+        return ""
+    folder = f"RuntimeDirectory={RUNTIME_DIRECTORY}\nRuntimeDirectoryMode=0700\n" if on_demand else ""
+    return f"{folder}ExecStartPre={exec_line('/bin/rm', ['-f', '--', listen])}\n"
 
 
 def _proxy_socket(choices: Choices) -> str:

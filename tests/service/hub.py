@@ -1,0 +1,207 @@
+"""A server like a model hub: it redirects to a CDN on another host, and both misbehave as told."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Callable, Optional
+from urllib.parse import unquote
+
+HUB_HOST, CDN_HOST = "127.0.0.1", "127.0.0.2"
+REPOSITORY = "acme/tiny-GGUF"
+
+
+@dataclass
+class Seen:
+    """A request as it came."""
+
+    host: str
+    path: str
+    headers: dict[str, str]
+
+    @property
+    def is_peek(self) -> bool:
+        return self.headers.get("range", "").startswith("bytes=0-")
+
+
+Fault = Callable[["_Handler", bytes], None]
+
+
+def status(code: int, **headers: str) -> Fault:
+    """Answers with an error instead of the file."""
+
+    def answer(handler: _Handler, _: bytes) -> None:
+        handler.send_response(code)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+def cut(after: int, *, reset: bool = False) -> Fault:
+    """Sends the headers of the whole answer and only `after` bytes of its body."""
+
+    def answer(handler: _Handler, body: bytes) -> None:
+        handler.wfile.write(body[:after])
+        handler.wfile.flush()
+        if reset:
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.close_connection = True
+
+    answer.partial = True  # type: ignore[attr-defined]
+    return answer
+
+
+@dataclass
+class FakeHub:
+    """The hub and its CDN.
+
+    Attributes:
+        files: content by file name; digests: what the hub says of a file, where that is not the truth.
+        etags: the CDN's ETag by file name; the digest by default.
+        faults: taken one by one, each by the next request to the CDN for a file's body (not for its head alone).
+        ranges: whether the CDN knows Range. rate: bytes a second of each connection, None for no limit.
+        redirects: whether the hub redirects to the CDN; else it sends the file itself.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    digests: dict[str, Optional[str]] = field(default_factory=dict)
+    etags: dict[str, str] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    ranges: bool = True
+    rate: Optional[float] = None
+    redirects: bool = True
+    cdn_port: int = 0
+    hub_port: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{HUB_HOST}:{self.hub_port}"
+
+    def spec(self, name: str) -> str:
+        return f"hf:{REPOSITORY}/{name}"
+
+    def digest(self, name: str) -> Optional[str]:
+        return self.digests.get(name, hashlib.sha256(self.files[name]).hexdigest())
+
+    def bodies(self) -> list[Seen]:
+        """The requests to the CDN for a file's body."""
+        return [request for request in self.seen if request.host == CDN_HOST and not request.is_peek]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: FakeHub
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        host = self.server.server_address[0]
+        request = Seen(str(host), self.path, {name.lower(): value for name, value in self.headers.items()})
+        with self.hub.lock:
+            self.hub.seen.append(request)
+        name = unquote(self.path).rsplit("/", 1)[-1]
+        if name not in self.hub.files:
+            status(404)(self, b"")
+        elif host == HUB_HOST and self.hub.redirects:
+            self._redirect(name)
+        else:
+            self._serve(name, request)
+
+    def _redirect(self, name: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", f"http://{CDN_HOST}:{self.hub.cdn_port}/blobs/{name}")
+        self._linked(name)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _linked(self, name: str) -> None:
+        digest = self.hub.digest(name)
+        if digest is not None:
+            self.send_header("X-Linked-Etag", f'"{digest}"')
+            self.send_header("X-Linked-Size", str(len(self.hub.files[name])))
+
+    def _serve(self, name: str, request: Seen) -> None:
+        content = self.hub.files[name]
+        fault = None
+        if not request.is_peek:
+            with self.hub.lock:
+                fault = self.hub.faults.pop(0) if self.hub.faults else None
+        if fault is not None and not hasattr(fault, "partial"):
+            fault(self, b"")
+            return
+        etag = self.hub.etags.get(name) or f'"{hashlib.sha256(content).hexdigest()[:20]}"'
+        body = self._headers(name, content, etag, request)
+        if fault is not None:
+            fault(self, body)
+        else:
+            self._send(body)
+
+    def _headers(self, name: str, content: bytes, etag: str, request: Seen) -> bytes:
+        wanted = request.headers.get("range", "")
+        fresh = request.headers.get("if-range", etag) == etag
+        first, _, last = wanted.replace("bytes=", "").partition("-")
+        if self.hub.ranges and wanted and fresh and int(first) < len(content):
+            end = min(int(last) + 1 if last else len(content), len(content))
+            body = content[int(first) : end]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{end - 1}/{len(content)}")
+        else:
+            body = content
+            self.send_response(200)
+        if self.hub.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        if not self.hub.redirects:
+            self._linked(name)
+        self.send_header("ETag", etag)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        return body
+
+    def _send(self, body: bytes) -> None:
+        if self.hub.rate is None:
+            self.wfile.write(body)
+            return
+        step = 16 * 1024
+        for at in range(0, len(body), step):
+            self.wfile.write(body[at : at + step])
+            time.sleep(step / self.hub.rate)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away in the middle is what these tests are about."""
+
+
+@contextlib.contextmanager
+def running() -> Iterator[FakeHub]:
+    """A hub and its CDN, until the block ends."""
+    hub = FakeHub()
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    servers = [_Server((host, 0), handler) for host in (HUB_HOST, CDN_HOST)]
+    hub.hub_port, hub.cdn_port = (server.server_address[1] for server in servers)
+    threads = [threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}) for server in servers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield hub
+    finally:
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+        for thread in threads:
+            thread.join()
