@@ -59,7 +59,8 @@ class Patience:
             raise InstallError(f"{failure} (tried {FRUITLESS_TRIES} times)", hint=hint, status=EXIT_TEMPORARY)
         seconds = failure.wait
         if seconds is None:
-            seconds = min(FIRST_BACKOFF_SECONDS * 2 ** (self._fruitless - 1), LONGEST_BACKOFF_SECONDS) * random.uniform(0.5, 1.0)
+            doubled = FIRST_BACKOFF_SECONDS * 2 ** (self._fruitless - 1)
+            seconds = min(doubled, LONGEST_BACKOFF_SECONDS) * random.uniform(0.5, 1.0)
         if seconds > LONGEST_RETRY_AFTER_SECONDS:
             raise InstallError(f"{failure}: asks to come back in {duration(seconds)}", status=EXIT_TEMPORARY)
         self._say(f"{failure}: again in {seconds:.0f} s")

@@ -7,7 +7,7 @@ the token embeddings, which stay in host memory; the KV cache; llama.cpp's compu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Callable, Optional
 
 from .catalogue import CATALOGUE, Shape
 from .memory import Memory
@@ -89,13 +89,22 @@ def _what_fits(load: Load, memory: Memory) -> list[str]:
     def fits(changed: Load) -> bool:
         return need(changed, with_gpu=with_gpu).fits(memory)
 
-    contexts = range((load.ctx_size - 1) // CTX_STEP * CTX_STEP, 0, -CTX_STEP)
-    ctx_size = next((n for n in contexts if fits(replace(load, ctx_size=n))), None)
+    steps = _most(lambda n: fits(replace(load, ctx_size=n * CTX_STEP)), (load.ctx_size - 1) // CTX_STEP)
+    ctx_size = steps * CTX_STEP if steps else None
     layers = range(min(load.gpu_layers, load.shape.layers + 1) - 1, 0, -1) if with_gpu else range(0)
     gpu_layers = next((n for n in layers if fits(replace(load, gpu_layers=n))), None)
     model = largest_model(memory, ctx_size=load.ctx_size, gpu_layers=load.gpu_layers)
     options = (("--ctx-size", ctx_size), ("--gpu-layers", gpu_layers), ("--model", model))
     return [f"{name} {value}" for name, value in options if value is not None]
+
+
+def _most(fits: Callable[[int], bool], limit: int) -> int:
+    """The largest number from 1 to `limit` that fits, 0 if none does; what fits does so with less, too."""
+    least = 0
+    while least < limit:
+        middle = (least + limit + 1) // 2
+        least, limit = (middle, limit) if fits(middle) else (least, middle - 1)
+    return least
 
 
 def _mib(count: int) -> str:

@@ -17,7 +17,8 @@ VOCABULARY = "tokenizer.ggml.tokens"
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
-_LONGEST_ARRAY = 4096  # longer ones are vocabularies; arrays that are wanted have an entry a layer
+_MOST_LAYERS = 4096  # more than any model has: a damaged header is not believed
+_LONGEST_ARRAY = _MOST_LAYERS  # longer ones are vocabularies; arrays that are wanted have an entry a layer
 
 Value = Union[int, float, str, "list[Union[int, float, str]]"]
 
@@ -99,7 +100,7 @@ def shape_of(metadata: dict[str, Value]) -> Optional[Shape]:
 
     layers, embedding, heads = number("block_count"), number("embedding_length"), number("attention.head_count")
     vocabulary = metadata.get(VOCABULARY, number("vocab_size"))
-    if not (layers and embedding and heads and isinstance(vocabulary, int) and vocabulary):
+    if not isinstance(vocabulary, int) or min(layers, embedding, heads, vocabulary) <= 0 or layers > _MOST_LAYERS:
         return None
     per_layer = metadata.get(f"{architecture}.attention.head_count_kv", heads)
     each = per_layer if isinstance(per_layer, list) else [per_layer] * layers

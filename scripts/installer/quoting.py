@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from .errors import EXIT_USAGE, InstallError
 
 _PLAIN = re.compile(r"[\w%+,./:=@^-]+", re.ASCII)
+_NOT_IN_PROGRAMS = "\"'\\"  # string_is_safe() of systemd's src/basic/string-util.c refuses such a path
 _NAMED = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -18,13 +19,15 @@ def exec_line(program: str, arguments: Sequence[str]) -> str:
     """The value of ExecStart= that runs a program, given by its absolute path, with exactly these arguments.
 
     Raises:
-        InstallError: the program's path has characters that systemd does not take there.
+        InstallError: the path is relative, or something holds a NUL character.
 
     >>> print(exec_line("/bin/echo", ["50 %", "$HOME"]))
     /bin/echo "50 %%" "$$HOME"
     """
-    if not (program.startswith("/") and program.isprintable()):
-        raise InstallError(f"{program!r}: systemd takes no such path for a program", status=EXIT_USAGE)
+    if not program.startswith("/"):
+        raise InstallError(f"{program!r}: systemd wants the absolute path of a program", status=EXIT_USAGE)
+    if not program.isprintable() or any(char in program for char in _NOT_IN_PROGRAMS):
+        return exec_line("/bin/sh", ["-c", 'exec "$0" "$@"', program, *arguments])
     # Variables are not expanded in the program's path, so its $ stay single.
     return " ".join([_word(program), *(_word(text).replace("$", "$$") for text in arguments)])
 

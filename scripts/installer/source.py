@@ -86,6 +86,8 @@ def local(spec: str) -> Model:
         InstallError: a file is missing, cannot be read, or is not GGUF.
     """
     path = Path(os.path.abspath(os.path.expanduser(spec)))
+    if path.is_dir():
+        raise InstallError(f"{path}: a folder; name the file in it")
     for name in shard_names(path.name):
         file = path.with_name(name)
         try:

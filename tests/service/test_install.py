@@ -1,0 +1,261 @@
+"""The command without systemd: what it shows, prepares, refuses, and says to type next."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .gguf_file import model
+from .session import Session
+
+
+@pytest.fixture
+def gguf(session: Session) -> str:
+    path = session.root / "tiny model.gguf"
+    path.write_bytes(model(100_000))
+    return str(path)
+
+
+@pytest.fixture
+def llama(session: Session) -> str:
+    """A llama-server that knows the options it lists."""
+    path = session.root / "llama-server"
+    path.write_text("#!/bin/sh\necho '-m, --model FILE'\necho '-bs, --backend-sampling  enable backend sampling'\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_no_start_prepares_everything_and_says_how_to_go_on(session: Session, gguf: str, llama: str) -> None:
+    done = session.run("--model", gguf, "--server", llama, "--no-start")
+    assert done.returncode == 0, done.stderr
+    assert "systemctl --user daemon-reload && systemctl --user enable --now llama-server.service" in done.stderr
+    assert f"{llama} -m '{gguf}' -ngl 99 -c 8192" in done.stderr
+    assert f'ExecStart={llama} -m "{gguf}"' in (session.unit_dir / "llama-server.service").read_text()
+    config = session.home / ".config" / "flynn" / "config.yaml"
+    assert config.read_text() == ("models:\n  local:\n    provider: llamacpp\n    endpoint: http://127.0.0.1:8080\n")
+
+
+def test_running_it_twice_changes_nothing(session: Session, gguf: str, llama: str) -> None:
+    arguments = ("--model", gguf, "--server", llama, "--no-start", "--api-key", "--on-demand")
+    assert session.run(*arguments).returncode == 0
+    before = _snapshot(session.home)
+    done = session.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert _snapshot(session.home) == before
+
+
+def test_dry_run_changes_nothing_and_shows_every_step(session: Session, llama: str) -> None:
+    done = session.run("--server", llama, "--dry-run", "--no-start", "--ignore-fit", "--api-key")
+    assert done.returncode == 0, done.stderr
+    assert list(session.home.iterdir()) == []
+    for said in ("would download https://", "00003-of-00003.gguf", "c8d37006760a", "would keep an API key"):
+        assert said in done.stderr
+    assert "ExecStart=" in done.stdout
+
+
+def test_print_unit_prints_the_unit_alone_and_needs_no_server(session: Session) -> None:
+    done = session.run("--print-unit")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "-00001-of-00003.gguf -ngl 99 -c 8192\n" in done.stdout
+
+
+def test_xdg_folders_are_respected(session: Session, gguf: str, llama: str) -> None:
+    config, data = session.root / "conf", session.root / "data"
+    environ = {"XDG_CONFIG_HOME": str(config), "XDG_DATA_HOME": str(data)}
+    assert session.run("--model", gguf, "--server", llama, "--no-start", environ=environ).returncode == 0
+    assert (config / "systemd" / "user" / "llama-server.service").exists()
+    assert (config / "flynn" / "config.yaml").exists()
+    assert str(data / "flynn" / "models") in session.run("--print-unit", environ=environ).stdout
+
+
+def test_a_unit_that_differs_is_shown_and_left_alone_without_yes(session: Session, gguf: str, llama: str) -> None:
+    unit = session.unit_dir / "llama-server.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Service]\nExecStart=/opt/mine\n")
+    done = session.run("--model", gguf, "--server", llama, "--no-start")
+    assert done.returncode == 2
+    assert "-ExecStart=/opt/mine" in done.stderr
+    assert "--yes" in done.stderr
+    assert unit.read_text() == "[Service]\nExecStart=/opt/mine\n"
+
+
+def test_with_yes_a_backup_is_kept(session: Session, gguf: str, llama: str) -> None:
+    unit = session.unit_dir / "llama-server.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Service]\nExecStart=/opt/mine\n")
+    assert session.run("--model", gguf, "--server", llama, "--no-start", "--yes").returncode == 0
+    (backup,) = session.unit_dir.glob("llama-server.service.backup-*")
+    assert backup.read_text() == "[Service]\nExecStart=/opt/mine\n"
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"\n", 1), (b"n\n", 1)])
+def test_on_a_terminal_it_asks(session: Session, gguf: str, llama: str, answer: bytes, code: int) -> None:
+    unit = session.unit_dir / "llama-server.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Service]\nExecStart=/opt/mine\n")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, str(session.installer), "--model", gguf, "--server", llama, "--no-start"]
+    with subprocess.Popen(command, env=session.environ, stdin=theirs, stderr=subprocess.PIPE, text=True) as process:
+        os.write(ours, answer)
+        said = process.communicate(timeout=30)[1]
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == code, said
+    assert "[y/N]" in said
+    assert ("/opt/mine" in unit.read_text()) == bool(code)
+
+
+def test_the_api_key_is_in_a_file_of_the_user_alone_and_nowhere_else(session: Session, gguf: str, llama: str) -> None:
+    done = session.run("--model", gguf, "--server", llama, "--no-start", "--api-key")
+    key_file = session.home / ".config" / "flynn" / "api-key"
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    key = key_file.read_text().strip()
+    assert len(key) >= 32
+    assert key not in done.stdout + done.stderr
+    unit = (session.unit_dir / "llama-server.service").read_text()
+    assert f"--api-key-file {key_file}" in unit
+    assert all(key not in path.read_text() for path in session.home.rglob("*") if path.is_file() and path != key_file)
+    assert f"auth_token_file: {key_file}" in (session.home / ".config" / "flynn" / "config.yaml").read_text()
+
+
+def test_a_key_that_others_can_read_is_refused(session: Session, gguf: str, llama: str) -> None:
+    key_file = session.home / ".config" / "flynn" / "api-key"
+    key_file.parent.mkdir(parents=True)
+    key_file.write_text("mine-own-key\n")
+    key_file.chmod(0o644)
+    done = session.run("--model", gguf, "--server", llama, "--no-start", "--api-key")
+    assert done.returncode == 1
+    assert "chmod 600" in done.stderr
+    key_file.chmod(0o600)
+    assert session.run("--model", gguf, "--server", llama, "--no-start", "--api-key").returncode == 0
+    assert key_file.read_text() == "mine-own-key\n"
+
+
+@pytest.mark.parametrize("key", ["a\nb", "a b", "a\x1b[31m", "a,b", "schlüssel", ""])
+def test_a_key_that_no_header_carries_is_refused_unseen(session: Session, gguf: str, llama: str, key: str) -> None:
+    key_file = session.home / ".config" / "flynn" / "api-key"
+    key_file.parent.mkdir(parents=True)
+    key_file.write_text(key)
+    key_file.chmod(0o600)
+    done = session.run("--model", gguf, "--server", llama, "--no-start", "--api-key")
+    assert done.returncode == 2
+    assert f"{key_file}: a key is" in done.stderr
+    assert not key or key not in done.stderr.replace(str(session.root), "")
+
+
+def test_a_configuration_of_the_user_is_never_touched(session: Session, gguf: str, llama: str) -> None:
+    config = session.home / ".config" / "flynn" / "config.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text("# mine\n")
+    assert session.run("--model", gguf, "--server", llama, "--no-start").returncode == 0
+    assert config.read_text() == "# mine\n"
+    assert session.run("uninstall").returncode == 0
+    assert config.read_text() == "# mine\n"
+
+
+def test_throughput_is_turned_on_where_llama_server_knows_it(session: Session, gguf: str, llama: str) -> None:
+    arguments = ("--model", gguf, "--server", llama, "--print-unit", "--throughput")
+    assert " --backend-sampling\n" in session.run(*arguments).stdout
+    Path(llama).write_text("#!/bin/sh\necho '-m, --model FILE'\n")
+    done = session.run(*arguments)
+    assert "--backend-sampling" not in done.stdout
+    assert "does not know --backend-sampling" in done.stderr
+
+
+def test_extra_options_go_to_the_server(session: Session, gguf: str, llama: str) -> None:
+    done = session.run("--model", gguf, "--server", llama, "--print-unit", "--extra", "--flash-attn on 'a b'")
+    assert '--flash-attn on "a b"\n' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--extra", "--api-key secret"], "use --api-key of this command"),
+        (["--extra", "--port 1"], "use --port of this command"),
+        (["--extra", "'unclosed"], "no closing quotation"),
+        (["--port", "0"], "from 1 to 65535"),
+        (["--port", "80x"], "from 1 to 65535"),
+        (["--idle", "-1"], "minutes"),
+        (["--idle", "5"], "--idle needs --on-demand"),
+        (["--socket", "/a.sock", "--port", "1"], "instead of"),
+        (["--host", "a b"], "not an address"),
+        (["--frobnicate"], "unrecognized"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(session: Session, arguments: list[str], said: str) -> None:
+    done = session.run("--print-unit", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_without_llama_server_it_says_how_to_get_it(session: Session, gguf: str) -> None:
+    done = session.run("--model", gguf, "--no-start")
+    assert done.returncode == 69
+    assert "llama-server is not on PATH" in done.stderr
+    assert "brew install llama.cpp" in done.stderr
+
+
+def test_without_systemd_it_says_so_before_anything_is_downloaded(session: Session, llama: str) -> None:
+    tools = session.root / "tools"
+    tools.mkdir()
+    done = session.run("--server", llama, environ={"PATH": str(tools)})
+    assert done.returncode == 69
+    assert "systemd does not run on this machine" in done.stderr
+    assert f"To run it by hand: {llama} -m " in done.stderr
+    assert "--no-start" in done.stderr
+    assert list(session.home.iterdir()) == []
+
+
+def test_without_a_user_bus_it_says_what_to_type(session: Session, gguf: str, llama: str) -> None:
+    booted = Path("/run/systemd/system")
+    if not shutil.which("systemctl") or not booted.exists():
+        pytest.skip("no systemd here: that case is the test above")
+    done = session.run("--model", gguf, "--server", llama)
+    assert done.returncode == 69
+    assert "sudo loginctl enable-linger tester" in done.stderr
+    assert "export XDG_RUNTIME_DIR=/run/user/" in done.stderr
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_downloaded(session: Session, llama: str) -> None:
+    tools = session.root / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 3070, 8192'\n")
+    (tools / "nvidia-smi").chmod(0o755)
+    environ = {"PATH": f"{tools}:{session.environ['PATH']}"}
+    done = session.run("--server", llama, "--no-start", environ=environ)
+    assert done.returncode == 1
+    assert "qwen2.5-14b does not fit: it needs 10,414 MiB of GPU memory (NVIDIA GeForce RTX 3070)" in done.stderr
+    assert "would fit: --model qwen2.5-7b" in done.stderr
+    assert list(session.home.iterdir()) == []
+    auto = session.run("--server", llama, "--print-unit", "--model", "auto", environ=environ)
+    assert "qwen2.5-7b-instruct-q4_k_m-00001-of-00002.gguf" in auto.stdout
+
+
+def test_uninstall_without_systemd_removes_what_was_prepared(session: Session, gguf: str, llama: str) -> None:
+    assert session.run("--model", gguf, "--server", llama, "--no-start", "--api-key", "--on-demand").returncode == 0
+    done = session.run("uninstall")
+    assert done.returncode == 0, done.stderr
+    assert [path for path in session.home.rglob("*") if path.is_file()] == []
+    assert Path(gguf).exists()
+
+
+def test_uninstall_leaves_a_unit_that_is_not_its_own(session: Session) -> None:
+    unit = session.unit_dir / "llama-server.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Service]\nExecStart=/opt/mine\n")
+    done = session.run("uninstall")
+    assert done.returncode == 2
+    assert unit.exists()
+
+
+def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}

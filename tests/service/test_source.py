@@ -1,0 +1,91 @@
+"""What the user may write after --model, and what it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from installer.errors import InstallError
+from installer.source import parse, shard_names
+
+HUB = "https://hub.example"
+DIGEST = "ab" * 32
+
+
+def test_the_default_is_pinned_by_revision_size_and_digest() -> None:
+    model = parse("qwen2.5-14b", endpoint=HUB)
+    assert [file.name[-20:] for file in model.files] == [f"0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    assert model.files[0].url == (
+        f"{HUB}/Qwen/Qwen2.5-14B-Instruct-GGUF/resolve/2b6a96d780143b4e8e3b970394e39e3774551f29/"
+        "qwen2.5-14b-instruct-q4_k_m-00001-of-00003.gguf"
+    )
+    assert sum(file.size or 0 for file in model.files) == 8_988_110_496
+    assert all(len(file.sha256 or "") == 64 for file in model.files)
+
+
+def test_a_file_of_the_hub_at_a_revision() -> None:
+    (file,) = parse("hf:a/b/folder/c d.gguf@refs/pr/1", endpoint=HUB).files
+    assert (file.name, file.url) == ("c d.gguf", f"{HUB}/a/b/resolve/refs%2Fpr%2F1/folder/c%20d.gguf")
+
+
+def test_an_address_with_its_digest() -> None:
+    (file,) = parse("https://x.example/m%20.gguf?a=b#c", endpoint=HUB, digests=(DIGEST.upper(),)).files
+    assert (file.name, file.url, file.sha256) == ("m .gguf", "https://x.example/m%20.gguf?a=b", DIGEST)
+
+
+def test_shards_are_named_from_any_of_them() -> None:
+    assert shard_names("m-00002-of-00002.gguf") == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
+    assert shard_names("m.gguf") == ["m.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("hf:only/two", "hf:OWNER/REPO/FILE"),
+        ("hf:a/b/../../etc/passwd", "'..'"),
+        ("https://x.example/m.gguf", "--sha256"),
+        ("nowhere.gguf", "no such file"),
+        ("m-00003-of-00002.gguf", "not a shard"),
+        ("m-00001-of-99999.gguf", "not a shard"),
+        ("/", "a folder"),
+    ],
+)
+def test_what_it_cannot_mean_is_said(spec: str, said: str) -> None:
+    with pytest.raises(InstallError, match=said):
+        parse(spec, endpoint=HUB)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("http://x.example/m.gguf", "use https"),
+        ("https://x.example/%2e%2e%2fm.gguf", "cannot be used"),
+        ("https://x.example/.hidden", "cannot be used"),
+        ("https://x.example/", "cannot be used"),
+        ("https://x.example/a%0ab", "cannot be used"),
+        ("https://x.example/a-00001-of-00002.gguf", "2 files"),
+    ],
+)
+def test_an_address_that_cannot_be_taken_is_said(spec: str, said: str) -> None:
+    with pytest.raises(InstallError, match=said):
+        parse(spec, endpoint=HUB, digests=(DIGEST,))
+
+
+def test_a_digest_has_64_digits() -> None:
+    with pytest.raises(InstallError, match="64 hexadecimal"):
+        parse("https://x.example/m.gguf", endpoint=HUB, digests=("abc",))
+
+
+def test_a_path_needs_all_its_shards(tmp_path: Path) -> None:
+    first = tmp_path / "m-00001-of-00002.gguf"
+    first.write_bytes(b"GGUF")
+    with pytest.raises(InstallError, match="m-00002-of-00002.gguf"):
+        parse(str(first), endpoint=HUB)
+    (tmp_path / "m-00002-of-00002.gguf").write_bytes(b"GGUF")
+    assert parse(str(tmp_path / "m-00002-of-00002.gguf"), endpoint=HUB).path == first
+
+
+def test_a_path_to_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"<html>")
+    with pytest.raises(InstallError, match="not a GGUF file"):
+        parse(str(tmp_path / "m.gguf"), endpoint=HUB)

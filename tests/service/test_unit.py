@@ -1,0 +1,225 @@
+"""Unit files: what systemd itself reads in them, whatever paths, names and options they hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from installer.errors import InstallError
+from installer.quoting import exec_line
+from installer.unit import PROXY_SERVICE, PROXY_SOCKET, SERVICE, Choices, unit_files
+
+from .session import Session
+
+HOSTILE = [
+    "plain",
+    "two words",
+    " leading and trailing ",
+    "",
+    'double " quote',
+    "single ' quote",
+    "50 % of %h and %%",
+    "$HOME and ${HOME} and $$",
+    "$HOME",
+    "back\\slash and \\n and \\x41",
+    "ends with \\",
+    "line\nbreak\rand\ttab",
+    "llämä 模型 🦙",
+    "; true",
+    ";",
+    "# no comment",
+    "--flag=a b",
+    "-",
+    "a;b|c&d>e<f*g?h~",
+    "\x01\x7f\u2028",
+    os.fsdecode(b"not utf-8: \xff\xfe"),
+    "ExecStart=/bin/false\n[Install]\nWantedBy=default.target",
+]
+
+
+def hostile_texts(count: int) -> list[str]:
+    """The list above and random mixtures of what is special to systemd, a shell, or UTF-8."""
+    choose = random.Random(20)
+    alphabet = " \t\n\r\"'\\%$;#{}=@:-+!~*?.,abc01äß模🦙\x02\x7f"
+    return HOSTILE + ["".join(choose.choices(alphabet, k=choose.randrange(1, 24))) for _ in range(count)]
+
+
+@pytest.fixture
+def choices(tmp_path: Path) -> Choices:
+    return Choices(server="/bin/true", model="/models/a.gguf", runtime_dir=str(tmp_path))
+
+
+def test_the_seed_s_command_line_comes_out_by_default(choices: Choices) -> None:
+    text = unit_files(dataclasses.replace(choices, server="/usr/bin/llama-server", model="/data/m.gguf"))[SERVICE]
+    assert "\nExecStart=/usr/bin/llama-server -m /data/m.gguf -ngl 99 -c 8192\n" in text
+    assert "\nRestart=on-failure\n" in text
+    assert text.endswith("\n[Install]\nWantedBy=default.target\n")
+
+
+def test_a_wrong_model_is_not_restarted_for_ever(choices: Choices) -> None:
+    unit_section = unit_files(choices)[SERVICE].partition("[Service]")[0]
+    assert "StartLimitBurst=5" in unit_section
+    assert "StartLimitIntervalSec=" in unit_section
+
+
+def test_systemd_gives_every_argument_back_unchanged(login: Session) -> None:
+    texts = hostile_texts(400)
+    shown = login.root / "shown"
+    shown.mkdir()
+    program = login.root / "show arguments"
+    program.write_text(
+        f"#!{sys.executable} -IS\nimport json, os, sys\n"
+        "with open(f'{sys.argv[1]}/{sys.argv[2]}', 'w') as shown:\n"
+        "    json.dump([os.fsencode(argument).hex() for argument in sys.argv[3:]], shown)\n"
+    )
+    program.chmod(0o755)
+    groups = [texts[at : at + 40] for at in range(0, len(texts), 40)]
+    lines = [f"ExecStart={exec_line(str(program), [str(shown), str(n), *group])}" for n, group in enumerate(groups)]
+    _start_oneshot(login, "arguments.service", lines)
+    for number, group in enumerate(groups):
+        got = [bytes.fromhex(text) for text in json.loads((shown / str(number)).read_text())]
+        assert got == [os.fsencode(text) for text in group]
+
+
+def test_systemd_finds_a_program_whatever_its_path_is(login: Session) -> None:
+    for number, name in enumerate(text for text in HOSTILE if text and "/" not in text):
+        folder = login.root / "programs" / name
+        folder.mkdir(parents=True)
+        program = folder / "llama-server"
+        program.write_text(f"#!/bin/sh\nprintf %s \"$1\" > '{login.root}/ran-{number}'\n")
+        program.chmod(0o755)
+        _start_oneshot(login, f"program-{number}.service", [f"ExecStart={exec_line(str(program), ['$a %b'])}"])
+        assert (login.root / f"ran-{number}").read_text() == "$a %b", name
+
+
+def test_a_relative_program_is_refused() -> None:
+    with pytest.raises(InstallError, match="absolute"):
+        exec_line("llama-server", [])
+
+
+def test_every_unit_that_the_options_make_passes_verify(tmp_path: Path, choices: Choices) -> None:
+    made = 0
+    for number, text in enumerate(hostile_texts(12)):
+        for variant in _variants(choices, text, number):
+            try:
+                units = unit_files(variant)
+            except InstallError:
+                continue  # what a unit cannot say is refused, in one line
+            folder = tmp_path / f"{made}"
+            folder.mkdir()
+            for name, content in units.items():
+                (folder / name).write_text(content, encoding="utf-8", errors="surrogateescape")
+            made += 1
+    assert made > 80
+    _verify(sorted(tmp_path.glob("*/*.service")) + sorted(tmp_path.glob("*/*.socket")), tmp_path)
+
+
+def test_verify_does_find_a_bad_unit(tmp_path: Path) -> None:
+    bad = tmp_path / "0" / SERVICE
+    bad.parent.mkdir()
+    bad.write_text("[Service]\nExecStart=/bin/true %k%!\nRestart=maybe\n")
+    with pytest.raises(AssertionError):
+        _verify([bad], tmp_path)
+
+
+def test_no_text_can_add_a_line_to_a_unit(choices: Choices) -> None:
+    plain = unit_files(dataclasses.replace(choices, alias="a", extra=("b",)))[SERVICE].count("\n")
+    for text in hostile_texts(200):
+        try:
+            made = unit_files(dataclasses.replace(choices, alias=text, extra=(text,), model=f"/models/{text}.gguf"))
+        except InstallError:
+            continue
+        assert made[SERVICE].count("\n") == plain
+
+
+@pytest.mark.parametrize("path", ["relative.sock", "/" + "a" * 103 + ".sock", "/run/a", "/run/a\n.sock"])
+def test_a_socket_path_that_cannot_work_is_refused(choices: Choices, path: str) -> None:
+    with pytest.raises(InstallError, match="--socket"):
+        unit_files(dataclasses.replace(choices, socket=path))
+
+
+def test_on_demand_the_service_is_not_started_with_the_login(choices: Choices) -> None:
+    units = unit_files(_on_demand(choices))
+    assert set(units) == {SERVICE, PROXY_SOCKET, PROXY_SERVICE}
+    assert "[Install]" not in units[SERVICE]
+    assert "StopWhenUnneeded=yes" in units[SERVICE]
+    assert "ListenStream=127.0.0.1:8080\n" in units[PROXY_SOCKET]
+    assert "--exit-idle-time=900s" in units[PROXY_SERVICE]
+
+
+@pytest.mark.parametrize(
+    ("host", "endpoint"),
+    [("127.0.0.1", "http://127.0.0.1:8080"), ("0.0.0.0", "http://127.0.0.1:8080"), ("::1", "http://[::1]:8080")],
+)
+def test_the_endpoint_is_one_that_a_client_can_reach(choices: Choices, host: str, endpoint: str) -> None:
+    assert dataclasses.replace(choices, host=host).endpoint == endpoint
+
+
+def test_hardening_lowers_the_exposure_that_systemd_computes(tmp_path: Path, choices: Choices) -> None:
+    bare = "[Service]\nExecStart=/bin/true\nRestart=on-failure\n[Install]\nWantedBy=default.target\n"
+    assert _exposure(tmp_path / "with", unit_files(choices)[SERVICE]) < _exposure(tmp_path / "without", bare) - 2.5
+
+
+def _variants(choices: Choices, text: str, number: int) -> list[Choices]:
+    sane = text.replace("/", "_").replace("\0", "_")[:40]
+    with_names = dataclasses.replace(
+        choices,
+        model=f"/models/{sane}/m.gguf",
+        alias=text,
+        api_key_file=f"/keys/{sane}",
+        extra=(text, sane),
+        parallel=number + 1,
+        port=9000 + number,
+        host=random.Random(number).choice(["127.0.0.1", "0.0.0.0", "::1", "::"]),
+    )
+    at_socket = dataclasses.replace(with_names, socket=f"/run/{sane}.sock")
+    demand = dataclasses.replace(_on_demand(with_names), runtime_dir=f"/run/{sane}", wait_script=f"/{sane}/w.py")
+    return [with_names, at_socket, demand, dataclasses.replace(demand, socket=f"/run/{sane}.sock")]
+
+
+def _on_demand(choices: Choices) -> Choices:
+    proxyd = "/lib/systemd/systemd-socket-proxyd"
+    return dataclasses.replace(choices, idle_seconds=900, wait_script="/w.py", python="/bin/true", proxyd=proxyd)
+
+
+def _verify(files: list[Path], runtime: Path) -> None:
+    """Runs `systemd-analyze --user verify`; it must be content and say nothing."""
+    if not shutil.which("systemd-analyze"):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("systemd is not installed")
+    environ = {**os.environ, "XDG_RUNTIME_DIR": str(runtime), "HOME": str(runtime)}
+    for folder in sorted({file.parent for file in files}):
+        command = ["systemd-analyze", "--user", "verify", *(str(file) for file in files if file.parent == folder)]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, errors="replace")
+        assert (done.returncode, done.stderr) == (0, ""), (folder / SERVICE).read_text(errors="replace")
+
+
+def _exposure(folder: Path, text: str) -> float:
+    if not shutil.which("systemd-analyze"):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("systemd is not installed")
+    folder.mkdir()
+    (folder / SERVICE).write_text(text)
+    command = ["systemd-analyze", "--user", "security", "--offline=true", "--no-pager", str(folder / SERVICE)]
+    environ = {**os.environ, "XDG_RUNTIME_DIR": str(folder)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    return float(done.stdout.rpartition("exposure level for")[2].split(":")[1].split()[0])
+
+
+def _start_oneshot(login: Session, name: str, lines: list[str]) -> None:
+    login.unit_dir.mkdir(parents=True, exist_ok=True)
+    path = login.unit_dir / name
+    text = "\n".join(["[Service]", "Type=oneshot", *lines, ""])
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    try:
+        login.systemctl("daemon-reload")
+        said = login.systemctl("start", name)
+        assert said == "", f"{said}\n{text}\n{(login.root / 'systemd.log').read_text()[-2000:]}"
+    finally:
+        path.unlink()
+        login.systemctl("daemon-reload")
