@@ -190,13 +190,13 @@ def _receive(file: RemoteFile, part: Part, hub: Hub, meter: Meter, stop: threadi
     with response:
         _begin(file, part, response)
 
-        def read(most: int) -> bytes:
+        def read_into(block: memoryview) -> int:
             if stop.is_set():
                 raise Interrupted
-            return response.read1(most)
+            return response.readinto(block)
 
         try:
-            part.receive(read, lambda position: meter.at(file.name, position))
+            part.receive(read_into, lambda position: meter.at(file.name, position))
         except (OSError, http.client.HTTPException) as error:
             raise sorted_failure(error, file.url) from error
     if part.position < part.size:

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +24,8 @@ from .errors import EXIT_TEMPORARY, InstallError
 from .files import set_aside, write_atomically
 
 BLOCK_BYTES = 1024 * 1024
-BLOCKS_AHEAD = 4  # received and not yet written and hashed: what bounds the memory
+LEAST_BYTES = 64 * 1024
+BLOCKS = 4  # in turn: one is received while others are hashed
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota is used up",
@@ -49,7 +51,6 @@ class Part:
         self.resumed = False  # whether some bytes are of an earlier run
         self._stream: Optional[FileIO] = None
         self._hash = hashlib.sha256()
-        self._failed = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
 
     def __enter__(self) -> Part:
@@ -92,40 +93,39 @@ class Part:
             self._stream = FileIO(self.path, "w")
         self.position, self.etag, self.resumed, self._hash = 0, etag, False, hashlib.sha256()
 
-    def receive(self, read: Callable[[int], bytes], progress: Callable[[int], None]) -> None:
-        """Takes bytes until the file is whole or `read` has no more; writing and hashing go on beside receiving.
+    def receive(self, read_into: Callable[[memoryview], int], progress: Callable[[int], None]) -> None:
+        """Takes bytes until the file is whole or `read_into` has no more; they are hashed beside being received.
 
         Raises:
             InstallError: the disk is full, or cannot be written. What was written stays for the next run.
         """
-        pending: deque[Future[None]] = deque()
-        expected = self.position
+        blocks = deque(memoryview(bytearray(BLOCK_BYTES)) for _ in range(BLOCKS))
+        hashing: deque[Future[None]] = deque()
+        wanted = LEAST_BYTES
         try:
-            while expected < self.size:
-                block = read(min(BLOCK_BYTES, self.size - expected))
-                if not block:
+            while self.position < self.size:
+                if len(hashing) == BLOCKS:
+                    hashing.popleft().result()  # the block that is next in turn is free again
+                started = time.monotonic()
+                count = read_into(blocks[0][: min(wanted, self.size - self.position)])
+                if not count:
                     break
-                expected += len(block)
-                pending.append(self._pool.submit(self._append, block))
-                if len(pending) > BLOCKS_AHEAD:
-                    pending.popleft().result()
-                progress(expected)
+                wanted = _next_wanted(wanted, time.monotonic() - started)
+                self._write(blocks[0][:count])
+                hashing.append(self._pool.submit(self._hash.update, blocks[0][:count]))
+                blocks.rotate(-1)
+                progress(self.position)
         finally:
-            for append in pending:
-                append.result()
+            for update in hashing:
+                update.result()
 
-    def _append(self, block: bytes) -> None:
-        if self._failed:  # later bytes must not follow a gap
-            return
+    def _write(self, block: memoryview) -> None:
         assert self._stream
-        self._failed = True
         with _disk_errors(self.path):
-            rest = memoryview(block)
+            rest = block
             while rest:
                 rest = rest[self._stream.write(rest) :]
-        self._hash.update(block)
         self.position += len(block)
-        self._failed = False
 
     def finish(self) -> None:
         """Gives the whole and right file its name.
@@ -196,6 +196,13 @@ def companions(path: Path) -> list[Path]:
 
 def _record_of(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
+
+
+def _next_wanted(wanted: int, seconds: float) -> int:
+    """Bytes to ask for next: large reads are fast, but a slow connection shall show progress, and stop when told."""
+    if seconds < 0.1:
+        return min(wanted * 2, BLOCK_BYTES)
+    return max(wanted // 2, LEAST_BYTES) if seconds > 0.5 else wanted
 
 
 def _sync_folder(folder: Path) -> None:

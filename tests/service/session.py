@@ -96,9 +96,25 @@ def why_no_manager() -> Optional[str]:
 @contextlib.contextmanager
 def private_manager(session: Session) -> Iterator[None]:
     """Runs `systemd --user` for the session, in a cgroup of its own, until the block ends."""
-    booted = Path("/run/systemd/system")
-    made = [folder for folder in (booted, booted.parent) if not folder.exists()]
-    booted.mkdir(parents=True, exist_ok=True)
+    with booted():
+        yield from _manager(session)
+
+
+@contextlib.contextmanager
+def booted() -> Iterator[None]:
+    """Makes this machine look as if systemd were its init, until the block ends: see sd_booted(3)."""
+    sign = Path("/run/systemd/system")
+    made = [folder for folder in (sign, sign.parent) if not folder.exists()]
+    sign.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _manager(session: Session) -> Iterator[None]:
     name = f"flynn-test-{os.getpid()}-{session.root.name}"
     roots = [CGROUPS / "systemd", CGROUPS / "unified", CGROUPS]
     groups = [root / name for root in roots if (root / "cgroup.procs").exists()]
@@ -125,9 +141,6 @@ def private_manager(session: Session) -> Iterator[None]:
         log.close()
         for group in groups:
             _remove_group(group)
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
 
 def _kill_all_in(groups: list[Path]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import shutil
 import stat
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from .gguf_file import model
-from .session import Session
+from .session import Session, booted, why_no_manager
 
 
 @pytest.fixture
@@ -216,10 +215,11 @@ def test_without_systemd_it_says_so_before_anything_is_downloaded(session: Sessi
 
 
 def test_without_a_user_bus_it_says_what_to_type(session: Session, gguf: str, llama: str) -> None:
-    booted = Path("/run/systemd/system")
-    if not shutil.which("systemctl") or not booted.exists():
-        pytest.skip("no systemd here: that case is the test above")
-    done = session.run("--model", gguf, "--server", llama)
+    reason = why_no_manager()
+    if reason:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    with booted():
+        done = session.run("--model", gguf, "--server", llama)
     assert done.returncode == 69
     assert "sudo loginctl enable-linger tester" in done.stderr
     assert "export XDG_RUNTIME_DIR=/run/user/" in done.stderr
