@@ -203,6 +203,18 @@ def test_without_llama_server_it_says_how_to_get_it(session: Session, gguf: str)
     assert "brew install llama.cpp" in done.stderr
 
 
+def test_on_a_terminal_it_asks_for_llama_server(session: Session, gguf: str, llama: str) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, str(session.installer), "--model", gguf, "--no-start"]
+    with subprocess.Popen(command, env=session.environ, stdin=theirs, stderr=subprocess.PIPE, text=True) as process:
+        os.write(ours, f"{llama}\n".encode())
+        said = process.communicate(timeout=30)[1]
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == 0, said
+    assert f"ExecStart={llama} " in (session.unit_dir / "llama-server.service").read_text()
+
+
 def test_without_systemd_it_says_so_before_anything_is_downloaded(session: Session, llama: str) -> None:
     tools = session.root / "tools"
     tools.mkdir()

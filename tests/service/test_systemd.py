@@ -46,17 +46,18 @@ def arguments(server_arguments: list[str], port: int) -> list[str]:
     return [*server_arguments, "--port", str(port), "--yes"]
 
 
+@pytest.fixture(scope="class")
+def standing(login: Session, server_arguments: list[str]) -> Iterator[tuple[list[str], str, str]]:
+    arguments = [*server_arguments, "--port", str(free_port()), "--yes"]
+    assert login.run("status").returncode == 69
+    done = login.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    yield arguments, done.stdout, done.stderr
+    assert login.run("uninstall").returncode == 0
+
+
 class TestAStandingService:
     """Installed once; each test leaves it running."""
-
-    @pytest.fixture(scope="class")
-    def standing(self, login: Session, server_arguments: list[str]) -> Iterator[tuple[list[str], str, str]]:
-        arguments = [*server_arguments, "--port", str(free_port()), "--yes"]
-        assert login.run("status").returncode == 69
-        done = login.run(*arguments)
-        assert done.returncode == 0, done.stderr
-        yield arguments, done.stdout, done.stderr
-        assert login.run("uninstall").returncode == 0
 
     @pytest.fixture
     def arguments(self, standing: tuple[list[str], str, str]) -> list[str]:
