@@ -53,7 +53,7 @@ def install(options: Namespace, around: Surroundings) -> None:
     hub = Hub(around.environ)
     plan = make_plan(options, around, hub)
     if options.print_unit:
-        print("\n".join(f"# {around.places.unit_dir / name}\n{text}" for name, text in plan.units.items()), end="")
+        _print_units(plan, around.places)
         return
     if not options.no_start:
         _check_that_it_can_start(plan, around)
@@ -61,7 +61,7 @@ def install(options: Namespace, around: Surroundings) -> None:
     if options.dry_run:
         for line in steps(plan, options, around.places):
             around.say(line)
-        print("\n".join(f"# {around.places.unit_dir / name}\n{text}" for name, text in plan.units.items()), end="")
+        _print_units(plan, around.places)
         return
     _agree(plan, options, around)
     fetched = bool(plan.model.files) and download.fetch(plan.model.files, plan.models_dir, hub, around.say)
@@ -83,7 +83,7 @@ def make_plan(options: Namespace, around: Surroundings, hub: Hub) -> Plan:
     spec = options.model if options.model != "auto" else _largest(options)
     model = source.parse(spec, endpoint=hub.endpoint, digests=tuple(options.sha256))
     try:
-        server = llama_server.find(options.server, around.environ, around.ask)
+        server = llama_server.find(options.server, around.environ, _nobody if options.print_unit else around.ask)
     except InstallError:
         if not options.print_unit:
             raise
@@ -93,6 +93,8 @@ def make_plan(options: Namespace, around: Surroundings, hub: Hub) -> Plan:
         extra += (llama_server.BACKEND_SAMPLING,)
     elif options.throughput:
         around.say(f"--throughput: this llama-server does not know {llama_server.BACKEND_SAMPLING}: left out")
+    if options.socket is not None and not Path(options.socket).parent.is_dir():
+        raise InstallError(f"--socket {options.socket}: its folder is not there", status=EXIT_USAGE)
     choices = unit.Choices(
         server=server,
         model=str(model.first(models_dir)),
@@ -133,6 +135,10 @@ def steps(plan: Plan, options: Namespace, places: Places) -> list[str]:
         lines += [f"wait for {plan.choices.endpoint}/health and ask: {question.QUESTION}"]
         lines += ["loginctl enable-linger"] if options.linger else []
     return [f"would {line}" for line in lines]
+
+
+def _print_units(plan: Plan, places: Places) -> None:
+    print("\n".join(f"# {places.unit_dir / name}\n{text}" for name, text in plan.units.items()), end="")
 
 
 def _largest(options: Namespace) -> str:
@@ -214,33 +220,36 @@ def _agree(plan: Plan, options: Namespace, around: Surroundings) -> None:
 
 
 def _prepare(plan: Plan, around: Surroundings) -> bool:
-    """Key, script, units, configuration and the record of them. Whether anything of the service changed."""
-    places, record = around.places, Record.read(around.places.record)
-    if plan.choices.socket is not None and not Path(plan.choices.socket).parent.is_dir():
-        raise InstallError(f"--socket {plan.choices.socket}: its folder is not there", status=EXIT_USAGE)
+    """Key, configuration, the script of the proxy, and the record of them. Whether units are to be changed."""
+    places, choices, record = around.places, plan.choices, Record.read(around.places.record)
     downloaded = [str(plan.models_dir / file.name) for file in plan.model.files]
     record.model_files += [path for path in downloaded if path not in record.model_files]
-    if plan.choices.api_key_file is not None and api_key.ensure(places.api_key):
-        record.api_key = True
-        around.say(f"made an API key in {places.api_key}")
-    elif plan.choices.host not in ("127.0.0.1", "localhost", "::1") and plan.choices.api_key_file is None:
-        around.say(f"--host {plan.choices.host} without --api-key: whoever reaches this machine can use the model")
-    token_file = plan.choices.api_key_file or ""
-    wanted = config_text(plan.choices.endpoint, token_file)
-    if not places.config.exists():
-        write_atomically(places.config, wanted)
-        record.config_text = wanted
-        around.say(f"wrote {places.config}")
-    elif places.config.read_text(encoding="utf-8") == record.config_text != wanted:
-        write_atomically(places.config, wanted)  # it is as an earlier run wrote it, so it may follow the service
-        record.config_text = wanted
-        around.say(f"changed {places.config}: the endpoint is {plan.choices.endpoint}")
+    if choices.api_key_file is not None:
+        if api_key.ensure(places.api_key):
+            record.api_key = True
+            around.say(f"made an API key in {places.api_key}")
+    elif choices.socket is None and choices.host not in ("127.0.0.1", "localhost", "::1"):
+        around.say(f"--host {choices.host} without --api-key: whoever reaches this machine can use the model")
+    _configure(config_text(choices.endpoint, choices.api_key_file or ""), record, around)
     record.write(places.record)
-    if plan.choices.idle_seconds is not None:
+    if choices.idle_seconds is not None:
         script = WAIT_SCRIPT.read_text(encoding="utf-8")
         if not places.wait_script.exists() or places.wait_script.read_text(encoding="utf-8") != script:
             write_atomically(places.wait_script, script)
     return units.changed(plan.units, places.unit_dir)
+
+
+def _configure(wanted: str, record: Record, around: Surroundings) -> None:
+    """Writes flynn's configuration if there is none, or if it is still as an earlier run wrote it."""
+    config = around.places.config
+    if not config.exists():
+        around.say(f"wrote {config}")
+    elif config.read_text(encoding="utf-8", errors="replace") == record.config_text != wanted:
+        around.say(f"changed {config}, as the service has changed")
+    else:
+        return
+    write_atomically(config, wanted)
+    record.config_text = wanted
 
 
 def _run(plan: Plan, around: Surroundings, *, anew: bool) -> bool:
@@ -273,6 +282,10 @@ def _prove(plan: Plan, around: Surroundings) -> None:
     rate = f" ({answer.tokens_per_second:.1f} tokens/s)" if answer.tokens_per_second else ""
     around.say(f"{question.QUESTION}{rate}")
     print(answer.text)
+
+
+def _nobody(_: str) -> None:
+    """Asks nobody: what prints must not wait for an answer."""
 
 
 def _python() -> str:

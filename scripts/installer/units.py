@@ -79,6 +79,8 @@ def start(units: Mapping[str, str], environ: Mapping[str, str], *, anew: bool) -
         Whether anything had to be done.
     """
     name = front(units)
+    # A run that was cut off may have written units that systemd has not read yet.
+    anew = anew or any(systemd.state(environ, unit)["NeedDaemonReload"] == "yes" for unit in units)
     if anew:
         systemd.control(environ, "daemon-reload")
     enabled, active = systemd.is_enabled(environ, name), systemd.is_active(environ, name)

@@ -84,6 +84,17 @@ class TestAStandingService:
         assert "nothing was changed" in done.stderr
         assert login.show("llama-server", "MainPID") == pid
 
+    def test_a_unit_that_an_interrupted_run_left_unread_is_read(self, login: Session, arguments: list[str]) -> None:
+        pid = login.show("llama-server", "MainPID")
+        unit = login.unit_dir / "llama-server.service"
+        assert login.run(*arguments, "--no-start", "--alias", "written and not started").returncode == 0
+        assert login.show("llama-server", "MainPID") == pid
+        assert login.run(*arguments, "--alias", "written and not started").returncode == 0
+        assert "written and not started" in _command_line(login)
+        for backup in unit.parent.glob("*.backup-*"):
+            backup.unlink()
+        assert login.run(*arguments).returncode == 0
+
     def test_killed_it_is_back_within_seconds(self, login: Session, arguments: list[str]) -> None:
         pid = login.show("llama-server", "MainPID")
         os.kill(int(pid), signal.SIGKILL)
