@@ -72,8 +72,8 @@ def control(environ: Mapping[str, str], *arguments: str) -> str:
 
 
 def state(environ: Mapping[str, str], unit: str) -> dict[str, str]:
-    """What systemd knows of a unit: ActiveState, SubState, Result, NRestarts, NeedDaemonReload."""
-    names = "ActiveState,SubState,Result,NRestarts,NeedDaemonReload"
+    """What systemd knows of a unit: ActiveState, NRestarts, NeedDaemonReload, and how its main process ended."""
+    names = "ActiveState,NRestarts,NeedDaemonReload,ExecMainCode,ExecMainStatus"
     lines = control(environ, "show", f"--property={names}", unit).splitlines()
     return {name: value for name, _, value in (line.partition("=") for line in lines)}
 

@@ -99,7 +99,9 @@ def still_alive(environ: Mapping[str, str]) -> None:
     if known["ActiveState"] != "failed" and int(known["NRestarts"] or 0) < TOO_MANY_RESTARTS:
         return
     log = systemd.last_lines(environ) or "(no log: see make service-logs)"
-    told = f"{SERVICE} does not stay up ({known['Result']}, {known['NRestarts']} restarts)"
+    # CLD_EXITED of waitid(2) is 1; the others mean a signal.
+    how = ("exit code " if known["ExecMainCode"] == "1" else "signal ") + known["ExecMainStatus"]
+    told = f"{SERVICE} does not stay up (last ended with {how}, started again {known['NRestarts']} times)"
     raise InstallError(told, hint=log, status=EXIT_UNAVAILABLE)
 
 

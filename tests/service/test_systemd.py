@@ -195,9 +195,9 @@ def test_a_model_that_cannot_be_loaded_is_given_up(user: Session, arguments: lis
     arguments[arguments.index("--model") + 1] = str(broken)
     done = user.run(*arguments)
     assert done.returncode == 69
-    assert "does not stay up" in done.stderr
+    assert "does not stay up (last ended with exit code 1, " in done.stderr
     assert "Traceback" not in done.stderr
-    _until(lambda: user.show("llama-server", "ActiveState") == "failed", 60)
+    _until(lambda: user.show("llama-server", "ActiveState") == "failed", 120)
 
 
 def test_a_port_that_is_taken_is_noticed_before_anything_is_written(user: Session, arguments: list[str]) -> None:
