@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import time
 from collections.abc import Iterator
@@ -22,8 +23,7 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        sweep(path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
             stream.write(text)
@@ -34,6 +34,24 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise InstallError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def sweep(path: Path) -> None:
+    """Removes what killed writers of `path` left beside it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        if not _lives(int(left.name.split(".")[-2])):
+            left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether another process has this id."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 def free_name(path: Path, suffix: str) -> Path:

@@ -21,7 +21,7 @@ from typing import Callable, Optional
 
 from .catalogue import RemoteFile
 from .errors import EXIT_TEMPORARY, InstallError
-from .files import set_aside, write_atomically
+from .files import set_aside, sweep, write_atomically
 
 BLOCK_BYTES = 1024 * 1024
 LEAST_BYTES = 64 * 1024
@@ -141,6 +141,7 @@ class Part:
             os.fsync(self._stream.fileno())
             os.replace(self.path, self.target)
             self.note.unlink()
+            sweep(self.note)
             _sync_folder(self.target.parent)
         remember_verified(self.target, self.sha256)
 

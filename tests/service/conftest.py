@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import environment
 import pytest
 
 from .session import Session, private_manager, short_folder, why_no_manager
@@ -42,31 +43,20 @@ def user(login: Session) -> Iterator[Session]:
 
 
 @pytest.fixture(scope="session")
-def real_model() -> Path:
-    import environment
-
-    try:
-        return environment.model()
-    except environment.Unavailable as error:
-        return _missing(str(error))
+def real_model(server_at_hand: None) -> Path:
+    return environment.model()
 
 
 @pytest.fixture(scope="session")
-def real_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def llama_server(server_at_hand: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An executable with llama-server's options: the real one, or llama.cpp's server in xllamacpp."""
-    import environment
-
-    try:
-        command = environment.server_command()
-    except environment.Unavailable as error:
-        return _missing(str(error))
     shim = tmp_path_factory.mktemp("bin") / "llama-server"
-    shim.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    shim.write_text(f'#!/bin/sh\nexec {shlex.join(environment.server_command())} "$@"\n')
     shim.chmod(0o755)
     return shim
 
 
-def _missing(reason: str) -> Path:
+def _missing(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{reason} (in CI this is a failure)")
     pytest.skip(reason)

@@ -292,6 +292,17 @@ def test_proxies_of_the_environment_are_used(get: Downloader, monkeypatch: pytes
     assert get.server.seen[-1].path.startswith("http://hub.example/")
 
 
+def test_what_a_killed_writer_left_is_swept_up_and_a_living_one_is_not_disturbed(get: Downloader) -> None:
+    get.folder.mkdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [get.folder / f".{NAME}.part.json.{pid}.new" for pid in (dead.pid, os.getppid())]
+    for path in left:
+        path.touch()
+    assert get()
+    assert [path.exists() for path in left] == [False, True]
+
+
 def test_a_missing_file_is_said_to_be_missing(get: Downloader) -> None:
     with pytest.raises(InstallError, match="there is no such file"):
         get("absent.gguf")

@@ -36,8 +36,8 @@ def port() -> int:
 
 
 @pytest.fixture(scope="module")
-def server_arguments(real_server: Path, real_model: Path) -> list[str]:
-    given = ["--server", str(real_server), "--model", str(real_model)]
+def server_arguments(llama_server: Path, real_model: Path) -> list[str]:
+    given = ["--server", str(llama_server), "--model", str(real_model)]
     return [*given, "--ctx-size", "1024", "--gpu-layers", "0", "--extra=--threads 2"]
 
 
