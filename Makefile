@@ -1,11 +1,11 @@
 # Needs Python 3.9 or later and make. Which Python: make test PYTHON=python3.12
 PYTHON ?= python3
-# Passed on to pytest: make test ARGS="-k stream" COVERAGE=0
+# Passed on to what the target runs: make test ARGS="-k stream" COVERAGE=0
 ARGS ?=
 # The least share of the lines of flynn/ that the tests must cover, in percent.
 COVERAGE ?= 95
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint install-service uninstall-service service-status service-logs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' Makefile
@@ -28,6 +28,18 @@ lint:  ## ruff, mypy --strict, and Flynn's reading of YAML compared with PyYAML'
 	$$python -m ruff check && \
 	$$python -m mypy && \
 	{ test ! -e scripts/compare_yaml.py || $$python scripts/compare_yaml.py; }
+
+install-service:  ## model, systemd user unit, start, first answer: ARGS="--help"
+	@$(PYTHON) scripts/install_service.py $(ARGS)
+
+uninstall-service:  ## undo it; keeps the model (ARGS="--delete-model" does not)
+	@$(PYTHON) scripts/install_service.py uninstall $(ARGS)
+
+service-status:  ## what systemd knows of the service
+	@$(PYTHON) scripts/install_service.py status $(ARGS)
+
+service-logs:  ## its log: ARGS="-f"
+	@$(PYTHON) scripts/install_service.py logs $(ARGS)
 
 clean:  ## remove all that make made, environments and the model included
 	rm -rf .venv build dist *.egg-info .coverage .coverage.* .*_cache
