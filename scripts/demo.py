@@ -23,7 +23,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         # So small a model may go on for ever.
-        server = RealServer(parallel=1, threads=None, predict=512)
+        server = RealServer(parallel=1, threads=None, predict=256)
         print("Starting a llama.cpp server with SmolLM2-135M-Instruct ...", file=sys.stderr, flush=True)
         with server:
             print(f"Ready at {server.endpoint}; with other models: flynn chat --help", file=sys.stderr, flush=True)

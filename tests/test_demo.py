@@ -33,10 +33,10 @@ def is_up(endpoint: str) -> bool:
         return False
 
 
-def test_it_answers_prompts_from_standard_input_and_stops_the_server(server_at_hand: None) -> None:
-    ended = subprocess.run(DEMO, input="Name a colour.\nAnd another.\n", capture_output=True, text=True)
+def test_it_answers_a_prompt_from_standard_input_and_stops_the_server(server_at_hand: None) -> None:
+    ended = subprocess.run(DEMO, input="Name a colour.\n", capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert len(ended.stdout.split()) > 1
+    assert ended.stdout.strip()
     assert not is_up(endpoint_in(ended.stderr))
 
 
