@@ -51,8 +51,12 @@ def environment(extra: str) -> Path:
 
     Example: `subprocess.run([environment("test"), "-m", "pytest"])`
     """
-    major, minor = sys.version_info[:2]
-    return _made(f"{extra}-{major}.{minor}", _requirements(extra), _this_python, f"{sys.version}\n{sys.base_prefix}")
+    return _made_for_this_python(extra, _requirements(extra))
+
+
+def installed() -> Path:
+    """The Python of an environment in which this checkout is installed, with `flynn` beside it. Raises Unavailable."""
+    return _made_for_this_python("flynn", [f"--editable={ROOT}"])
 
 
 def server_command() -> List[str]:
@@ -129,6 +133,11 @@ def _server_python() -> str:
     raise Unavailable(f"{needed}: install one, name it in $FLYNN_SERVER_PYTHON, or put a llama-server on PATH")
 
 
+def _made_for_this_python(name: str, requirements: List[str]) -> Path:
+    major, minor = sys.version_info[:2]
+    return _made(f"{name}-{major}.{minor}", requirements, _this_python, f"{sys.version}\n{sys.base_prefix}")
+
+
 def _made(name: str, requirements: List[str], base: Callable[[], str], identity: str = "") -> Path:
     """The Python of the environment `.venv/name`, made by the Python `base()` if it is not there or not the same."""
     path = MADE / name
@@ -139,7 +148,7 @@ def _made(name: str, requirements: List[str], base: Callable[[], str], identity:
         if not (python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == made_from):
             if requirements:
                 packages = ", ".join(requirement.partition(";")[0].strip() for requirement in requirements)
-                _say(f"Installing in {path.relative_to(ROOT)}, once: {packages}")
+                _say(f"Installing in {path.relative_to(ROOT)}, once: {packages.replace(f'--editable={ROOT}', 'Flynn')}")
             stamp.unlink(missing_ok=True)
             _run([base(), "-m", "venv", "--clear", str(path)])
             if requirements:
