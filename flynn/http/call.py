@@ -93,7 +93,8 @@ class Call:
         self.aborted = False
         self._deadline = time.monotonic() + timeout if whole and timeout is not None else None
         self._socket: Optional[socket.socket] = None
-        self._lock = threading.Lock()
+        # Reentrant: the collector may find a stream, and so abort its call, while another operation holds the lock.
+        self._lock = threading.RLock()
         scope = _scope.get()
         if scope is not None and scoped:
             scope.add(self)
@@ -113,6 +114,10 @@ class Call:
         if left <= 0:
             raise RequestTimeoutError
         return left
+
+    def end_within(self, seconds: float) -> None:
+        """From now on the limit is `seconds`, for all that is left of the call."""
+        self._deadline = time.monotonic() + seconds
 
     def pause(self, seconds: float) -> None:
         """Sleep, but no longer than the limit of the whole call allows, and not on after `abort`.

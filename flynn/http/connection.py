@@ -43,8 +43,8 @@ class _Wire:
         try:
             self.sock.settimeout(self.call.limit())
             count = self.sock.recv_into(buffer)
-        except socket.timeout:
-            raise RequestTimeoutError from None
+        except socket.timeout as error:
+            raise _timed_out(error) from None
         self.received += count
         self.ended = not count
         if self.in_head and self.received > MAX_HEAD:
@@ -55,8 +55,8 @@ class _Wire:
         try:
             self.sock.settimeout(self.call.limit())
             self.sock.sendall(data)
-        except socket.timeout:
-            raise RequestTimeoutError from None
+        except socket.timeout as error:
+            raise _timed_out(error) from None
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(_Reader(self))
@@ -195,9 +195,9 @@ class Connection:
             raise CallAborted from None
         if isinstance(error, FlynnError):
             raise error
-        if isinstance(error, socket.timeout):
+        if isinstance(error, socket.timeout) and not error.errno:
             raise RequestTimeoutError from None
-        if wire.ended or isinstance(error, ConnectionError):
+        if wire.ended or _is_end(error):
             how = "in the middle of it" if wire.received else "before any of it came"
             raise ConnectionLostError(f"{expected}, but the connection was closed {how}") from error
         raise ProtocolError(f"{expected}, got {error or type(error).__name__}") from error
@@ -322,6 +322,19 @@ class Response:
         self._head.close()
         connection._wire.call.detach()
         connection.release(connection)
+
+
+def _timed_out(error: OSError) -> Exception:
+    """The call's limit, or ETIMEDOUT, by which the network says that the peer is gone, and which is the same class."""
+    return ConnectionLostError(f"the connection was lost: {error}") if error.errno else RequestTimeoutError()
+
+
+def _is_end(error: Exception) -> bool:
+    """Whether an error means that the connection has ended, by the peer or the network. Not by the class alone: TLS has
+    its errors among those of the system, and a Python may lack ssl."""
+    if type(error).__module__ == "ssl":
+        return type(error).__name__ in ("SSLEOFError", "SSLZeroReturnError")
+    return isinstance(error, OSError)
 
 
 def _connect(target: Endpoint, call: Call) -> socket.socket:

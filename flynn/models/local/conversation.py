@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ...errors import FlynnError
+from ...errors import FlynnError, ServerError
 from ...http.call import Call
 
 TYPE_CHECKING = False
@@ -57,7 +57,17 @@ class Conversation:
 
         return f"/v1/stream?conv_id={quote(self._id, safe='')}"
 
-    def delete(self, send: Send, timeout: float) -> bool:
+    def is_unknown(self, send: Send, timeout: float) -> bool:
+        """Whether the server says that it has no such stream, as long as it has not begun."""
+        try:
+            send(Call(timeout, whole=True, scoped=False), "GET", f"{self.path}&from=0", wait_for_model=False).close()
+        except ServerError as error:
+            return error.status == 404 and str(error) != "File Not Found"  # so says one that is too old to have any
+        except FlynnError:
+            pass
+        return False
+
+    def delete(self, send: Send, timeout: float) -> None:
         """Stop the generation and free what the server keeps of it; nothing else does.
 
         Failing to is no error of the generation's: the server is gone, or too old to know its name.
@@ -65,12 +75,8 @@ class Conversation:
         Args:
             send: sends a request.
             timeout: seconds.
-
-        Returns:
-            Whether the server knows how to.
         """
         try:
             send(Call(timeout, whole=True, scoped=False), "DELETE", self.path, wait_for_model=False).close()
         except FlynnError:
-            return False
-        return True
+            pass

@@ -116,9 +116,9 @@ def decode_slots(value: Any) -> List[Slot]:
 
 
 def decode_count(value: Any) -> int:
-    count = expect_object(value, "response").get("input_tokens")
-    if not isinstance(count, int):
-        raise ProtocolError(f"expected a number as 'input_tokens', got {count!r}")
+    count = get(expect_object(value, "response"), "input_tokens", int, -1)
+    if count < 0:
+        raise ProtocolError("expected a number of tokens as 'input_tokens', got none")
     return count
 
 

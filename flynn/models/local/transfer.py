@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _FIRST_PAUSE = 0.05  # seconds; doubled after each fruitless attempt
 _LONGEST_PAUSE = 2.0
 _DELETE_TIMEOUT = 5.0
+_BEGIN_TIMEOUT = 3.0
 _HUNG_TIMEOUT = 0.5  # where the stream has used up its timeout already
 _DRAIN_TIMEOUT = 1.0
 # A cut may be seen before the server has begun to handle the request; until then it answers 404 for its stream.
@@ -86,8 +87,8 @@ class Transfer:
         except ConnectionLostError as error:
             if not self._reconnect(error):
                 raise
-        except ServerNotRunningError:
-            self._sent = False
+        except (ServerNotRunningError, ServerError):
+            self._sent = False  # or refused: then the server keeps nothing
             raise
         except RequestTimeoutError:
             self._hung = True
@@ -153,7 +154,7 @@ class Transfer:
 
     def finish(self) -> None:
         """All that matters has come: free the connection for others, and what the server keeps."""
-        self._call.timeout = _DRAIN_TIMEOUT
+        self._call.end_within(_DRAIN_TIMEOUT)
         if self._response is not None:
             self._response.drain()
         self._delete()
@@ -164,18 +165,19 @@ class Transfer:
 
     def close(self) -> None:
         """Make the server stop generating, after `interrupt`."""
-        answered = self._response is not None
-        if self._delete() and not answered:
-            # The server may not have begun to handle the request when it was told to forget it.
-            time.sleep(2 * _FIRST_PAUSE)
-            self._delete()
+        if self._response is None and self._sent and self._conversation is not None:
+            # What the server has not begun to handle, it cannot forget: it would begin after that.
+            timeout = _HUNG_TIMEOUT if self._hung else _BEGIN_TIMEOUT
+            give_up = time.monotonic() + timeout
+            while time.monotonic() < give_up and self._conversation.is_unknown(self._send, timeout):
+                time.sleep(_FIRST_PAUSE)
+        self._delete()
 
     def dispose(self) -> None:
         """Close the connection of a stream that has ended. Not while a thread reads."""
         if self._response is not None:
             self._response.close()
 
-    def _delete(self) -> bool:
-        if self._conversation is None or not self._sent:
-            return False
-        return self._conversation.delete(self._send, _HUNG_TIMEOUT if self._hung else _DELETE_TIMEOUT)
+    def _delete(self) -> None:
+        if self._conversation is not None and self._sent:
+            self._conversation.delete(self._send, _HUNG_TIMEOUT if self._hung else _DELETE_TIMEOUT)
