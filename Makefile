@@ -5,7 +5,7 @@ ARGS ?=
 # The least share of the lines of flynn/ that the tests must cover, in percent.
 COVERAGE ?= 95
 
-.PHONY: help demo test lint install-service uninstall-service service-status service-logs clean
+.PHONY: help demo test lint stress install-service uninstall-service service-status service-logs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' Makefile
@@ -29,10 +29,16 @@ lint:  ## ruff, mypy --strict, and Flynn's reading of YAML compared with PyYAML'
 	$$python -m mypy && \
 	{ test ! -e scripts/compare_yaml.py || $$python scripts/compare_yaml.py; }
 
+stress:  ## the long trials, about five minutes: what Flynn survives, in figures
+	@python=$$($(PYTHON) scripts/environment.py stress) && $$python -W error scripts/stress.py $(ARGS)
+
 install-service:  ## model, systemd user unit, start, first answer: ARGS="--help"
 	@$(PYTHON) scripts/install_service.py $(ARGS)
 
-uninstall-service:  ## undo it; keeps the model (ARGS="--delete-model" does not)
+unstress:  ## the long trials, about five minutes: what Flynn survives, in figures
+	@python=$$($(PYTHON) scripts/environment.py stress) && $$python -W error scripts/stress.py $(ARGS)
+
+install-service:  ## undo it; keeps the model (ARGS="--delete-model" does not)
 	@$(PYTHON) scripts/install_service.py uninstall $(ARGS)
 
 service-status:  ## what systemd knows of the service

@@ -1,7 +1,7 @@
 """What the checkout needs beside its own files: virtual environments, a llama.cpp server and a small model.
 
     python3 scripts/environment.py test      # make .venv/test-3.x and print the path of its Python
-    python3 scripts/environment.py lint      # the same for .venv/lint-3.x
+    python3 scripts/environment.py lint      # the same for .venv/lint-3.x; and there is stress
     python3 scripts/environment.py server    # make a server and its model ready, and print the command and the model
 
 Everything is made once, under `.venv/`, and needs no network after that. An environment holds one extra of setup.cfg
@@ -219,8 +219,8 @@ def _say(text: str) -> None:
 
 
 def main(arguments: List[str]) -> int:
-    if arguments not in (["test"], ["lint"], ["server"]):
-        _say("usage: environment.py test | lint | server")
+    if arguments not in (["test"], ["lint"], ["stress"], ["server"]):
+        _say("usage: environment.py test | lint | stress | server")
         return 2
     try:
         if arguments == ["server"]:

@@ -33,7 +33,12 @@ REPLIES: List[Any] = [
     json.loads(error(503, "Loading model", "unavailable_error")),
     {"error": "plain"},
     {"status": "ok"},
-    {"default_generation_settings": {"n_ctx": 1024}, "total_slots": 4, "model_path": "m", "modalities": {"vision": False}},
+    {
+        "default_generation_settings": {"n_ctx": 1024},
+        "total_slots": 4,
+        "model_path": "m",
+        "modalities": {"vision": False},
+    },
     {"data": [{"id": "m", "meta": {"n_params": 1}}]},
     [{"id": 0, "is_processing": False, "n_ctx": 1024}],
     {"input_tokens": 7},
@@ -43,7 +48,10 @@ REPLIES: List[Any] = [
 RESPONSES = [
     response(CHAT),
     response(CHAT, "200 OK", "Keep-Alive: timeout=5, max=100", "Server: llama.cpp"),
-    head("Content-Type: application/json", "Transfer-Encoding: chunked") + chunk(CHAT[:50]) + chunk(CHAT[50:]) + LAST_CHUNK,
+    head("Content-Type: application/json", "Transfer-Encoding: chunked")
+    + chunk(CHAT[:50])
+    + chunk(CHAT[50:])
+    + LAST_CHUNK,
     head("Content-Type: application/json") + CHAT,
     b"HTTP/1.1 100 Continue\r\n\r\n" + response(CHAT),
     response(error(400, "bad", "invalid_request_error"), "400 Bad Request"),
@@ -57,21 +65,28 @@ RESPONSES = [
 ]  # fmt: skip
 
 _TOKENS = [
-    b"\r\n", b"\n", b"\r", b"\n\n", b"\r\n\r\n", b":", b": ", b"data", b"data:", b"data: ", b"event: x\n", b"[DONE]", b"0\r\n\r\n",
-    b"\xef\xbb\xbf", b"\xff", b"\xc3", b"\x00", b"{", b"}", b"[", b"]", b'"', b"\\", b"\\ud800", b"null", b"true", b"-1", b"1e999",
-    b"NaN", b"Infinity", b"9" * 20, b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"ffffffffffffffff", b"0x10", b"1_0", b";", b",",
-    b"HTTP/1.1 ", b"HTTP/2 200", b"HTTP/1.1 100 Continue\r\n\r\n", b" 200 ", b" 204 ", b" 304 ", b" 500 ", b"Content-Length: 5\r\n",
-    b"Content-Length: -1\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n", b"Connection: close\r\n",
-    b"Content-Type: application/json\r\n", b"Content-Type: text/event-stream\r\n", b" folded: x\r\n", b"no colon\r\n", b"a" * 70_000,
+    b"\r\n", b"\n", b"\r", b"\n\n", b"\r\n\r\n", b":", b": ", b"data", b"data:", b"data: ",
+    b"event: x\n", b"[DONE]", b"0\r\n\r\n",
+    b"\xef\xbb\xbf", b"\xff", b"\xc3", b"\x00", b"{", b"}", b"[", b"]", b'"', b"\\", b"\\ud800",
+    b"null", b"true", b"-1", b"1e999",
+    b"NaN", b"Infinity", b"9" * 20, b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"ffffffffffffffff",
+    b"0x10", b"1_0", b";", b",",
+    b"HTTP/1.1 ", b"HTTP/2 200", b"HTTP/1.1 100 Continue\r\n\r\n", b" 200 ", b" 204 ", b" 304 ",
+    b" 500 ", b"Content-Length: 5\r\n",
+    b"Content-Length: -1\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n",
+    b"Connection: close\r\n",
+    b"Content-Type: application/json\r\n", b"Content-Type: text/event-stream\r\n",
+    b" folded: x\r\n", b"no colon\r\n", b"a" * 70_000,
 ]  # fmt: skip
 _VALUES: List[Any] = [
-    None, True, False, 0, -1, 1, 2**31, 2**64, -(2**63), 1.5, 1e308, float("nan"), float("inf"), "", "x", "\0", "\ud800", "é" * 50,
+    None, True, False, 0, -1, 1, 2**31, 2**64, -(2**63), 1.5, 1e308, float("nan"), float("inf"),
+    "", "x", "\0", "\ud800", "é" * 50,
     [], {}, [[]], [None], [{}], [1], ["x"], {"a": 1}, {"content": 5}, {"function": []}, "x" * 3000, "[DONE]", 10**400,
 ]  # fmt: skip
 
 
 def of_bytes(random_: random.Random, data: bytes) -> bytes:
-    """A few bytes changed, taken out, repeated, exchanged for something that means something, or all of the end lost."""
+    """A few bytes changed, taken out, repeated, exchanged for something that means something, or the end lost."""
     for _ in range(random_.choice((1, 1, 1, 2, 3, 6))):
         at = random_.randrange(len(data) + 1)
         end = min(at + random_.choice((0, 1, 2, 8, 40)), len(data))
@@ -134,7 +149,9 @@ def of_response(seed: object, number: int) -> bytes:
     if kind < 0.05:
         streamed = not streamed
     if kind < 0.5:
-        return of_bytes(random_, random_.choice([answer for answer in RESPONSES if (b"event-stream" in answer) == streamed]))
+        return of_bytes(
+            random_, random_.choice([answer for answer in RESPONSES if (b"event-stream" in answer) == streamed])
+        )
     if not streamed:
         return response(of_reply(random_), random_.choice(("200 OK", "200 OK", "400 Bad Request", "500 Oh")))
     body = of_stream(random_, random_.choice(STREAMS))

@@ -10,7 +10,7 @@ import time
 from typing import Any, Callable, Iterator, List
 
 import pytest
-from faults import LlamaServer, llama_server
+from llama import LlamaServer, llama_server
 from scripted import Peer, answering, delta, error, event, eventually, response, serve, stream
 from trials import streams_at_once
 
@@ -103,7 +103,9 @@ def test_errors_are_raised_where_they_are_awaited() -> None:
     broken = b"data: " + error(500, "out of memory", "server_error") + b"\n\n"
 
     async def call() -> None:
-        with serve(answering(response(error(400, "no", "bad"), "400 Bad"), stream(delta("a"), delta("b"), broken))) as server:
+        with serve(
+            answering(response(error(400, "no", "bad"), "400 Bad"), stream(delta("a"), delta("b"), broken))
+        ) as server:
             client = AsyncLlamaCppClient(server.endpoint)
             with pytest.raises(ServerError, match="^no$"):
                 await client.chat("Hi")

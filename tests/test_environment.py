@@ -89,6 +89,7 @@ def test_one_that_was_killed_half_made_is_made_anew_as_soon_as_nothing_writes_in
             time.sleep(0.01)
         process.kill()  # but not the venv or pip that it has started
     again = checkout.make()
+    assert again.stderr.startswith("Waiting for another process")
     assert again.returncode == 0, again.stderr
     assert checkout.installed_version() == "1"
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Iterator
 
 import pytest
-from faults import LlamaServer, llama_server
+from llama import LlamaServer, llama_server
 from trials import cancel_streams, cancel_streams_async, share_a_client
 
-GROWTH = 4 * 1024 * 1024  # bytes; of the order of what the allocator takes at once
+GROWTH = 8 * 1024 * 1024  # bytes; of the order of what the allocator takes at once
 
 
 @pytest.fixture(scope="module")

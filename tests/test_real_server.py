@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -89,17 +90,21 @@ def test_the_template_shows_results_of_tools_and_a_system_message(
     )
 
 
-def test_a_killed_server_leaves_its_port_free_for_nobody_and_comes_back_on_it(
-    start_server: Callable[..., RealServer],
-) -> None:
+def test_its_port_is_nobody_elses_before_it_starts(server_at_hand: None) -> None:
+    with contextlib.closing(RealServer()) as server, socket.socket() as thief:
+        with pytest.raises(ConnectionRefusedError):
+            call(server.endpoint, "/health")
+        with pytest.raises(OSError, match="in use"):
+            thief.bind(("127.0.0.1", urlsplit(server.endpoint).port))
+
+
+def test_a_killed_server_comes_back_on_the_same_port(start_server: Callable[..., RealServer]) -> None:
     server = start_server()
     endpoint, first = server.endpoint, server.pid
     server.kill()
     assert server.pid is None
     with pytest.raises(ConnectionRefusedError):
         call(endpoint, "/health")
-    with socket.socket() as thief, pytest.raises(OSError, match="in use"):
-        thief.bind(("127.0.0.1", urlsplit(endpoint).port))
     server.restart()
     assert server.endpoint == endpoint
     assert server.pid not in (None, first)

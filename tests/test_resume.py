@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import socket
 import time
+from threading import Timer
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
-from faults import STREAMS, LlamaServer, Proxy, cut, llama_server
+from faults import Proxy, cut
+from llama import STREAMS, LlamaServer, llama_server
 from scripted import STREAM_HEAD, Peer, chunk, delta, error, eventually, response, serve
 from trials import cut_everywhere, what_was_said
 
@@ -37,7 +40,7 @@ def client(server: LlamaServer) -> Iterator[LlamaCppClient]:
     with LlamaCppClient(server.endpoint) as client:
         yield client
     eventually(lambda: server.state["sessions"] == 0, 3.0)
-    assert server.processing == 0
+    eventually(lambda: server.processing == 0, 3.0)
 
 
 def resumed(client: LlamaCppClient, script: Dict[str, Any], **options: Any) -> Any:
@@ -57,14 +60,16 @@ def test_wherever_a_stream_is_cut_it_goes_on_with_nothing_lost_and_nothing_twice
     server: LlamaServer, stream: str, how: str
 ) -> None:
     """At every byte in `make stress`."""
-    assert cut_everywhere(server, stream, how, resume=True, step=59) > 50
+    assert cut_everywhere(server, stream, how, resume=True, step=131) > 20
     eventually(lambda: server.state["sessions"] == 0)
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
 @pytest.mark.parametrize("stream", sorted(STREAMS))
-def test_wherever_a_stream_is_cut_without_resuming_what_came_is_kept(server: LlamaServer, stream: str, how: str) -> None:
-    assert cut_everywhere(server, stream, how, resume=False, step=53) > 50
+def test_wherever_a_stream_is_cut_without_resuming_what_came_is_kept(
+    server: LlamaServer, stream: str, how: str
+) -> None:
+    assert cut_everywhere(server, stream, how, resume=False, step=127) > 20
 
 
 def test_the_recorded_streams_have_what_they_are_named_after() -> None:
@@ -138,7 +143,7 @@ def test_a_server_that_has_lost_the_stream_ends_it_at_once(client: LlamaCppClien
 
 
 def test_a_server_that_is_too_old_for_it_ends_the_stream_with_what_came() -> None:
-        def script(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         while peer.request().method != "POST":
             peer.send(response(error(404, "File Not Found", "not_found_error"), "404 Not Found"))
         peer.send(STREAM_HEAD + chunk(delta("0 1 ")))
@@ -185,7 +190,7 @@ def test_no_time_to_resume_is_no_resuming(client: LlamaCppClient) -> None:
 def test_a_server_that_has_gone_is_waited_for_as_long_as_the_time_allows() -> None:
     def script(peer: Peer) -> None:
         peer.request()
-        server._listener.close()
+        server._listener.shutdown(socket.SHUT_RDWR)
         peer.send(STREAM_HEAD + chunk(delta("0 ")))
 
     with serve(script) as server:
@@ -196,7 +201,7 @@ def test_a_server_that_has_gone_is_waited_for_as_long_as_the_time_allows() -> No
 
 
 def test_a_replay_that_needs_another_token_is_not_asked_for_again() -> None:
-        def script(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         while peer.request().method != "POST":
             peer.send(response(error(401, "Invalid API Key", "authentication_error"), "401 Unauthorized"))
         peer.send(STREAM_HEAD + chunk(delta("0 ")))
@@ -287,9 +292,35 @@ def test_a_session_is_deleted_however_its_stream_ends(
     eventually(lambda: server.state["deleted"] == deleted + 1)
 
 
-def test_a_stream_can_be_closed_while_it_waits_to_be_resumed(client: LlamaCppClient) -> None:
-    from threading import Timer
+def test_a_stream_that_is_closed_before_the_server_has_noticed_it_is_deleted_when_it_has(
+    client: LlamaCppClient, server: LlamaServer
+) -> None:
+    """Deleted earlier, it would begin afterwards, and go on to its end with nobody there."""
+    streams = server.state["streams"]
+    stream = resumed(client, {"tokens": 10_000, "pace": 0.005, "late": 0.7})
+    timer = Timer(0.1, stream.close)
+    timer.start()
+    assert list(stream) == []
+    timer.join()
+    assert server.state["streams"] == streams + 1
 
+
+def test_a_server_that_is_too_old_is_not_waited_for() -> None:
+    def script(peer: Peer) -> None:
+        while peer.request().method != "POST":
+            peer.send(response(error(404, "File Not Found", "not_found_error"), "404 Not Found"))
+        peer.stall()
+
+    with serve(script) as server:
+        stream = LlamaCppClient(server.endpoint).chat_stream("Hi", resume=True)
+        timer = Timer(0.1, stream.close)
+        timer.start()
+        assert list(stream) == []
+        timer.join()
+        assert [request.method for request in server.requests] == ["POST", "GET", "DELETE"]
+
+
+def test_a_stream_can_be_closed_while_it_waits_to_be_resumed(client: LlamaCppClient) -> None:
     stream = resumed(client, {**TEN, "faults": [["cut", 500]], "replays": [502] * 1000})
     timer = Timer(0.5, stream.close)
     timer.start()
@@ -305,21 +336,20 @@ def test_a_stream_can_be_closed_while_it_waits_to_be_resumed(client: LlamaCppCli
 def test_a_real_stream_cut_at_random_bytes_is_the_one_that_was_not_cut(start_server: Callable[..., Any]) -> None:
     """One slot and no prompt cache: else the same request may be computed in another order, and rounded differently."""
     random_ = random.Random(1)
-    request = {"max_tokens": 12, "temperature": 0.0, "seed": 1, "cache_prompt": False}
+    request = {"max_tokens": 8, "temperature": 0.0, "seed": 1, "cache_prompt": False}
     server = start_server(parallel=1)
     whole = LlamaCppClient(server.endpoint).chat_stream("Tell a story.", timeout=None, **request)
     expected = text_of(whole)
-    for how in "fin", "rst":
-        faults = [cut(random_.randrange(1500), how) for _ in range(6)]
-        with Proxy(server.endpoint, *faults) as proxy, LlamaCppClient(proxy.endpoint, timeout=None) as client:
-            stream = client.chat_stream("Tell a story.", resume=True, **request)
-            assert text_of(stream) == expected
-            assert stream.response.usage == whole.response.usage
-            assert stream.resumes > 1
-            path = stream._transfer._conversation.path  # type: ignore[union-attr]
-            with pytest.raises(ServerError) as caught:
-                LlamaCppClient(server.endpoint).request("GET", path)
-            assert caught.value.status == 404
+    faults = [cut(random_.randrange(1200), how) for how in ("fin", "rst") * 4]
+    with Proxy(server.endpoint, *faults) as proxy, LlamaCppClient(proxy.endpoint, timeout=None) as client:
+        stream = client.chat_stream("Tell a story.", resume=True, **request)
+        assert text_of(stream) == expected
+        assert stream.response.usage == whole.response.usage
+        assert stream.resumes > 2
+        path = stream._transfer._conversation.path  # type: ignore[union-attr]
+        with pytest.raises(ServerError) as caught:
+            LlamaCppClient(server.endpoint).request("GET", path)
+        assert caught.value.status == 404
 
 
 def test_a_real_server_that_was_restarted_has_lost_the_stream(start_server: Callable[..., Any]) -> None:

@@ -308,6 +308,8 @@ async def forgotten(iterator: ThreadIterator[Any]) -> None:
     await iterator.__anext__()
     cycle: List[Any] = [iterator]
     cycle.append(cycle)
+    del iterator, cycle
+    gc.collect()
 
 
 @pytest.mark.parametrize("end", [cancelled, timed_out, broken_out_of, forgotten])

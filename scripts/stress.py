@@ -1,0 +1,133 @@
+"""The long trials: what Flynn survives, in figures.
+
+    python scripts/stress.py               # all of them, in about five minutes on two cores
+    python scripts/stress.py --seed 7      # with other random numbers
+    python scripts/stress.py --only fuzz   # those whose name has this in it
+
+Each trial has a process of its own and two run at a time. The asynchronous ones run a second time under uvloop where
+that is installed. Exit codes: 0 all is well, 1 a trial failed; its output says what and with which seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Dict, Tuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import trials  # type: ignore[import-not-found]  # noqa: E402
+from llama import STREAMS, llama_server  # type: ignore[import-not-found]  # noqa: E402
+
+# A trial takes a server and a seed, and returns its figure.
+Trial = Callable[[Any, str], str]
+_MEMORY = 8 * 1024 * 1024  # bytes that a thousand streams may leave to the allocator
+
+
+def _cuts(stream: str, resume: bool) -> Trial:
+    def trial(server: Any, seed: str) -> str:
+        counts = [trials.cut_everywhere(server, stream, how, resume=resume) for how in ("fin", "rst")]
+        assert server.state["sessions"] == 0
+        return f"{counts[0]:,} bytes, FIN and RST each"
+
+    return trial
+
+
+def _fuzz_decoders(server: Any, seed: str) -> str:
+    counts = trials.fuzz_decoders(seed, 200_000)
+    return f"{sum(counts.values()):,} responses, {counts['refused']:,} of them refused"
+
+
+def _fuzz_client(server: Any, seed: str) -> str:
+    counts = trials.fuzz_client(server, seed, 20_000)
+    return f"{sum(counts.values()):,} responses, {counts['refused']:,} of them refused"
+
+
+def _share(server: Any, seed: str) -> str:
+    counts = trials.share_a_client(server, 5_000, seed=seed)
+    return f"{counts['replies']:,} replies, all to their requests, {counts['lost']:,} lost connections reported"
+
+
+def _left(counts: Dict[str, int]) -> str:
+    assert counts["memory"] < _MEMORY, counts
+    return f"{counts['cancelled']} cancelled, {counts['cut']} cut, memory {counts['memory'] / 2**20:+.1f} MiB"
+
+
+def _cancel(server: Any, seed: str) -> str:
+    return _left(trials.cancel_streams(server, 1_000, seed=seed))
+
+
+def _cancel_async(run: Callable[[Any], Any]) -> Trial:
+    return lambda server, seed: _left(trials.cancel_streams_async(server, 1_000, seed=seed, run=run))
+
+
+def _at_once(run: Callable[[Any], Any]) -> Trial:
+    return lambda server, seed: f"{trials.streams_at_once(server, 256, run=run)} at the same time"
+
+
+def _uvloop_run(main: Any) -> Any:
+    import uvloop  # type: ignore[import-not-found,unused-ignore]
+
+    return uvloop.run(main)
+
+
+def all_trials() -> Dict[str, Trial]:
+    """By their names, the longest first."""
+    made: Dict[str, Trial] = {"fuzz: decoders": _fuzz_decoders}
+    for resume in (True, False):
+        for stream in STREAMS:
+            made[f"cut at every byte: {stream}{', resumed' if resume else ''}"] = _cuts(stream, resume)
+    made["fuzz: client"] = _fuzz_client
+    made["streams cancelled at random moments"] = _cancel
+    made["async streams cancelled at random moments"] = _cancel_async(asyncio.run)
+    made["async streams at once"] = _at_once(asyncio.run)
+    if importlib.util.find_spec("uvloop"):
+        made["async streams cancelled at random moments, uvloop"] = _cancel_async(_uvloop_run)
+        made["async streams at once, uvloop"] = _at_once(_uvloop_run)
+    made["a client shared by 32 threads"] = _share
+    return made
+
+
+def run_alone(name: str, seed: str) -> Tuple[bool, str]:
+    """Run one trial in a process of its own; whether it went well, and its figure or all of its output."""
+    command = [sys.executable, "-W", "error", __file__, "--trial", name, "--seed", seed]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.returncode == 0, done.stdout.strip()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the long trials.", epilog="Example: stress.py --only cut")
+    parser.add_argument("--seed", default="1", help="of all that is random (default: %(default)s)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="trials whose name has TEXT in it")
+    parser.add_argument("--trial", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.trial:
+        with llama_server() as server:
+            print(all_trials()[arguments.trial](server, arguments.seed))
+        return 0
+    names = [name for name in all_trials() if arguments.only in name]
+    if not names:
+        parser.error(f"no trial has {arguments.only!r} in its name; there are: {'; '.join(all_trials())}")
+    start = time.monotonic()
+    failed = 0
+    with ThreadPoolExecutor(2) as pool:
+        for name, (well, output) in zip(names, pool.map(lambda name: run_alone(name, arguments.seed), names)):
+            print(f"{name:52}{output if well else 'FAILED'}", flush=True)
+            if not well:
+                failed += 1
+                print(output, file=sys.stderr)
+    machine = f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {(time.monotonic() - start) / 60:.1f} minutes"
+    print(f"{len(names) - failed} of {len(names)} went well ({machine})")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
