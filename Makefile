@@ -35,10 +35,7 @@ stress:  ## the long trials, about five minutes: what Flynn survives, in figures
 install-service:  ## model, systemd user unit, start, first answer: ARGS="--help"
 	@$(PYTHON) scripts/install_service.py $(ARGS)
 
-unstress:  ## the long trials, about five minutes: what Flynn survives, in figures
-	@python=$$($(PYTHON) scripts/environment.py stress) && $$python -W error scripts/stress.py $(ARGS)
-
-install-service:  ## undo it; keeps the model (ARGS="--delete-model" does not)
+uninstall-service:  ## undo it; keeps the model (ARGS="--delete-model" does not)
 	@$(PYTHON) scripts/install_service.py uninstall $(ARGS)
 
 service-status:  ## what systemd knows of the service

@@ -331,10 +331,11 @@ def _timed_out(error: OSError) -> Exception:
 
 def _is_end(error: Exception) -> bool:
     """Whether an error means that the connection has ended, by the peer or the network. Not by the class alone: TLS has
-    its errors among those of the system, and a Python may lack ssl."""
+    its errors among those of the system (and a Python may lack ssl), and http.client raises a bare OSError for a proxy
+    that refuses."""
     if type(error).__module__ == "ssl":
         return type(error).__name__ in ("SSLEOFError", "SSLZeroReturnError")
-    return isinstance(error, OSError)
+    return isinstance(error, ConnectionError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def _connect(target: Endpoint, call: Call) -> socket.socket:
