@@ -79,7 +79,7 @@ class StreamInterruptedError(FlynnError, ConnectionError):
     """A stream was cut and could not be resumed.
 
     Attributes:
-        partial: the ChatResponse so far; its `finish_reason` is None.
+        partial: the ChatResponse so far; its `finish_reason` is None unless the cut came after the last token.
     """
 
     def __init__(self, message: str, partial: Optional[ChatResponse] = None) -> None:
