@@ -72,22 +72,30 @@ class ConnectionPool:
             except IndexError:
                 return None
             if not connection.dropped:
+                self._look_at_oldest()
                 return connection
             connection.close()
+
+    def _look_at_oldest(self) -> None:
+        """Only the newest is ever taken while it lives: without this the dead would lie there for good."""
+        try:
+            oldest = self._idle.popleft()
+        except IndexError:
+            return
+        if oldest.dropped:
+            oldest.close()
+        else:
+            self._idle.appendleft(oldest)
 
     def _release(self, connection: Connection) -> None:
         # An idle connection does not refer to the pool, so that a forgotten pool is closed there and then.
         connection.release = Connection.close
         self._idle.append(connection)
-        try:
-            oldest = self._idle.popleft()
-        except IndexError:
-            return  # another thread has taken it already
-        # Only the newest is ever taken while it lives: without a look at the oldest the dead would lie there for good.
-        if self._closed or len(self._idle) >= MAX_IDLE or (oldest is not connection and oldest.dropped):
-            oldest.close()
-        else:
-            self._idle.appendleft(oldest)
+        if len(self._idle) > MAX_IDLE or self._closed:
+            try:
+                self._idle.popleft().close()
+            except IndexError:
+                pass
 
     def close(self) -> None:
         """Close the idle connections. Those of calls under way are closed when these end."""

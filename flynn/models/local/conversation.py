@@ -8,6 +8,7 @@ server that is too old for all this ignores the header.
 from __future__ import annotations
 
 import os
+from urllib.parse import quote
 
 from ...errors import FlynnError, ServerError
 from ...http.call import Call
@@ -53,8 +54,6 @@ class Conversation:
     @property
     def path(self) -> str:
         """Where the stream is replayed and deleted."""
-        from urllib.parse import quote
-
         return f"/v1/stream?conv_id={quote(self._id, safe='')}"
 
     def is_unknown(self, send: Send, timeout: float) -> bool:
