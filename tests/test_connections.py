@@ -172,6 +172,33 @@ def test_idle_connections_are_few() -> None:
         eventually(lambda: server.left == MAX_IDLE + 5)
 
 
+def test_a_dead_connection_is_let_go_of_while_a_newer_one_is_in_use() -> None:
+    both_sent = threading.Barrier(2)
+
+    def script(peer: Peer) -> None:
+        dies = peer.request().json["messages"][0]["content"] == "dies"
+        both_sent.wait(10)
+        if not dies:
+            assert first_idle.wait(10)  # so that it is the newer one
+        peer.send(response(CHAT))
+        if not dies:
+            echo(peer)
+
+    first_idle = threading.Event()
+    with serve(script) as server:
+        client = LlamaCppClient(server.endpoint)
+        other = threading.Thread(target=client.chat, args=("lives",))
+        other.start()
+        client.chat("dies")
+        eventually(lambda: server.left == 1)
+        first_idle.set()
+        other.join()
+        open_before = len(os.listdir("/proc/self/fd"))
+        assert client.chat("again").content == "again"
+        eventually(lambda: len(os.listdir("/proc/self/fd")) == open_before - 1)
+        client.close()
+
+
 def test_a_closed_client_keeps_no_connection_but_still_works() -> None:
     with serve(answering(response(CHAT))) as server:
         with LlamaCppClient(server.endpoint) as client:
