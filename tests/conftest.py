@@ -28,7 +28,7 @@ import environment
 import pytest
 import trustme
 from real_server import RealServer
-from tls_relay import tls_relay
+from relay import relay
 
 
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
@@ -112,5 +112,5 @@ def tls_server(real_server: RealServer) -> Iterator[Tuple[str, ssl.SSLContext]]:
     authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    with tls_relay(("127.0.0.1", urlsplit(real_server.endpoint).port or 0), context) as port:
+    with relay(("127.0.0.1", urlsplit(real_server.endpoint).port or 0), context) as port:
         yield f"https://localhost:{port}", trusting

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, Callable, Dict, Iterator, Tuple
 
 import pytest
 from real_server import RealServer
+from relay import relay
 from scripted import eventually
 
 from flynn import (
@@ -367,3 +370,41 @@ def test_a_stream_that_was_read_leaves_nothing_on_the_server(client: LlamaCppCli
         with pytest.raises(ServerError) as caught:
             client._fetch("GET", path, None, 10)
         assert caught.value.status == 404
+
+
+# The configuration of Flynn's first design note, byte for byte.
+SEED = b"""\
+models:
+  local:
+    provider: llamacpp
+    endpoint: http://localhost:8080
+    # auth_token: optional
+"""
+
+
+def test_the_first_configuration_leads_to_a_streamed_answer_with_no_package_at_hand(
+    real_server: RealServer, tmp_path: Path
+) -> None:
+    (tmp_path / "flynn.yaml").write_bytes(SEED)
+    program = """
+from flynn import create_client, load_config
+pieces = list(create_client(load_config("flynn.yaml"), "local").chat_stream("Hi", max_tokens=8).text())
+print(len(pieces), "".join(pieces))
+"""
+    host, port = real_server.endpoint.rpartition("/")[2].split(":")
+    root = str(Path(__file__).parent.parent)
+    try:
+        with relay((host, int(port)), port=8080):
+            ended = subprocess.run(
+                [sys.executable, "-S", "-c", program],
+                cwd=tmp_path,
+                env={"PYTHONPATH": root, "PATH": os.environ["PATH"]},
+                capture_output=True,
+                text=True,
+            )
+    except OSError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"port 8080, which that file names, is taken: {error}")
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout.split()[0]) > 1
