@@ -18,7 +18,7 @@ from .results import encode_result, is_torn, read_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable, Sequence
+    from typing import Sequence
 
     from .results import Result
     from .sources import Done
@@ -103,14 +103,12 @@ class Record:
                     raise ConfigError(f"a second result of {found[1].decode()}", file=self.path, line=number)
         return number
 
-    def write(self, results: Iterable[Result]) -> None:
-        """Append results."""
-        lines = {self._output: b"", self._errors: b""}
-        for result in results:
-            lines[self._errors if result.error else self._output] += encode_result(result)
-        for file, data in lines.items():
-            while data:
-                data = data[os.write(file, data) :]
+    def write(self, result: Result) -> None:
+        """Append a result."""
+        file = self._errors if result.error else self._output
+        line = encode_result(result)
+        while line:
+            line = line[os.write(file, line) :]
         if time.monotonic() > self._synced + _SYNC:
             self.sync()
 

@@ -14,7 +14,7 @@ from .work import Work
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-    from typing import Any, AsyncIterator, Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Union
+    from typing import Any, AsyncIterator, Callable, Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Union
 
     from ..aio import AsyncLlamaCppClient
     from ..models.local.llamacpp import LlamaCppClient
@@ -109,7 +109,8 @@ def _made(requests: Iterable[Union[Source, Result]], defaults: Defaults) -> Iter
 def defaults_of(client: Optional[LlamaCppClient]) -> Dict[str, Any]:
     """The fields that a client adds to its chats."""
     defaults = dict(client._defaults) if client else {}
-    return {**defaults, **defaults.pop("extra", {})}
+    extra = defaults.pop("extra", {})
+    return {**defaults, **extra}
 
 
 class Run:
@@ -139,6 +140,13 @@ class Run:
             threading.Thread(target=self._read, name="flynn-batch-reader", daemon=True).start()
             self._hands.begin()
         return self._work.results(timeout)
+
+    def into(self, sink: Callable[[Result], object]) -> None:
+        """Give each result to a function, in the thread that has it; `poll` then returns empty lists until the end.
+
+        That saves waking another thread for each result. One result at a time; what the function raises ends the run.
+        """
+        self._work.into(sink)
 
     def drain(self) -> None:
         """Begin no more requests. Those under way still come."""

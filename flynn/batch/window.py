@@ -18,8 +18,8 @@ class Window:
     """Some requests, sorted and divided among workers. Who comes, or is done, gets half of the longest part."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
-        self._tasks: List[Optional[Task]] = []
-        self._tasks += sorted(tasks, key=lambda task: (task.request.path, task.request.body))
+        ordered = sorted(tasks, key=lambda task: (task.request.path, task.request.body))
+        self._tasks: List[Optional[Task]] = [*ordered]
         self._parts: Dict[int, List[int]] = {}
         self.left = len(self._tasks)
 

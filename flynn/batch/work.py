@@ -24,7 +24,7 @@ from .window import Window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Deque, List, Optional, Tuple
+    from typing import Callable, Deque, List, Optional, Tuple
 
     from .requests import Request
 
@@ -86,6 +86,8 @@ class Work:
         self._reopens = self._pause = 0.0
         self._probing = False
         self._held = 0
+        self._sink: Optional[Callable[[Result], object]] = None
+        self._sink_lock = threading.Lock()
 
     # --- what the reader says -----------------------------------------------------------------------------------------
 
@@ -104,6 +106,7 @@ class Work:
 
     def add_failed(self, result: Result) -> bool:
         """What should have been a request is none."""
+        self._drain(result)
         with self._lock:
             while not self.stopping and len(self._results) >= _UNCLAIMED:
                 self._room.wait()
@@ -133,6 +136,7 @@ class Work:
 
     def succeed(self, result: Result) -> None:
         """A task is done."""
+        self._drain(result)
         with self._lock:
             self.in_flight -= 1
             if self._away_since is not None:
@@ -142,14 +146,20 @@ class Work:
 
     def fail(self, task: Task, error: FlynnError) -> None:
         """An attempt failed: the task is tried again, or has failed for good."""
+        away = is_away(error)
+        with self._lock:
+            self._probing = False
+            final = is_final(error) or self._counts(task, error, away) >= ATTEMPTS
+        result = failure(task.request, error)
+        authorised = not isinstance(error, AuthenticationError)
+        if final and authorised:
+            self._drain(result)
         with self._lock:
             self.in_flight -= 1
-            self._probing = False
-            away = is_away(error)
-            if isinstance(error, AuthenticationError):  # as all others would be
+            if not authorised:  # nor would all others be
                 self._give_up(error)
-            elif is_final(error) or self._counts(task, error, away) >= ATTEMPTS:
-                self._put(failure(task.request, error))
+            elif final:
+                self._put(result)
             else:
                 self._try_again(task, error, away)
             self._wake_all()
@@ -205,6 +215,18 @@ class Work:
     def away(self) -> float:
         since = self._away_since
         return 0.0 if since is None else time.monotonic() - since
+
+    def into(self, sink: Callable[[Result], object]) -> None:
+        """Give each result to a function, one at a time, in the thread that has it. `results` then has none."""
+        self._sink = sink
+
+    def _drain(self, result: Result) -> None:
+        if self._sink is not None:
+            try:
+                with self._sink_lock:
+                    self._sink(result)
+            except BaseException as error:
+                self.stop(error)
 
     # --- within the lock ----------------------------------------------------------------------------------------------
 
@@ -276,8 +298,9 @@ class Work:
             self.failed += 1
             if self._max_failures is not None and self.failed >= self._max_failures:
                 self._give_up(FlynnError(f"gave up after {self.failed} failed requests, the last one: {result.error}"))
-        self._results.append(result)
-        self._news.notify()
+        if self._sink is None:
+            self._results.append(result)
+            self._news.notify()
         if not self.in_flight and self._is_over():
             self._wake_all()
 

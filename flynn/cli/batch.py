@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 
 from ..batch.record import Record
 from ..batch.requests import Defaults
@@ -22,7 +23,7 @@ from .options import connect, request_options
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any, BinaryIO, Iterator, List, Optional, Tuple
+    from typing import Any, BinaryIO, Deque, Iterator, List, Optional, Tuple
 
     from ..batch.results import Result
     from ..batch.runner import Run
@@ -138,17 +139,16 @@ class _Output:
     def read(self, done: Done) -> int:
         return self._record.read(done) if self._record else 0
 
-    def write(self, results: List[Result]) -> None:
+    def write(self, result: Result) -> None:
         if self._record:
-            self._record.write(results)
+            self._record.write(result)
             return
-        for result in results:
-            line = encode_result(result).decode("utf-8")
-            if not line.isascii() and (getattr(sys.stdout, "encoding", None) or "").lower() != "utf-8":
-                import json
+        line = encode_result(result).decode("utf-8")
+        if not line.isascii() and (getattr(sys.stdout, "encoding", None) or "").lower() != "utf-8":
+            import json
 
-                line = json.dumps(json.loads(line)) + "\n"
-            self._screen.write(line)
+            line = json.dumps(json.loads(line)) + "\n"
+        self._screen.write(line)
 
     def sort(self, done: Done) -> None:
         if self._record and done.order:
@@ -175,19 +175,23 @@ class _Watch:
         self._interrupted = 0
         self._shown_at = time.monotonic()
         self._waiting = False
+        self._failures: Deque[str] = deque()
 
     def until_end(self, given: Given, done: Done) -> int:
         """Write all results. Returns the exit code."""
         restore = signal.signal(signal.SIGINT, self._interrupt)
         self._size = os.path.getsize(os.path.expanduser(given.input)) if os.path.isfile(given.input) else None
+        if given.output is not None:
+            self._batch.into(self._take)
         try:
             try:
                 for results in self._results(ordered=given.ordered and given.output is None):
-                    self._output.write(results)
-                    self._count(results)
+                    for result in results:
+                        self._take(result)
                     self._show()
             finally:
                 self._batch.close()
+                self._show()
                 self._end(given)
             if self._interrupted:
                 return INTERRUPTED
@@ -216,13 +220,15 @@ class _Watch:
         if self._interrupted > 1:
             raise KeyboardInterrupt
 
-    def _count(self, results: List[Result]) -> None:
-        for result in results:
-            self._tally.add(result)
-            if result.error is not None and self._tally.failed <= _SHOWN_FAILURES:
-                self._screen.say(f"{result.custom_id or f'line {result.number}'}: {result.error}")
+    def _take(self, result: Result) -> None:
+        self._output.write(result)
+        self._tally.add(result)
+        if result.error is not None and self._tally.failed <= _SHOWN_FAILURES:
+            self._failures.append(f"{result.custom_id or f'line {result.number}'}: {result.error}")
 
     def _show(self) -> None:
+        while self._failures:
+            self._screen.say(self._failures.popleft())
         now = time.monotonic()
         away = self._batch.away > 1
         if away and not self._waiting:
