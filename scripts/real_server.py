@@ -1,0 +1,193 @@
+"""A real llama.cpp server as a child process, for the demo, the tests and the benchmarks.
+
+    with RealServer(parallel=1) as server:
+        client = LlamaCppClient(server.endpoint)
+
+It listens on loopback. On Linux it dies with the thread that started it, however that one ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import List, Optional, Type, Union
+
+import environment
+
+Option = Union[str, int, bool, Path, None]
+
+
+class ServerFailed(Exception):
+    """The server ended, or was not ready in time; the message ends with the last lines of its log."""
+
+
+class RealServer:
+    """A server that is described by llama-server's own options, with underscores: `ctx_size=8192`, `metrics=True`.
+
+    `with` starts it and waits until the model is loaded; `start` only starts it. Raises ServerFailed, and where no
+    server can be had, environment.Unavailable.
+
+    Options:
+        model: a GGUF file; default: the small model that environment.py knows.
+        host: `127.0.0.1`, or the path of a UNIX socket, which must end in `.sock`.
+        api_key: handed over in the server's environment, since anyone can read a command line.
+        ctx_size, parallel, threads: default 4096 tokens, shared by 4 slots, on 2 threads.
+        others: what scripts/xllamacpp_server.py lists. True makes a flag; None and False leave the option out.
+
+    Attributes:
+        endpoint: the URL for a client. Its port stays the same, and nobody else's, until `close`.
+
+    Example: `RealServer(chat_template_file="tests/data/tools.jinja", api_key="secret")`
+    """
+
+    def __init__(self, *, api_key: Optional[str] = None, **options: Option) -> None:
+        command = environment.server_command()
+        if "model" not in options:
+            options = {"model": environment.model(), "alias": "SmolLM2-135M-Instruct", **options}
+        options = {"host": "127.0.0.1", "ctx_size": 4096, "parallel": 4, "threads": 2, **options}
+        # A socket that is bound and does not listen keeps others off the port. With this option it lets the server in,
+        # which sets it too (socket(7)).
+        self._reservation = socket.socket()
+        self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reservation.bind(("127.0.0.1", 0))
+        self._port: int = self._reservation.getsockname()[1]
+        self._path = str(options["host"]) if str(options["host"]).endswith(".sock") else None
+        self._prefix = str(options.get("api_prefix") or "")
+        self.endpoint = f"unix://{self._path}" if self._path else f"http://127.0.0.1:{self._port}{self._prefix}"
+        self._command = [*command, *_arguments({**options, "port": self._port})]
+        self._environment = {**os.environ, "LLAMA_API_KEY": api_key} if api_key else None
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115
+        self._process: Optional[subprocess.Popen[bytes]] = None
+
+    def start(self) -> None:
+        """Start the process. It takes a moment until it answers, first 503 and, once the model is loaded, 200."""
+        if self._path:
+            Path(self._path).unlink(missing_ok=True)  # a server that was killed leaves it behind
+        self._process = subprocess.Popen(
+            [sys.executable, "-ES", __file__, str(os.getpid()), *self._command],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C on the terminal is not for the server
+        )
+
+    def wait_until_ready(self, timeout: float = 120.0) -> None:
+        """Wait until the model is loaded. Raises ServerFailed if the process ends, or after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while self.health() in (None, 503):
+            if self._process is None or self._process.poll() is not None:
+                code = self._process and self._process.returncode
+                raise ServerFailed(f"the server ended with code {code}:{self._end_of_log()}")
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"the server was not ready after {timeout:g} seconds:{self._end_of_log()}")
+            time.sleep(0.02)
+
+    def health(self) -> Optional[int]:
+        """The status that `/health` answers: 503 while the model loads, then 200; None if nothing answers.
+
+        With an `api_prefix` it is 401 in place of 200 where there is a key: llama.cpp (b11549) then wants it here too.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        try:
+            if self._path:
+                connection.sock = socket.socket(socket.AF_UNIX)
+                connection.sock.connect(self._path)
+            connection.request("GET", f"{self._prefix}/health")
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    @property
+    def pid(self) -> Optional[int]:
+        """The server's process; None while there is none."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    @property
+    def log(self) -> str:
+        """All that the server wrote, over all its starts."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def stop(self) -> None:
+        """End the process with SIGTERM, and after 10 seconds with SIGKILL. Does nothing where there is none."""
+        if self._process:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """End the process with SIGKILL, as a crash would."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    def restart(self) -> None:
+        """Start again at the same endpoint, and wait until ready."""
+        self.stop()
+        self.start()
+        self.wait_until_ready()
+
+    def close(self) -> None:
+        """Stop the server and give its port up."""
+        self.stop()
+        self._reservation.close()
+        self._log.close()
+
+    def __enter__(self) -> RealServer:
+        try:
+            self.start()
+            self.wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    def _end_of_log(self) -> str:
+        return "\n".join(["", *self.log.rstrip().splitlines()[-5:]])
+
+
+def _arguments(options: dict[str, Option]) -> List[str]:
+    """A command line from options. Example: `{"ctx_size": 4096, "metrics": True}` to `--ctx-size 4096 --metrics`."""
+    arguments = []
+    for name, value in options.items():
+        if value is not None and value is not False:
+            arguments.append("--" + name.replace("_", "-"))
+            if value is not True:
+                arguments.append(str(value))
+    return arguments
+
+
+def _become(parent: int, command: List[str]) -> None:
+    """Turn this process, a child of `parent`, into `command`, which the kernel will kill when its parent ends."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # prctl(2)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:  # it had ended before that
+            return
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        sys.exit(f"{command[0]}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    _become(int(sys.argv[1]), sys.argv[2:])

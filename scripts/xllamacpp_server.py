@@ -1,0 +1,122 @@
+"""llama-server's command line for xllamacpp, which is llama.cpp's own server as a Python module.
+
+Takes those options of llama-server that OPTIONS lists, with its meanings and defaults, and serves until it is killed.
+To be run by a Python that has xllamacpp, as `scripts/environment.py server` makes one:
+
+    .venv/demo/bin/python scripts/xllamacpp_server.py --model model.gguf --port 8080 --ctx-size 4096 --parallel 4
+
+Source of the options: llama.cpp, tools/server/README.md. Not there: TLS, which xllamacpp is built without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+
+import xllamacpp
+
+Convert = Callable[[str], Any]
+
+
+def _list(text: str) -> List[str]:
+    return text.split(",")
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from None
+
+
+def _keys(path: str) -> List[str]:
+    return [line for line in _text(path).splitlines() if line and not line.startswith("#")]
+
+
+def _member(enumeration: Any) -> Convert:
+    """Members are called by their names without what all the names begin with, in small letters with dashes."""
+    prefix = os.path.commonprefix([member.name for member in enumeration])
+    members = {member.name[len(prefix) :].lower().replace("_", "-"): member for member in enumeration}
+
+    def member(name: str) -> Any:
+        if name not in members:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(members)}")
+        return members[name]
+
+    return member
+
+
+# Each option: the attributes of CommonParams that it sets, and to what: its value, converted, or a fixed one.
+OPTIONS: Dict[str, Tuple[str, Union[bool, Convert]]] = {
+    "-m --model": ("model.path", str),
+    "-a --alias": ("model_alias", lambda text: set(_list(text))),
+    "-c --ctx-size": ("n_ctx", int),
+    "-np --parallel": ("n_parallel", int),
+    "-ngl --gpu-layers --n-gpu-layers": ("n_gpu_layers", int),
+    "-t --threads": ("cpuparams.n_threads cpuparams_batch.n_threads", int),
+    "--threads-http": ("n_threads_http", int),
+    "--no-warmup": ("warmup", False),
+    "--host": ("hostnames", _list),
+    "--port": ("port", int),
+    "--api-prefix": ("api_prefix", str),
+    "--api-key": ("api_keys", _list),
+    "--api-key-file": ("api_keys", _keys),
+    "--sse-ping-interval": ("sse_ping_interval", int),
+    "--metrics": ("endpoint_metrics", True),
+    "--props": ("endpoint_props", True),
+    "--no-slots": ("endpoint_slots", False),
+    "--slot-save-path": ("slot_save_path", lambda path: os.path.join(path, "")),
+    "--embedding --embeddings": ("embedding", True),
+    "--pooling": ("pooling_type", _member(xllamacpp.llama_pooling_type)),
+    "--no-jinja": ("use_jinja", False),
+    "--chat-template": ("chat_template", str),
+    "--chat-template-file": ("chat_template", _text),
+    "--reasoning-format": ("reasoning_format", _member(xllamacpp.common_reasoning_format)),
+}
+# Where CommonParams and llama-server do not have the same default.
+DEFAULTS = {"port": 8080, "n_parallel": -1}
+
+
+def parameters(arguments: Optional[List[str]]) -> xllamacpp.CommonParams:
+    """The CommonParams that llama-server's options describe. Exits with one line and code 2 for a wrong option."""
+    parser = argparse.ArgumentParser(
+        description="llama-server, served by xllamacpp.", allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    for names, (attributes, value) in OPTIONS.items():
+        if isinstance(value, bool):
+            parser.add_argument(*names.split(), dest=attributes, action="store_const", const=value)
+        else:
+            parser.add_argument(*names.split(), dest=attributes, metavar="VALUE", type=value)
+    chosen = {**DEFAULTS, **vars(parser.parse_args(arguments))}
+    if "model.path" not in chosen:
+        parser.error("--model is missing")
+    if "LLAMA_API_KEY" in os.environ:
+        chosen.setdefault("api_keys", _list(os.environ["LLAMA_API_KEY"]))
+    params = xllamacpp.CommonParams()
+    for attributes, value in chosen.items():
+        for attribute in attributes.split():
+            *parents, name = attribute.split(".")
+            owner = params
+            for parent in parents:
+                owner = getattr(owner, parent)
+            setattr(owner, name, value)
+    return params
+
+
+def main(arguments: Optional[List[str]] = None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    params = parameters(arguments)
+    try:
+        server = xllamacpp.Server(params)  # returns when the model is loaded, and serves from before that
+    except RuntimeError as error:
+        sys.exit(str(error))
+    print(f"serving at {server.listening_address}", flush=True)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()
