@@ -1,0 +1,133 @@
+"""What came of a request, and the line that tells it: OpenAI's result lines. No I/O."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+
+from ..errors import FlynnError, ServerError
+from ..models.local.decode import decode_json
+from ..models.local.encode import encode_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Optional, Tuple
+
+    from .requests import Request
+
+_QUOTED = json.encoder.encode_basestring_ascii  # what json.dumps does to a string, without its detours
+_PREFIX = b'{"id":"batch_req_'
+# How each line begins that `encode_result` makes: the digest, and the ID as JSON.
+_LINE = re.compile(re.escape(_PREFIX) + rb'([0-9a-f]{16})","custom_id":("(?:[^"\\]|\\.)*"),"response":\{')
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one request.
+
+    Attributes:
+        custom_id: the request's; None for what was no request.
+        number: the request's place among the others, from 1.
+        body: the server's JSON; None if the request failed.
+        error: why it failed; None if it did not.
+        raw: the body as it came.
+        digest: the request's.
+    """
+
+    custom_id: Optional[str]
+    number: int
+    body: Any = None
+    error: Optional[FlynnError] = None
+    raw: bytes = field(default=b"", repr=False)
+    digest: str = field(default="", repr=False)
+
+    @property
+    def content(self) -> str:
+        """The text of the first choice of a chat or a completion; empty if there is none."""
+        choice = (_member(self.body, "choices", list) or [{}])[0]
+        text = _member(_member(choice, "message", dict) or {}, "content", str) or _member(choice, "text", str)
+        return text or ""
+
+    def tokens(self) -> Tuple[int, int, int]:
+        """Tokens of the prompt, of them from the prompt cache, and generated, as far as the server told."""
+        usage = _member(self.body, "usage", dict) or {}
+        details = _member(usage, "prompt_tokens_details", dict) or {}
+        return (
+            _member(usage, "prompt_tokens", int) or 0,
+            _member(details, "cached_tokens", int) or 0,
+            _member(usage, "completion_tokens", int) or 0,
+        )
+
+
+def _member(value: Any, name: str, kind: type) -> Any:
+    member = value.get(name) if isinstance(value, dict) else None
+    return member if isinstance(member, kind) else None
+
+
+def success(request: Request, raw: bytes) -> Result:
+    """The result of a request that was answered.
+
+    Raises:
+        ProtocolError: the answer is not JSON.
+    """
+    return Result(request.custom_id, request.number, decode_json(raw), None, raw, request.digest)
+
+
+def failure(request: Request, error: FlynnError) -> Result:
+    return Result(request.custom_id, request.number, None, error, b"", request.digest)
+
+
+def id_json(custom_id: str) -> bytes:
+    """An ID as it stands in a line."""
+    return _QUOTED(custom_id).encode()
+
+
+def encode_result(result: Result) -> bytes:
+    """The line of a result, for the output or, if it failed, for the errors."""
+    if result.error is not None:
+        return _encode_failure(result, result.error)
+    # A line has one line feed, and within JSON it can only be a blank.
+    raw = result.raw if b"\n" not in result.raw and b"\r" not in result.raw else encode_json(result.body)
+    name = json.dumps(_member(result.body, "id", str) or "").encode()
+    return b'%b%b","custom_id":%b,"response":{"status_code":200,"request_id":%b,"body":%b},"error":null}\n' % (
+        _PREFIX,
+        (result.digest or "0" * 16).encode(),
+        id_json(result.custom_id or ""),
+        name,
+        raw,
+    )
+
+
+def _encode_failure(result: Result, error: FlynnError) -> bytes:
+    response = None
+    kind = type(error).__name__
+    if isinstance(error, ServerError):
+        kind = error.type or kind
+        try:
+            body = json.loads(error.body)
+        except (ValueError, RecursionError):
+            body = error.body
+        response = {"status_code": error.status, "request_id": "", "body": body}
+    line = {
+        "id": f"batch_req_{result.digest or '0' * 16}",
+        "custom_id": result.custom_id,
+        "response": response,
+        "error": {"code": kind, "message": str(error), "line": result.number},
+    }
+    return json.dumps(line).encode() + b"\n"
+
+
+def read_line(line: bytes) -> Optional[Tuple[str, bytes]]:
+    """Digest and ID, as JSON, of a line of the output; None if it is not one, or not whole."""
+    found = _LINE.match(line)
+    return (str(found[1], "ascii"), found[2]) if found and line.endswith(b"}\n") else None
+
+
+def is_torn(end: bytes) -> bool:
+    """Whether the end of a file, without a line feed, can be what is left of a line that was being written.
+
+    After a power failure some file systems have zeros where the data should be.
+    """
+    end = end.rstrip(b"\0")
+    return end.startswith(_PREFIX) or _PREFIX.startswith(end)

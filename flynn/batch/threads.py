@@ -1,0 +1,109 @@
+"""Requests sent to one server: a thread for each that is under way."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from ..errors import FlynnError, NotSupportedError
+from ..http.call import CallAborted, Scope
+from .results import success
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Optional
+
+    from ..models.local.llamacpp import LlamaCppClient
+    from .work import Task, Work
+
+_LOOK = 2.0  # seconds between two looks at the server's slots
+_UNKNOWN_SLOTS = 4  # how many a server has that does not tell
+
+
+def limit(timeout: Optional[float], task: Task) -> Optional[float]:
+    """Seconds that a task may take: a server that is too slow for it gets more time each time."""
+    return None if timeout is None else timeout * 2.0**task.timeouts
+
+
+class Threads:
+    """The threads.
+
+    Args:
+        timeout: seconds for one attempt.
+        look: keep to the slots that the server has free.
+    """
+
+    def __init__(self, client: LlamaCppClient, work: Work, timeout: Optional[float], *, look: bool) -> None:
+        self._client, self._work, self._timeout, self._look = client, work, timeout, look
+        self._count = 0
+        self._others = sys.maxsize  # slots that others used at the last look
+        self._scopes: Dict[int, Scope] = {}
+        self._aborted = threading.Event()
+
+    def begin(self) -> None:
+        self._use(self._work.limit)
+        if self._look:
+            threading.Thread(target=self._watch, name="flynn-batch-slots", daemon=True).start()
+
+    def abort(self) -> None:
+        """End what is under way; `Work` has been stopped."""
+        self._aborted.set()
+        for scope in list(self._scopes.values()):
+            scope.abort()
+
+    def _use(self, jobs: int) -> None:
+        self._work.set_limit(jobs)
+        while self._count < jobs:
+            self._count += 1
+            name = f"flynn-batch-{self._count}"
+            threading.Thread(target=self._answer, args=(self._count,), name=name, daemon=True).start()
+
+    def _scope(self, worker: int) -> Scope:
+        scope = self._scopes[worker] = Scope()
+        if self._aborted.is_set():
+            scope.abort()
+        return scope
+
+    def _answer(self, worker: int) -> None:
+        work = self._work
+        while (task := work.take(worker)) is not None:
+            request = task.request
+            try:
+                with self._scope(worker):
+                    raw = self._client._fetch("POST", request.path, request.body, limit(self._timeout, task))
+                result = success(request, raw)
+            except CallAborted:
+                work.drop()
+            except FlynnError as error:
+                work.fail(task, error)
+            except BaseException as error:
+                work.stop(error)
+                work.drop()
+            else:
+                work.succeed(result)
+
+    def _watch(self) -> None:
+        """Keep to the slots that nobody else uses, and at least to one."""
+        while self._look:
+            try:
+                with self._scope(0):
+                    jobs = self._free_slots()
+            except FlynnError:  # those who work will say it
+                jobs = max(1, self._work.limit)
+            self._use(jobs)
+            if self._aborted.wait(_LOOK) or self._work.stopping:
+                return
+
+    def _free_slots(self) -> int:
+        ours = self._work.in_flight
+        try:
+            slots = self._client.slots(timeout=_LOOK)
+        except NotSupportedError:
+            slots_at_all = self._client.props(timeout=_LOOK).total_slots
+            self._look = False
+            return slots_at_all or _UNKNOWN_SLOTS
+        ours = max(ours, self._work.in_flight)
+        others = max(0, sum(slot.is_processing for slot in slots) - ours)
+        # A slot may be busy for a moment more after its answer has come. What others use, they use at two looks.
+        used, self._others = min(others, self._others), others
+        return max(1, len(slots) - used)

@@ -1,0 +1,285 @@
+"""`flynn batch`: many prompts from a file, none lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+
+from ..batch.record import Record
+from ..batch.requests import Defaults
+from ..batch.results import encode_result
+from ..batch.runner import DEFAULT_TIMEOUT, DEFAULT_WAIT, defaults_of
+from ..batch.runner import run as run_requests
+from ..batch.sources import Done, Lines, Template, read_jsonl, read_text, read_values, requests
+from ..batch.tally import Tally
+from ..errors import ConfigError
+from .ask import _schema
+from .exits import DONE, FAILED, INTERRUPTED
+from .options import _timeout, connect, request_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, BinaryIO, Deque, Iterator, List, Optional, Tuple
+
+    from ..batch.results import Result
+    from ..batch.runner import Run
+    from .options import Given, Parser
+    from .screen import Screen
+
+EXAMPLES = f"""\
+  flynn batch prompts.jsonl -o answers.jsonl
+  flynn batch --text questions.txt -o answers.jsonl --system "Be brief." --max-tokens 100
+  flynn batch people.csv --template letter.txt -o letters.jsonl
+  cat prompts.jsonl | flynn batch - | jq -r .response.body.choices[0].message.content
+
+Lines of INPUT, which is - for standard input:
+  {{"custom_id": "a", "url": "/v1/chat/completions", "body": {{"messages": [...]}}}}
+  {{"prompt": "Why is the sky blue?", "max_tokens": 20}}
+  {{"custom_id": "b", "messages": [{{"role": "user", "content": "Hi"}}]}}
+A template is a prompt with places, {{{{name}}}}, for the values of each row.
+Results are written as they come, in the form of OpenAI's batch files. To go on
+after an interruption of any kind, run the same command again: what has a result
+is not asked again, what failed is. Ctrl-C once lets the requests under way end.
+Here --timeout is the time for one answer, {DEFAULT_TIMEOUT:.0f} seconds by default."""
+
+_TICK = 0.5  # seconds between two looks whether there is something to show
+_SYNC = 5.0  # seconds of work that a power failure may cost
+_SAY = 10.0  # seconds between two lines where there is no terminal
+_SHOWN_FAILURES = 3
+
+
+def add_options(parser: Parser) -> None:
+    parser.usage = "flynn batch [options] INPUT"
+    parser.add_argument("input", metavar="INPUT", help="JSON lines, or what the next two options say")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--text", action="store_true", help="each line is a prompt")
+    kinds.add_argument("--template", metavar="FILE", help="prompt for values; INPUT is CSV or JSON lines")
+    parser.add_argument("-o", "--output", metavar="OUTPUT", help="results; what failed goes to OUTPUT.errors.jsonl")
+    parser.add_argument("--ordered", action="store_true", help="results in the order of INPUT")
+    parser.add_argument("--report", metavar="FILE", help="write what was done, as JSON")
+    parser.add_argument("--system", metavar="TEXT", help="system prompt of lines that have none")
+    parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that answers keep to")
+    group = parser.add_argument_group("work")
+    group.add_argument("--jobs", metavar="N", type=int, help="requests at a time (default: the server's free slots)")
+    group.add_argument("--max-failures", metavar="N", type=int, help="give up after N failed requests")
+    group.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=_timeout,
+        default=DEFAULT_WAIT,
+        help="give up after this long without a server, or none (default: 600)",
+    )
+    group.add_argument("--dask", metavar="ADDRESS", help="hand the work to a Dask scheduler's workers")
+    parser.add_request_options()
+
+
+def run(given: Given, screen: Screen) -> int:
+    for option in ("jobs", "max_failures"):
+        if getattr(given, option) is not None and getattr(given, option) < 1:
+            raise ConfigError(f"--{option.replace('_', '-')} is a number above 0")
+    file = _open(given)
+    try:
+        return _run(given, screen, Lines(file))
+    finally:
+        if given.input != "-":  # the reader may still wait for a pipe, and `close` would wait for the reader
+            file.close()
+
+
+def _run(given: Given, screen: Screen, lines: Lines) -> int:
+    tally = Tally()
+    done = Done(keep_order=given.ordered and given.output is not None)
+    entries, template = _entries(given, lines)
+    with connect(given) as client, _Output(given, screen) as output:
+        tally.before = output.read(done)
+        options = request_options(given)
+        if given.json_schema is not None:
+            options["json_schema"] = _schema(given.json_schema)
+        defaults = Defaults(given.system, {**defaults_of(client), **options})
+        asked = requests(entries, defaults, done, file=given.input, fingerprint=template)
+        timeout = DEFAULT_TIMEOUT if given.timeout is ... else given.timeout
+        how = {"jobs": given.jobs, "wait": given.wait, "max_failures": given.max_failures, "timeout": timeout}
+        ordered = given.ordered and given.output is None
+        if given.dask is not None:
+            from ..batch.dask import executor
+
+            with executor(given.dask) as (workers, threads):
+                how["jobs"] = given.jobs or 2 * threads
+                batch = run_requests(asked, ordered=ordered, executor=workers, **how)
+                return _Watch(batch, tally, output, screen, lines).until_end(given, done)
+        batch = run_requests(asked, client, ordered=ordered, **how)
+        return _Watch(batch, tally, output, screen, lines).until_end(given, done)
+
+
+def _open(given: Given) -> BinaryIO:
+    if given.input == "-":
+        return open(0, "rb", closefd=False)
+    try:
+        return open(os.path.expanduser(given.input), "rb")
+    except OSError as error:
+        raise ConfigError(error.strerror or str(error), file=given.input) from None
+
+
+def _entries(given: Given, lines: Lines) -> Tuple[Iterator[Any], bytes]:
+    """What the lines say, and what tells one template from another."""
+    if given.text:
+        return read_text(lines), b""
+    if given.template is None:
+        return read_jsonl(lines), b""
+    from hashlib import blake2b
+
+    try:
+        with open(os.path.expanduser(given.template), encoding="utf-8-sig") as file:
+            text = file.read()
+    except (OSError, ValueError) as error:
+        raise ConfigError(getattr(error, "strerror", None) or str(error), file=given.template) from None
+    return map(Template(text).entry, read_values(lines)), blake2b(text.encode(), digest_size=16).digest()
+
+
+class _Output:
+    """Where results go: a file, which is also the record of what is done, or standard output."""
+
+    def __init__(self, given: Given, screen: Screen) -> None:
+        self._screen = screen
+        self._record: Optional[Record] = None
+        if given.output is not None:
+            path = os.path.expanduser(given.output)
+            if os.path.exists(path) and given.input != "-" and os.path.samefile(path, os.path.expanduser(given.input)):
+                raise ConfigError("INPUT and OUTPUT are the same file", file=path)
+            self._record = Record(path)
+            if self._record.mended:
+                screen.say(f"{path}: cut off {self._record.mended} bytes of a line that was not finished")
+
+    def read(self, done: Done) -> int:
+        return self._record.read(done) if self._record else 0
+
+    def write(self, result: Result) -> None:
+        if self._record:
+            self._record.write(result)
+            return
+        line = encode_result(result).decode("utf-8")
+        if not line.isascii() and (getattr(sys.stdout, "encoding", None) or "").lower() != "utf-8":
+            import json
+
+            line = json.dumps(json.loads(line)) + "\n"
+        self._screen.write(line)
+
+    def sync(self) -> None:
+        if self._record:
+            self._record.sync(after=_SYNC)
+
+    def sort(self, done: Done) -> None:
+        if self._record and done.order:
+            self._record.sort(done.order)
+
+    @property
+    def errors(self) -> str:
+        return f" (see {self._record.errors_path})" if self._record else ""
+
+    def __enter__(self) -> _Output:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._record:
+            self._record.sync()
+            self._record.close()
+
+
+class _Watch:
+    """A batch under way, shown and written down."""
+
+    def __init__(self, batch: Run, tally: Tally, output: _Output, screen: Screen, lines: Lines) -> None:
+        self._batch, self._tally, self._output, self._screen, self._lines = batch, tally, output, screen, lines
+        self._interrupted = False
+        self._shown_at = time.monotonic()
+        self._waiting = False
+        self._failures: Deque[str] = deque()
+        self._size: Optional[int] = None  # of the input, in bytes
+
+    def until_end(self, given: Given, done: Done) -> int:
+        """Write all results. Returns the exit code."""
+        before = signal.getsignal(signal.SIGINT)
+        if before is signal.default_int_handler:  # not where nohup or a shell has it ignored
+            signal.signal(signal.SIGINT, self._interrupt)
+        path = os.path.expanduser(given.input)
+        self._size = os.path.getsize(path) if os.path.isfile(path) else None
+        if given.output is not None:
+            self._batch.into(self._take)
+        try:
+            try:
+                for results in self._results(ordered=given.ordered and given.output is None):
+                    for result in results:
+                        self._take(result)
+                    self._show()
+                    self._output.sync()
+            finally:
+                self._batch.close()
+                self._show()
+                self._end(given)
+            if self._interrupted:
+                return INTERRUPTED
+            self._output.sort(done)
+            if done.left:
+                what = f"{done.left} results are of requests that {given.input} does not have"
+                self._screen.say(f"{given.output}: {what}")
+            return FAILED if self._tally.failed else DONE
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _results(self, *, ordered: bool) -> Iterator[List[Result]]:
+        if ordered:
+            for result in self._batch:
+                yield [result]
+            return
+        while (results := self._batch.poll(_TICK)) is not None:
+            yield results
+
+    def _interrupt(self, number: int, frame: Optional[FrameType]) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        threading.Thread(target=self._drain).start()  # this one may hold the lock that it takes
+
+    def _drain(self) -> None:
+        self._batch.drain()
+        self._screen.say(f"Finishing the {self._batch.in_flight} under way; Ctrl-C again stops them.")
+
+    def _take(self, result: Result) -> None:
+        self._output.write(result)
+        self._tally.add(result)
+        if result.error is not None and self._tally.failed <= _SHOWN_FAILURES:
+            self._failures.append(f"{result.custom_id or f'line {result.number}'}: {result.error}")
+
+    def _show(self) -> None:
+        while self._failures:
+            self._screen.say(self._failures.popleft())
+        now = time.monotonic()
+        away = self._batch.away > 1
+        if away and not self._waiting:
+            self._screen.say("There is no server; waiting for it.")
+        self._waiting = away
+        every = _TICK if self._screen.err_is_terminal else _SAY
+        if now < self._shown_at + every:
+            return
+        self._shown_at = now
+        total = None
+        if self._size and self._lines.read:
+            total = self._lines.count * self._size / self._lines.read
+        line = self._tally.line(total)
+        if self._screen.err_is_terminal:
+            self._screen.progress(line)
+        else:
+            self._screen.say(line)
+
+    def _end(self, given: Given) -> None:
+        self._screen.say(self._tally.summary() + (self._output.errors if self._tally.failed else ""))
+        if given.report is not None:
+            import json
+
+            from .files import replace_file
+
+            replace_file(os.path.expanduser(given.report), json.dumps(self._tally.report(), indent=2) + "\n")
