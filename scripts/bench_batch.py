@@ -250,7 +250,7 @@ def restarts(options: argparse.Namespace, folder: Path) -> None:
     """A real server as a systemd user service, killed again and again under a batch."""
     sys.path.insert(0, str(ROOT / "tests"))
     import environment
-    from service.session import Session, private_manager
+    from service.session import Session, private_manager  # type: ignore[import-not-found]
 
     path, output, port = folder / "in.jsonl", folder / "out.jsonl", free_port()
     write_lines(path, prompts(options.lines), max_tokens=options.max_tokens)

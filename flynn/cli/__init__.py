@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "ask": "Answer one prompt, streamed as it is generated.",
     "chat": "Hold a conversation.",
+    "batch": "Answer many prompts from a file; run it again to go on where it stopped.",
     "status": "Tell whether the server is up, and what it runs.",
     "tokens": "Count the tokens of a text.",
 }
