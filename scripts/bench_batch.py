@@ -1,0 +1,282 @@
+"""The long proofs of flynn batch, and its figures. Each prints one line of JSON a run, and fails if a promise is broken.
+
+    python scripts/bench_batch.py speed [--prompts 2000] [--rounds 3]     against a bare http.client thread loop
+    python scripts/bench_batch.py prefix                                  prompt tokens that the server really read
+    python scripts/bench_batch.py kill [--times 100]                      SIGKILL at random moments
+    python scripts/bench_batch.py million [--lines 1000000]               peak memory, and how a re-run starts
+
+`speed` and `prefix` want a real server: `--endpoint URL`, with `--metrics` for `prefix`; by default one is started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).resolve().parent.parent
+TOPICS = "tides volcanoes bread glass bees rust sleep rainbows magnets yeast ice tea salt clouds echoes dust".split()
+
+
+def prompts(count: int) -> Iterator[str]:
+    for number in range(count):
+        yield f"In a few words, question {number}: what is special about {TOPICS[number % len(TOPICS)]}?"
+
+
+def write_lines(path: Path, texts: Iterator[str], **fields: Any) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for number, text in enumerate(texts):
+            file.write(json.dumps({"custom_id": f"q-{number}", "prompt": text, **fields}) + "\n")
+
+
+def flynn(*arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "flynn", "batch", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **options)
+
+
+def finished(process: "subprocess.Popen[bytes]") -> Tuple[int, "resource.struct_rusage"]:
+    """The exit code of a process, and what it used."""
+    assert process.stderr
+    process.stderr.read()
+    process.stderr.close()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage
+
+
+@contextlib.contextmanager
+def canned(*arguments: object) -> Iterator[str]:
+    """The endpoint of a server with canned answers."""
+    command = [sys.executable, str(ROOT / "scripts" / "canned_server.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@contextlib.contextmanager
+def real(endpoint: Optional[str]) -> Iterator[str]:
+    if endpoint:
+        yield endpoint
+        return
+    from real_server import RealServer
+
+    with RealServer(metrics=True, ctx_size=8192) as server:
+        yield server.endpoint
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+def bare(endpoint: str, path: Path, jobs: int) -> None:
+    """A loop of threads, in this process: read a line, ask, keep the answer. Prints tokens and seconds."""
+    began = time.monotonic()
+    host = urlsplit(endpoint).netloc
+    lock = threading.Lock()
+    tokens = 0
+    with path.open(encoding="utf-8") as lines, path.with_suffix(".bare").open("w", encoding="utf-8") as output:
+
+        def work() -> None:
+            nonlocal tokens
+            connection = http.client.HTTPConnection(host)
+            while True:
+                with lock:
+                    line = lines.readline()
+                if not line:
+                    return
+                given = json.loads(line)
+                body = {"messages": [{"role": "user", "content": given.pop("prompt")}], **given}
+                headers = {"Content-Type": "application/json"}
+                connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+                reply = connection.getresponse().read()
+                with lock:
+                    tokens += json.loads(reply)["usage"]["completion_tokens"]
+                    output.write(reply.decode() + "\n")
+
+        threads = [threading.Thread(target=work) for _ in range(jobs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    print(json.dumps({"tokens": tokens, "seconds": time.monotonic() - began}))
+
+
+def measured(command: List[str], requests: int) -> Dict[str, float]:
+    began = time.monotonic()
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert process.stdout
+    output = process.stdout.read()
+    code, usage = finished(process)
+    seconds = time.monotonic() - began
+    assert code == 0, f"{command} ended with {code}"
+    process.stdout.close()
+    cpu = (usage.ru_utime + usage.ru_stime) / requests * 1e6
+    return {"seconds": seconds, "cpu_us": cpu, **(json.loads(output) if output else {}), "process_seconds": seconds}
+
+
+def speed(options: argparse.Namespace, folder: Path) -> None:
+    """Tokens/s of whole processes, begun one after the other, each first in turn."""
+    path = folder / "in.jsonl"
+    write_lines(path, prompts(options.prompts), max_tokens=options.max_tokens, temperature=0, ignore_eos=True)
+    with contextlib.ExitStack() as stack:
+        endpoint = stack.enter_context(canned() if options.canned else real(options.endpoint))
+        loop = [sys.executable, __file__, "bare", endpoint, str(path), str(options.jobs)]
+        for number in range(options.rounds):
+            output = folder / f"out{number}.jsonl"
+            ours = [sys.executable, "-m", "flynn", "batch", str(path), "-o", str(output), "--endpoint", endpoint]
+            results = {}
+            for name, command in random.sample([("bare", loop), ("flynn", ours)], 2):
+                results[name] = measured(command, options.prompts)
+            usages = [json.loads(line)["response"]["body"]["usage"] for line in output.open(encoding="utf-8")]
+            tokens = {"flynn": sum(usage["completion_tokens"] for usage in usages), "bare": results["bare"]["tokens"]}
+            rates = {name: tokens[name] / results[name]["process_seconds"] for name in results}
+            report = {
+                "round": number,
+                "prompts": len(usages),
+                **{f"{name}_tokens_per_second": round(rates[name], 2) for name in rates},
+                "speed_ratio": round(rates["flynn"] / rates["bare"], 4),
+                **{f"{name}_cpu_us_per_request": round(results[name]["cpu_us"]) for name in results},
+                "cpu_ratio": round(results["flynn"]["cpu_us"] / results["bare"]["cpu_us"], 3),
+            }
+            print(json.dumps(report), flush=True)
+            assert len(usages) == options.prompts
+
+
+# --- prompts that begin alike -----------------------------------------------------------------------------------------
+
+
+def processed(endpoint: str) -> int:
+    """Prompt tokens that the server has read, not counting those that its cache supplied."""
+    connection = http.client.HTTPConnection(urlsplit(endpoint).netloc)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    return next(int(float(line.split()[1])) for line in text.splitlines() if line.startswith("llamacpp:prompt_tokens_total"))
+
+
+def prefix(options: argparse.Namespace, folder: Path) -> None:
+    """20 long texts, 20 questions each: by flynn batch, shuffled; by a bare loop, in file order and shuffled."""
+    random.seed(1)
+    texts = [" ".join(random.choice(TOPICS) for _ in range(options.words)) for _ in range(20)]
+    in_order = [f"{text}\nQuestion {number}: which word comes {number}th?" for text in texts for number in range(20)]
+    shuffled = random.sample(in_order, len(in_order))
+    report: Dict[str, Any] = {}
+    for name, asked in {"bare, file order": in_order, "bare, shuffled": shuffled, "flynn, shuffled": shuffled}.items():
+        path = folder / "in.jsonl"
+        write_lines(path, iter(asked), max_tokens=1, temperature=0)
+        with real(options.endpoint) as endpoint:
+            before, began = processed(endpoint), time.monotonic()
+            command = [sys.executable, __file__, "bare", endpoint, str(path), str(options.jobs)]
+            if name.startswith("flynn"):
+                command = [sys.executable, "-m", "flynn", "batch", str(path), "--endpoint", endpoint]
+                command += ["-o", str(folder / "out.jsonl")]
+            measured(command, len(asked))
+            report[name] = {"read": processed(endpoint) - before, "seconds": round(time.monotonic() - began, 1)}
+        print(json.dumps({name: report[name]}), flush=True)
+
+
+# --- crashes ----------------------------------------------------------------------------------------------------------
+
+
+def kill(options: argparse.Namespace, folder: Path) -> None:
+    """SIGKILL at random moments, until enough of them hit; then to the end. Checks each promise after each crash."""
+    path, output, log = folder / "in.jsonl", folder / "out.jsonl", folder / "log"
+    write_lines(path, prompts(options.lines))
+    recorded: Dict[str, str] = {}
+    asked_after: Counter[str] = Counter()
+    killed = 0
+    with canned("--delay", options.delay, "--log", log) as endpoint:
+        while True:
+            start = log.stat().st_size if log.exists() else 0
+            process = flynn(path, "-o", output, "--endpoint", endpoint)
+            if killed < options.times:
+                time.sleep(random.uniform(0.05, options.longest))
+                process.send_signal(signal.SIGKILL)
+            code, _ = finished(process)
+            time.sleep(2 * options.delay)
+            with log.open(encoding="utf-8") as file:
+                file.seek(start)
+                asked_after.update(text for text in map(json.loads, file) if text in recorded.values())
+            whole = output.read_bytes() if output.exists() else b""
+            lines = whole[: whole.rfind(b"\n") + 1].splitlines()
+            now = {name: f"{name}" for name in (json.loads(line)["custom_id"] for line in lines)}
+            assert len(now) == len(lines), "an ID twice"
+            assert recorded.keys() <= now.keys(), "a result was lost"
+            texts = dict(zip((f"q-{number}" for number in range(options.lines)), prompts(options.lines)))
+            recorded = {name: texts[name] for name in now}
+            if code != -signal.SIGKILL:
+                break
+            killed += 1
+    assert code == 0, f"the last run ended with {code}"
+    assert recorded.keys() == texts.keys() and not asked_after, f"asked again: {asked_after}"
+    print(json.dumps({"killed": killed, "lines": len(recorded), "asked_again_after_recorded": sum(asked_after.values())}))
+
+
+# --- a million lines --------------------------------------------------------------------------------------------------
+
+
+def million(options: argparse.Namespace, folder: Path) -> None:
+    path, output = folder / "in.jsonl", folder / "out.jsonl"
+    write_lines(path, prompts(options.lines), max_tokens=16)
+    with canned() as endpoint:
+        for name in ("first", "again"):
+            began = time.monotonic()
+            code, usage = finished(flynn(path, "-o", output, "--endpoint", endpoint))
+            report = {
+                "run": name,
+                "code": code,
+                "seconds": round(time.monotonic() - began, 2),
+                "peak_mib": round(usage.ru_maxrss / 1024, 1),
+                "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+            }
+            print(json.dumps(report), flush=True)
+    with output.open("rb") as file:
+        ids = [json.loads(line[: line.index(b',"response"')] + b"}")["custom_id"] for line in file]
+    assert len(ids) == len(set(ids)) == options.lines
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["bare"]:
+        bare(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+        return
+    parser = argparse.ArgumentParser(description="The long proofs of flynn batch.")
+    parser.add_argument("proof", choices=["speed", "prefix", "kill", "million"])
+    parser.add_argument("--endpoint", help="a server that runs; otherwise one is started")
+    parser.add_argument("--canned", action="store_true", help="speed: against a server that answers at once")
+    parser.add_argument("--prompts", type=int, default=2000)
+    parser.add_argument("--max-tokens", type=int, default=16)
+    parser.add_argument("--jobs", type=int, default=4, help="of the bare loop: as many as the server has slots")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--words", type=int, default=400, help="prefix: of each text")
+    parser.add_argument("--times", type=int, default=100, help="kill: how often")
+    parser.add_argument("--delay", type=float, default=0.02, help="kill: seconds that an answer takes")
+    parser.add_argument("--longest", type=float, default=1.5, help="kill: seconds that a run may last")
+    parser.add_argument("--lines", type=int)
+    options = parser.parse_args()
+    options.lines = options.lines or {"million": 1_000_000}.get(options.proof, 5000)
+    with tempfile.TemporaryDirectory() as folder:
+        {"speed": speed, "prefix": prefix, "kill": kill, "million": million}[options.proof](options, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
