@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 
 from ..errors import ConfigError
-from ..models.local.encode import encode_json, encode_prompt
+from ..models.local.encode import encode_prompt
 from ..models.request import ChatRequest
 from ..nearest import suggestion
 
@@ -31,6 +31,7 @@ ROUTES = {
     "/v1/rerank": "query",
     "/rerank": "query",
 }
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode  # as `encode_json`
 _OWN_FIELDS = ("custom_id", "method", "url", "body")
 
 
@@ -113,7 +114,8 @@ def make_request(source: Source, number: int, defaults: Defaults, digest: str = 
         body = {**defaults.options, **body}
     first = ROUTES[path]
     try:
-        return Request(name, path, encode_json({first: body[first], **body}), number, digest)
+        text = _ENCODE({first: body[first], **body})
+        return Request(name, path, text.encode("utf-8", "replace"), number, digest)
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"JSON cannot hold this: {error}") from None
 

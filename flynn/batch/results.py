@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from .requests import Request
 
+_QUOTED = json.encoder.encode_basestring_ascii  # what json.dumps does to a string, without its detours
 _PREFIX = b'{"id":"batch_req_'
 # How each line begins that `encode_result` makes: the digest, and the ID as JSON.
 _LINE = re.compile(re.escape(_PREFIX) + rb'([0-9a-f]{16})","custom_id":("(?:[^"\\]|\\.)*"),"response":\{')
@@ -79,7 +80,7 @@ def failure(request: Request, error: FlynnError) -> Result:
 
 def id_json(custom_id: str) -> bytes:
     """An ID as it stands in a line."""
-    return json.dumps(custom_id).encode()
+    return _QUOTED(custom_id).encode()
 
 
 def encode_result(result: Result) -> bytes:
@@ -120,7 +121,7 @@ def _encode_failure(result: Result, error: FlynnError) -> bytes:
 def read_line(line: bytes) -> Optional[Tuple[str, bytes]]:
     """Digest and ID, as JSON, of a line of the output; None if it is not one, or not whole."""
     found = _LINE.match(line)
-    return (found[1].decode(), found[2]) if found and line.endswith(b"}\n") else None
+    return (str(found[1], "ascii"), found[2]) if found and line.endswith(b"}\n") else None
 
 
 def is_torn(end: bytes) -> bool:

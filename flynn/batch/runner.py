@@ -89,7 +89,7 @@ def run(
 
         if plain is None:
             raise ConfigError("a batch without an executor needs a client")
-        work = Work(limit=jobs or 1, one_server=True, wait=wait, max_failures=max_failures)
+        work = Work(limit=jobs or 0, one_server=True, wait=wait, max_failures=max_failures)
         hands = Threads(plain, work, timeout, look=jobs is None)
     return Run(made, work, hands, ordered)
 

@@ -48,9 +48,9 @@ class Done:
     def add(self, name: bytes, digest: str) -> bool:
         """A result that is there. False if there was one of this ID before."""
         self.left += 1
-        return self._table.swap(hash(name), _check(digest)) == -1
+        return self._table.swap(hash(name), _check(bytes.fromhex(digest))) == -1
 
-    def has(self, custom_id: str, digest: str) -> bool:
+    def has(self, custom_id: str, digest: bytes) -> bool:
         """Whether a request that is asked for has its result already.
 
         Raises:
@@ -79,8 +79,8 @@ class InputChanged(ConfigError):
     """Something else was asked under this ID when the output was written."""
 
 
-def _check(digest: str) -> int:
-    return int(digest, 16) & (_SEEN - 1)
+def _check(digest: bytes) -> int:
+    return int.from_bytes(digest, "big") & (_SEEN - 1)
 
 
 def requests(
@@ -102,9 +102,9 @@ def requests(
         try:
             if isinstance(value, ConfigError):
                 raise value
-            digest = digest_of(said).hexdigest()
+            digest = digest_of(said).digest()
             if not done.has(id_of(value, number), digest):
-                yield make_request(value, number, defaults, digest)
+                yield make_request(value, number, defaults, digest.hex())
         except InputChanged as error:
             raise ConfigError(str(error), file=file, line=number) from None
         except ConfigError as error:
@@ -238,7 +238,8 @@ def _parsed(said: bytes) -> Any:
     if len(said) > MAX_LINE:
         return ConfigError(f"more than {MAX_LINE} bytes")
     try:
-        return _object(json.loads(said.decode("utf-8"), parse_constant=_refuse))
+        value = _DECODE(said.decode("utf-8"))
+        return value if isinstance(value, dict) else ConfigError(f"a line is an object, not {type(value).__name__}")
     except UnicodeDecodeError:
         return ConfigError("not UTF-8")
     except (ValueError, RecursionError) as error:
@@ -249,8 +250,7 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no number of JSON")
 
 
-def _object(value: Any) -> Any:
-    return value if isinstance(value, dict) else ConfigError(f"a line is an object, not {type(value).__name__}")
+_DECODE = json.JSONDecoder(parse_constant=_refuse).decode  # json.loads would make one for each line
 
 
 def _decoded(said: bytes) -> Any:

@@ -85,9 +85,10 @@ class Threads:
         while self._look:
             try:
                 with self._scope(0):
-                    self._use(self._free_slots())
-            except FlynnError:
-                pass  # those who work will say it
+                    jobs = self._free_slots()
+            except FlynnError:  # those who work will say it
+                jobs = max(1, self._work.limit)
+            self._use(jobs)
             if self._aborted.wait(_LOOK) or self._work.stopping:
                 return
 

@@ -142,6 +142,7 @@ class Work:
             if self._away_since is not None:
                 self._away_since, self._pause, self._probing = None, 0.0, False
                 self._tasks.notify_all()
+            self._tasks.notify()
             self._put(result)
 
     def fail(self, task: Task, error: FlynnError) -> None:

@@ -1,0 +1,146 @@
+"""A batch on several real servers: behind a real nginx, and as workers of a real Dask scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
+from urllib.parse import urlsplit
+
+import pytest
+from command import Home
+from real_server import RealServer
+
+from flynn import LlamaCppClient
+from flynn.batch import run
+from flynn.errors import FlynnError
+
+from .server import nginx
+
+NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+without_nginx = pytest.mark.skipif(not NGINX, reason="no nginx here")
+
+
+def port(server: RealServer) -> int:
+    found = urlsplit(server.endpoint).port
+    assert found
+    return found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+@pytest.fixture
+def two_servers(start_server: Callable[..., RealServer]) -> List[RealServer]:
+    return [start_server(ctx_size=2048, parallel=2, threads=1) for _ in range(2)]
+
+
+@pytest.fixture
+def proxy(two_servers: List[RealServer], tmp_path: Path) -> Iterator[str]:
+    with nginx(tmp_path, *map(port, two_servers)) as endpoint:
+        yield endpoint
+
+
+def read(path: str) -> Dict[str, Any]:
+    """The lines of a file of results by ID, each of which is there once."""
+    lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    by_id = {line["custom_id"]: line for line in lines}
+    assert len(by_id) == len(lines)
+    return by_id
+
+
+@without_nginx
+def test_chats_and_streams_go_through_nginx(proxy: str) -> None:
+    with LlamaCppClient(proxy) as client:
+        assert client.chat("Hi", max_tokens=4).usage.completion_tokens == 4  # type: ignore[union-attr]
+        arrivals = []
+        for event in client.chat_stream("Tell me a story", max_tokens=40, ignore_eos=True):
+            arrivals.append((time.monotonic(), event.type))
+        pieces = [when for when, kind in arrivals if kind == "content"]
+        assert len(pieces) > 10
+        assert pieces[-1] - pieces[0] > 0.05  # not all at once: nginx does not buffer them
+
+
+@without_nginx
+def test_a_batch_behind_nginx_outlives_one_of_the_servers(
+    proxy: str, two_servers: List[RealServer], home: Home
+) -> None:
+    home.write("in.jsonl", "".join(f'{{"prompt": "Say {n}", "max_tokens": 12}}\n' for n in range(40)))
+    process = home.start("batch", "in.jsonl", "-o", "out.jsonl", "--jobs", "4", "--endpoint", proxy)
+    output = home.path / "out.jsonl"
+    while not output.exists() or output.read_bytes().count(b"\n") < 8:
+        time.sleep(0.02)
+        assert process.poll() is None
+    two_servers[0].kill()
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert set(read(str(output))) == {f"request-{n}" for n in range(1, 41)}
+
+
+@without_nginx
+def test_a_stream_behind_nginx_goes_on_or_says_that_it_cannot(proxy: str, two_servers: List[RealServer]) -> None:
+    """Only one of two servers knows the stream, and nginx may ask the other, which answers 404."""
+    with LlamaCppClient(proxy) as client:
+        whole = client.chat("Count to ten", max_tokens=30, temperature=0, cache_prompt=False).content
+        stream = client.chat_stream(
+            "Count to ten", max_tokens=30, temperature=0, cache_prompt=False, resume=True, resume_for=5
+        )
+        try:
+            text = "".join(event.text for event in stream if event.type == "content")
+            assert text == whole
+        except FlynnError:
+            pytest.fail("nothing was cut, so nothing had to be resumed")
+
+
+def test_dask_workers_use_their_own_servers_and_one_may_die(
+    two_servers: List[RealServer], home: Home, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("distributed")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "DASK_LOGGING__DISTRIBUTED": "error"}
+    processes: List[subprocess.Popen[Any]] = []
+
+    def start(*command: str, **variables: str) -> subprocess.Popen[Any]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env={**environment, **variables},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=home.path,
+        )
+        processes.append(process)
+        return process
+
+    scheduler_file = home.path / "scheduler.json"
+    try:
+        start("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
+              "--scheduler-file", str(scheduler_file))  # fmt: skip
+        while not scheduler_file.exists():
+            time.sleep(0.05)
+        address = json.loads(scheduler_file.read_text())["address"]
+        workers = [
+            start("distributed.cli.dask_worker", address, "--nthreads", "2", "--no-nanny", "--no-dashboard",
+                  "--host", "127.0.0.1", FLYNN_ENDPOINT=server.endpoint)  # fmt: skip
+            for server in two_servers
+        ]
+        home.write("in.jsonl", "".join(f'{{"prompt": "Say {n}", "max_tokens": 12}}\n' for n in range(40)))
+        batch = home.start("batch", "in.jsonl", "-o", "out.jsonl", "--dask", address, python=(sys.executable, "-m", "flynn"))
+        output = home.path / "out.jsonl"
+        while not output.exists() or output.read_bytes().count(b"\n") < 8:
+            time.sleep(0.02)
+            assert batch.poll() is None, batch.communicate()
+        workers[0].kill()
+        _, err = batch.communicate(timeout=150)
+        assert batch.returncode == 0, err
+        assert set(read(str(output))) == {f"request-{n}" for n in range(1, 41)}
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
