@@ -128,11 +128,14 @@ class Lines:
             self.read += len(line)
             self.count += 1
             yield line
-            while len(line) > MAX_LINE and not line.endswith(b"\n"):
-                line = self._file.readline(MAX_LINE)  # what is left of a line that is too long
-                self.read += len(line)
-                if not line:
-                    break
+            if len(line) > MAX_LINE:
+                self._skip(line)
+
+    def _skip(self, line: bytes) -> None:
+        """Read on to the end of a line that is too long."""
+        while line and not line.endswith(b"\n"):
+            line = self._file.readline(MAX_LINE)
+            self.read += len(line)
 
 
 def read_jsonl(lines: Lines) -> Iterator[Entry]:

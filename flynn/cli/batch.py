@@ -76,15 +76,24 @@ def run(given: Given, screen: Screen) -> int:
     for option in ("jobs", "max_failures"):
         if getattr(given, option) is not None and getattr(given, option) < 1:
             raise ConfigError(f"--{option.replace('_', '-')} is a number above 0")
+    file = _open(given)
+    try:
+        return _run(given, screen, Lines(file))
+    finally:
+        if given.input != "-":  # the reader may still wait for a pipe, and `close` would wait for the reader
+            file.close()
+
+
+def _run(given: Given, screen: Screen, lines: Lines) -> int:
     tally = Tally()
     done = Done(keep_order=given.ordered and given.output is not None)
-    with _Output(given, screen) as output, connect(given) as client:
+    entries, template = _entries(given, lines)
+    with connect(given) as client, _Output(given, screen) as output:
         tally.before = output.read(done)
         options = request_options(given)
         if given.json_schema is not None:
             options["json_schema"] = _schema(given.json_schema)
         defaults = Defaults(given.system, {**defaults_of(client), **options})
-        lines, entries, template = _source(given)
         asked = requests(entries, defaults, done, file=given.input, fingerprint=template)
         timeout = DEFAULT_TIMEOUT if given.timeout is ... else given.timeout
         how = {"jobs": given.jobs, "wait": given.wait, "max_failures": given.max_failures, "timeout": timeout}
@@ -100,26 +109,29 @@ def run(given: Given, screen: Screen) -> int:
         return _Watch(batch, tally, output, screen, lines).until_end(given, done)
 
 
-def _source(given: Given) -> Tuple[Lines, Iterator[Any], bytes]:
-    """The lines, what they say, and what tells one template from another."""
+def _open(given: Given) -> BinaryIO:
+    if given.input == "-":
+        return open(0, "rb", closefd=False)
     try:
-        if given.input == "-":
-            file: BinaryIO = open(0, "rb", closefd=False)  # noqa: SIM115
-        else:
-            file = open(os.path.expanduser(given.input), "rb")  # noqa: SIM115
-        lines = Lines(file)
-        if given.text:
-            return lines, read_text(lines), b""
-        if given.template is None:
-            return lines, read_jsonl(lines), b""
-        from hashlib import blake2b
+        return open(os.path.expanduser(given.input), "rb")
+    except OSError as error:
+        raise ConfigError(error.strerror or str(error), file=given.input) from None
 
-        with open(os.path.expanduser(given.template), encoding="utf-8-sig") as prompt:
-            text = prompt.read()
+
+def _entries(given: Given, lines: Lines) -> Tuple[Iterator[Any], bytes]:
+    """What the lines say, and what tells one template from another."""
+    if given.text:
+        return read_text(lines), b""
+    if given.template is None:
+        return read_jsonl(lines), b""
+    from hashlib import blake2b
+
+    try:
+        with open(os.path.expanduser(given.template), encoding="utf-8-sig") as file:
+            text = file.read()
     except (OSError, ValueError) as error:
-        name = getattr(error, "filename", None) or given.template
-        raise ConfigError(getattr(error, "strerror", None) or str(error), file=name) from None
-    return lines, map(Template(text).entry, read_values(lines)), blake2b(text.encode(), digest_size=16).digest()
+        raise ConfigError(getattr(error, "strerror", None) or str(error), file=given.template) from None
+    return map(Template(text).entry, read_values(lines)), blake2b(text.encode(), digest_size=16).digest()
 
 
 class _Output:

@@ -292,7 +292,7 @@ def test_an_executor_does_the_work(kind: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_a_client_that_cannot_go_to_another_process_is_said() -> None:
     with serve(answers()) as server, concurrent.futures.ProcessPoolExecutor(1) as executor:
         client = LlamaCppClient(server.endpoint)
-        assert client.health()  # now it has a connection
+        assert client.slots()  # now it has a connection
         with pytest.raises(ConfigError, match="client=None"):
             list(run(["a"], client, executor=executor))
 
