@@ -8,11 +8,12 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
-from scripted import CHAT, Peer, Script, ScriptedServer, chat, error, eventually, response, serve
+from scripted import Peer, Script, ScriptedServer, chat, error, eventually, response, serve
+
+from flynn import LlamaCppClient
 
 Answer = Callable[[str], Optional[bytes]]
 
@@ -47,6 +48,13 @@ def answers(answer: Answer = echo, slots: int = 4, busy: Callable[[], int] = lam
             peer.send(reply)
 
     return script
+
+
+@contextlib.contextmanager
+def serving(script: Script) -> Iterator[Tuple[ScriptedServer, LlamaCppClient]]:
+    """A server, and a client of it."""
+    with serve(script) as server, LlamaCppClient(server.endpoint) as client:
+        yield server, client
 
 
 def prompt_of(body: Any) -> str:
@@ -120,5 +128,3 @@ http {{
         process.terminate()
         process.wait(10)
 
-
-__all__ = ["BROKEN", "CHAT", "Gate", "REFUSAL", "UNAVAILABLE", "answers", "echo", "nginx", "prompts", "serve", "time"]

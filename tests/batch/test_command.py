@@ -14,9 +14,9 @@ from typing import Any, Dict, List
 
 import pytest
 from command import Home
-from scripted import ScriptedServer, error, eventually, response
+from scripted import ScriptedServer, error, eventually, response, serve
 
-from .server import REFUSAL, Gate, answers, echo, prompts, serve
+from .server import REFUSAL, Gate, answers, echo, prompts
 
 
 @pytest.fixture
@@ -46,11 +46,15 @@ def batch(home: Home, server: ScriptedServer, *options: str, name: str = "in.jso
     return home.run("batch", name, "--endpoint", server.endpoint, *options, **how)
 
 
-def start(home: Home, server: ScriptedServer, *options: str) -> "subprocess.Popen[bytes]":
+def start(home: Home, server: ScriptedServer, *options: str) -> subprocess.Popen[bytes]:
     return home.start("batch", "in.jsonl", "-o", "out.jsonl", "--endpoint", server.endpoint, *options)
 
 
 OUT = ("-o", "out.jsonl")
+
+
+def command(server: ScriptedServer) -> List[str]:
+    return ["batch", "in.jsonl", "--endpoint", server.endpoint]
 
 
 def test_each_line_has_a_result(home: Home) -> None:
@@ -320,12 +324,12 @@ def test_ctrl_c_twice_stops(home: Home) -> None:
 def test_progress_is_one_line_on_a_terminal(home: Home) -> None:
     home.write("in.jsonl", questions(8))
     gate = Gate()
-    with serve(answers(gate)) as server:
-        with home.terminal("batch", "in.jsonl", *OUT, "--endpoint", server.endpoint) as terminal:
-            terminal.expect("\r0 done, 0 failed")
-            gate.opened.set()
-            terminal.expect("8 done, 0 failed, 40 tokens in")
-            assert terminal.end() == 0
+    options = [*OUT, "--jobs", "4"]
+    with serve(answers(gate)) as server, home.terminal(*command(server), *options) as terminal:
+        terminal.expect("\r0 done, 0 failed")
+        gate.opened.set()
+        terminal.expect("8 done, 0 failed, 40 tokens in")
+        assert terminal.end() == 0
 
 
 def test_it_gives_up_after_too_many_failures(home: Home) -> None:

@@ -158,7 +158,8 @@ def test_what_no_line_begins_with_is_not(end: bytes) -> None:
 
 
 def entries(reader: Any, data: bytes) -> List[Any]:
-    return [(n, str(value) if isinstance(value, ConfigError) else value) for n, _, value in reader(Lines(io.BytesIO(data)))]
+    found = reader(Lines(io.BytesIO(data)))
+    return [(number, str(value) if isinstance(value, ConfigError) else value) for number, _, value in found]
 
 
 def test_jsonl_with_blank_and_bad_lines() -> None:
@@ -200,7 +201,8 @@ def test_values_may_be_json_lines() -> None:
 def test_a_template_takes_values() -> None:
     template = Template("To {{ name }}: {{text}} {json: {{n}}} {{name}}")
     row = {"name": "A {{text}}", "text": "t", "n": [1, "ü"], "custom_id": "id"}
-    assert template.entry((1, b"", row)) == (1, b"", {"prompt": 'To A {{text}}: t {json: [1, "ü"]} A {{text}}', "custom_id": "id"})
+    prompt = 'To A {{text}}: t {json: [1, "ü"]} A {{text}}'
+    assert template.entry((1, b"", row)) == (1, b"", {"prompt": prompt, "custom_id": "id"})
     assert "no value for {{text}}; there is: name" in str(template.entry((1, b"", {"name": "A"}))[2])
 
 
@@ -274,12 +276,8 @@ def bodies(*texts: str) -> List[Task]:
 
 def test_each_worker_has_its_own_part_in_order() -> None:
     window = Window(bodies(*"db" "ca"))
-    assert [task.request.custom_id for task in (window.take(1), window.take(2), window.take(1), window.take(2)) if task] == [
-        "a",
-        "c",
-        "b",
-        "d",
-    ]
+    taken = [window.take(worker) for worker in (1, 2, 1, 2)]
+    assert [task.request.custom_id for task in taken if task] == ["a", "c", "b", "d"]
     assert window.take(1) is window.take(2) is None
     assert window.left == 0
 
@@ -312,5 +310,5 @@ def test_the_tally_tells_how_it_goes() -> None:
     assert tally.line(10.0).startswith("3 done, 1 failed, ")
     assert tally.line(10.0).endswith(" left")
     assert tally.summary().startswith("3 done (2 of them before), 1 failed, 5 tokens in (3 cached), 2 out, ")
-    report = tally.report()
-    assert [report[name] for name in ("done", "done_before", "failed", "prompt_tokens", "cached_tokens")] == [1, 2, 1, 5, 3]
+    names = ("done", "done_before", "failed", "prompt_tokens", "cached_tokens", "completion_tokens")
+    assert [tally.report()[name] for name in names] == [1, 2, 1, 5, 3, 2]

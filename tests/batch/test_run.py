@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, List
 
 import pytest
-from scripted import eventually
+from scripted import eventually, response, serve
 
 from flynn import AsyncLlamaCppClient, ChatRequest, LlamaCppClient, Message
 from flynn.batch import Request, run
 from flynn.errors import AuthenticationError, ConfigError, FlynnError, ServerError, ServerNotRunningError
 
-from .server import BROKEN, REFUSAL, UNAVAILABLE, Gate, answers, echo, prompts, response, serve
+from .server import BROKEN, REFUSAL, UNAVAILABLE, Gate, answers, echo, prompts, serving
 
 
 def test_each_request_has_one_result() -> None:
@@ -47,9 +47,8 @@ def test_requests_come_in_any_form() -> None:
 
 def test_results_come_asynchronously() -> None:
     async def main(endpoint: str) -> List[str]:
-        async with AsyncLlamaCppClient(endpoint) as client:
-            async with run(["a", "b", "c"], client, ordered=True) as results:
-                return [result.content async for result in results]
+        async with AsyncLlamaCppClient(endpoint) as client, run(["a", "b", "c"], client, ordered=True) as results:
+            return [result.content async for result in results]
 
     with serve(answers()) as server:
         assert asyncio.run(main(server.endpoint)) == ["re: a", "re: b", "re: c"]
@@ -81,34 +80,32 @@ def test_order_is_kept_though_answers_come_in_another() -> None:
 
 def test_as_many_are_under_way_as_the_server_has_slots() -> None:
     gate = Gate()
-    with serve(answers(gate, slots=6)) as server, LlamaCppClient(server.endpoint) as client:
-        with run(map(str, range(30)), client) as results:
-            assert results.poll(0.1) == []
-            eventually(lambda: gate.waiting == 6)
-            gate.opened.set()
-            assert len(list(results)) == 30
+    with serving(answers(gate, slots=6)) as (server, client), run(map(str, range(30)), client) as results:
+        assert results.poll(0.1) == []
+        eventually(lambda: gate.waiting == 6)
+        gate.opened.set()
+        assert len(list(results)) == 30
     assert gate.most == 6
 
 
 def test_slots_that_others_use_are_left_to_them() -> None:
     gate = Gate()
-    with serve(answers(gate, slots=6, busy=lambda: 4 + gate.waiting)) as server, LlamaCppClient(server.endpoint) as client:
-        with run(map(str, range(10)), client) as results:
-            results.poll(0.1)
-            eventually(lambda: gate.waiting == 2)
-            time.sleep(0.2)
-            assert gate.most == 2
-            gate.opened.set()
+    script = answers(gate, slots=6, busy=lambda: 4 + gate.waiting)
+    with serving(script) as (_, client), run(map(str, range(10)), client) as results:
+        results.poll(0.1)
+        eventually(lambda: gate.waiting == 2)
+        time.sleep(0.2)
+        assert gate.most == 2
+        gate.opened.set()
 
 
 def test_jobs_override_the_slots() -> None:
     gate = Gate()
-    with serve(answers(gate, slots=6)) as server, LlamaCppClient(server.endpoint) as client:
-        with run(map(str, range(10)), client, jobs=3) as results:
-            results.poll(0.1)
-            eventually(lambda: gate.waiting == 3)
-            gate.opened.set()
-            assert len(list(results)) == 10
+    with serving(answers(gate, slots=6)) as (server, client), run(map(str, range(10)), client, jobs=3) as results:
+        results.poll(0.1)
+        eventually(lambda: gate.waiting == 3)
+        gate.opened.set()
+        assert len(list(results)) == 10
     assert gate.most == 3
 
 
@@ -195,12 +192,12 @@ def test_a_wrong_token_ends_it_at_once() -> None:
 
 
 def test_it_gives_up_after_too_many_failures() -> None:
-    results = []
-    with serve(answers(lambda prompt: REFUSAL)) as server:
+    results: List[Any] = []
+    with serving(answers(lambda prompt: REFUSAL)) as (server, client):
+        batch = run(map(str, range(100)), client, jobs=1, max_failures=3)
         with pytest.raises(FlynnError, match="gave up after 3 failed requests"):
-            for result in run(map(str, range(100)), LlamaCppClient(server.endpoint), jobs=1, max_failures=3):
-                results.append(result)
-    assert len(results) == 3
+            results.extend(batch)
+    assert len(prompts(server)) == 3
 
 
 def test_a_timeout_gives_a_slow_server_more_time_the_next_time() -> None:
@@ -233,34 +230,32 @@ def test_what_is_no_request_is_a_result_with_an_error() -> None:
 
 def test_closing_stops_what_is_under_way() -> None:
     gate = Gate()
-    with serve(answers(gate)) as server, LlamaCppClient(server.endpoint) as client:
-        with run(map(str, range(100)), client, jobs=4) as results:
-            results.poll(0.05)
-            eventually(lambda: gate.waiting == 4)
+    with serving(answers(gate)) as (server, client), run(map(str, range(100)), client, jobs=4) as results:
+        results.poll(0.05)
+        eventually(lambda: gate.waiting == 4)
+        results.close()
         began = time.monotonic()
         assert list(results) == []
         assert time.monotonic() - began < 5
         gate.opened.set()
-    assert len(prompts(server)) == 4
+        assert len(prompts(server)) == 4
 
 
 def test_draining_lets_what_is_under_way_end() -> None:
     gate = Gate()
-    with serve(answers(gate)) as server, LlamaCppClient(server.endpoint) as client:
-        with run(map(str, range(100)), client, jobs=4) as results:
-            results.poll(0.05)
-            eventually(lambda: gate.waiting == 4)
-            results.drain()
-            gate.opened.set()
-            assert len(list(results)) == 4
+    with serving(answers(gate)) as (server, client), run(map(str, range(100)), client, jobs=4) as results:
+        results.poll(0.05)
+        eventually(lambda: gate.waiting == 4)
+        results.drain()
+        gate.opened.set()
+        assert len(list(results)) == 4
 
 
 def test_a_slow_reader_holds_the_work_back() -> None:
-    with serve(answers()) as server, LlamaCppClient(server.endpoint) as client:
-        with run(map(str, range(3000)), client, jobs=4) as results:
-            next(results)
-            time.sleep(0.8)
-            assert len(prompts(server)) < 1000
+    with serving(answers()) as (server, client), run(map(str, range(3000)), client, jobs=4) as results:
+        next(results)
+        time.sleep(0.8)
+        assert len(prompts(server)) < 1000
 
 
 def test_an_endless_source_is_read_only_so_far_ahead() -> None:
