@@ -3,6 +3,7 @@
     python scripts/bench_batch.py speed [--prompts 2000] [--rounds 3]     against a bare http.client thread loop
     python scripts/bench_batch.py prefix                                  prompt tokens that the server really read
     python scripts/bench_batch.py kill [--times 100]                      SIGKILL at random moments
+    python scripts/bench_batch.py restarts                                a systemd user service killed 10 times
     python scripts/bench_batch.py million [--lines 1000000]               peak memory, and how a re-run starts
 
 `speed` and `prefix` want a real server: `--endpoint URL`, with `--metrics` for `prefix`; by default one is started.
@@ -234,6 +235,57 @@ def kill(options: argparse.Namespace, folder: Path) -> None:
     print(json.dumps({"killed": killed, "lines": len(recorded), "asked_again": sum(asked_after.values())}))
 
 
+# --- restarts ---------------------------------------------------------------------------------------------------------
+
+UNIT = """[Unit]
+StartLimitIntervalSec=0
+[Service]
+ExecStart={command}
+Restart=on-failure
+RestartSec=0.1
+"""
+
+
+def restarts(options: argparse.Namespace, folder: Path) -> None:
+    """A real server as a systemd user service, killed again and again under a batch."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import environment
+    from service.session import Session, private_manager
+
+    path, output, port = folder / "in.jsonl", folder / "out.jsonl", free_port()
+    write_lines(path, prompts(options.lines), max_tokens=options.max_tokens)
+    command = [*environment.server_command(), "-m", environment.model(), "--port", port, "-np", 4, "-c", 4096, "-t", 1]
+    session = Session(folder)
+    session.unit_dir.mkdir(parents=True)
+    (session.unit_dir / "llama-server.service").write_text(UNIT.format(command=" ".join(map(str, command))))
+    with private_manager(session):
+        session.systemctl("start", "llama-server")
+        began, killed = time.monotonic(), 0
+        process = flynn(path, "-o", output, "--endpoint", f"http://127.0.0.1:{port}")
+        while process.poll() is None and killed < 10:
+            target = (killed + 1) * options.lines // 12
+            if output.exists() and output.read_bytes().count(b"\n") >= target:
+                session.systemctl("kill", "--signal=KILL", "llama-server")
+                killed += 1
+            time.sleep(0.05)
+        code, _ = finished(process)
+        seconds = time.monotonic() - began
+        restarted = int(session.show("llama-server", "NRestarts"))
+        session.systemctl("stop", "llama-server")
+    ids = [json.loads(line)["custom_id"] for line in output.read_bytes().splitlines()]
+    print(json.dumps({"code": code, "killed": killed, "restarts": restarted, "results": len(ids), "seconds": seconds}))
+    assert code == 0
+    assert sorted(ids) == sorted(f"q-{number}" for number in range(options.lines))
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 # --- a million lines --------------------------------------------------------------------------------------------------
 
 
@@ -257,12 +309,21 @@ def million(options: argparse.Namespace, folder: Path) -> None:
     assert len(ids) == len(set(ids)) == options.lines
 
 
+PROOFS = {
+    "speed": (speed, 0),
+    "prefix": (prefix, 0),
+    "kill": (kill, 6000),
+    "restarts": (restarts, 240),
+    "million": (million, 10**6),
+}
+
+
 def main() -> None:
     if sys.argv[1:2] == ["bare"]:
         bare(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
         return
     parser = argparse.ArgumentParser(description="The long proofs of flynn batch.")
-    parser.add_argument("proof", choices=["speed", "prefix", "kill", "million"])
+    parser.add_argument("proof", choices=sorted(PROOFS))
     parser.add_argument("--endpoint", help="a server that runs; otherwise one is started")
     parser.add_argument("--canned", action="store_true", help="speed: against a server that answers at once")
     parser.add_argument("--prompts", type=int, default=2000)
@@ -275,9 +336,10 @@ def main() -> None:
     parser.add_argument("--longest", type=float, default=1.5, help="kill: seconds that a run may last")
     parser.add_argument("--lines", type=int)
     options = parser.parse_args()
-    options.lines = options.lines or {"million": 1_000_000}.get(options.proof, 5000)
+    proof, lines = PROOFS[options.proof]
+    options.lines = options.lines or lines
     with tempfile.TemporaryDirectory() as folder:
-        {"speed": speed, "prefix": prefix, "kill": kill, "million": million}[options.proof](options, Path(folder))
+        proof(options, Path(folder))
 
 
 if __name__ == "__main__":

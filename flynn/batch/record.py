@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .results import Result
     from .sources import Done
 
-_SYNC = 5.0  # seconds of work that a power failure may cost
 _BLOCK = 64 * 1024
 _WRITTEN = 2**64 - 1  # in place of an offset
 
@@ -109,14 +108,13 @@ class Record:
         line = encode_result(result)
         while line:
             line = line[os.write(file, line) :]
-        if time.monotonic() > self._synced + _SYNC:
-            self.sync()
 
-    def sync(self) -> None:
-        """Wait until all of it is on the disk."""
-        os.fsync(self._output)
-        os.fsync(self._errors)
-        self._synced = time.monotonic()
+    def sync(self, after: float = 0.0) -> None:
+        """Wait until all of it is on the disk, if that has been so long ago, in seconds."""
+        if time.monotonic() >= self._synced + after:
+            os.fsync(self._output)
+            os.fsync(self._errors)
+            self._synced = time.monotonic()
 
     def sort(self, order: Sequence[int]) -> None:
         """Bring the results into an order, given as the hashes of their IDs. Those not in it come last."""

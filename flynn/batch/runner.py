@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 
@@ -116,8 +117,8 @@ def defaults_of(client: Optional[LlamaCppClient]) -> Dict[str, Any]:
 class Run:
     """A batch under way: an iterator of results, and an asynchronous one. See `run`.
 
-    It begins with the first result that is asked for, and ends with the last one, with `close`, at the end of `with`
-    or `async with`, or when nobody refers to it any more.
+    It begins with the first result that is asked for, and ends with the last one, with `close`, or at the end of `with`
+    or `async with`.
     """
 
     def __init__(self, requests: Iterator[Any], work: Work, hands: Union[Threads, Executed], ordered: bool) -> None:
@@ -137,7 +138,8 @@ class Run:
         """
         if not self._begun:
             self._begun = True
-            threading.Thread(target=self._read, name="flynn-batch-reader", daemon=True).start()
+            arguments = (self._requests, self._work, self._expected)
+            threading.Thread(target=_read, args=arguments, name="flynn-batch-reader", daemon=True).start()
             self._hands.begin()
         return self._work.results(timeout)
 
@@ -166,18 +168,6 @@ class Run:
     def away(self) -> float:
         """Seconds for which there has been no server, 0 if there is one."""
         return self._work.away
-
-    def _read(self) -> None:
-        """In a thread of its own: the requests may come from a pipe, slowly."""
-        try:
-            for item in self._requests:
-                if self._expected is not None:
-                    self._expected.append(item.number)
-                if not (self._work.add_failed(item) if isinstance(item, Result) else self._work.add(item)):
-                    break
-            self._work.end()
-        except BaseException as error:
-            self._work.stop(error)
 
     def _as_they_come(self) -> Iterator[Result]:
         try:
@@ -215,6 +205,11 @@ class Run:
             self._async = ThreadIterator(self._results, interrupt=self.close)
         return self._async  # type: ignore[no-any-return]
 
+    def __del__(self) -> None:
+        # At the end of the interpreter a thread that had the lock of `Work` will never give it back.
+        if getattr(self, "_begun", False) and not sys.is_finalizing():
+            self.close()
+
     async def __aenter__(self) -> Run:
         return self
 
@@ -222,3 +217,16 @@ class Run:
         self.close()
         if self._async is not None:
             await self._async.aclose()
+
+
+def _read(requests: Iterator[Any], work: Work, expected: Optional[Deque[int]]) -> None:
+    """In a thread of its own: requests may come from a pipe, slowly."""
+    try:
+        for item in requests:
+            if expected is not None:
+                expected.append(item.number)
+            if not (work.add_failed(item) if isinstance(item, Result) else work.add(item)):
+                break
+        work.end()
+    except BaseException as error:
+        work.stop(error)

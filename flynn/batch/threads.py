@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 from ..errors import FlynnError, NotSupportedError
@@ -35,6 +36,7 @@ class Threads:
     def __init__(self, client: LlamaCppClient, work: Work, timeout: Optional[float], *, look: bool) -> None:
         self._client, self._work, self._timeout, self._look = client, work, timeout, look
         self._count = 0
+        self._others = sys.maxsize  # slots that others used at the last look
         self._scopes: Dict[int, Scope] = {}
         self._aborted = threading.Event()
 
@@ -101,5 +103,7 @@ class Threads:
             self._look = False
             return slots_at_all or _UNKNOWN_SLOTS
         ours = max(ours, self._work.in_flight)
-        busy = sum(slot.is_processing for slot in slots)
-        return max(1, len(slots) - max(0, busy - ours))
+        others = max(0, sum(slot.is_processing for slot in slots) - ours)
+        # A slot may be busy for a moment more after its answer has come. What others use, they use at two looks.
+        used, self._others = min(others, self._others), others
+        return max(1, len(slots) - used)

@@ -6,6 +6,7 @@ Here is decided in which order requests are sent, how many at a time, and which 
 from __future__ import annotations
 
 import heapq
+import itertools
 import threading
 import time
 from collections import deque
@@ -69,7 +70,7 @@ class Work:
     """
 
     def __init__(self, *, limit: int, one_server: bool, wait: Optional[float], max_failures: Optional[int]) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may run `Run.__del__` while it is held
         self._tasks = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._news = threading.Condition(self._lock)
@@ -81,6 +82,7 @@ class Work:
         self._window, self._next, self._next_bytes, self._next_since = Window([]), [], 0, 0.0  # type: ignore[var-annotated]
         self._all_read = False
         self._again: List[Tuple[float, int, Task]] = []
+        self._count = itertools.count()
         self._results: Deque[Result] = deque()
         self._away_since: Optional[float] = None
         self._reopens = self._pause = 0.0
@@ -106,7 +108,7 @@ class Work:
 
     def add_failed(self, result: Result) -> bool:
         """What should have been a request is none."""
-        self._drain(result)
+        self._hand_over(result)
         with self._lock:
             while not self.stopping and len(self._results) >= _UNCLAIMED:
                 self._room.wait()
@@ -136,7 +138,7 @@ class Work:
 
     def succeed(self, result: Result) -> None:
         """A task is done."""
-        self._drain(result)
+        self._hand_over(result)
         with self._lock:
             self.in_flight -= 1
             if self._away_since is not None:
@@ -154,7 +156,7 @@ class Work:
         result = failure(task.request, error)
         authorised = not isinstance(error, AuthenticationError)
         if final and authorised:
-            self._drain(result)
+            self._hand_over(result)
         with self._lock:
             self.in_flight -= 1
             if not authorised:  # nor would all others be
@@ -221,7 +223,7 @@ class Work:
         """Give each result to a function, one at a time, in the thread that has it. `results` then has none."""
         self._sink = sink
 
-    def _drain(self, result: Result) -> None:
+    def _hand_over(self, result: Result) -> None:
         if self._sink is not None:
             try:
                 with self._sink_lock:
@@ -290,7 +292,7 @@ class Work:
                 self._give_up(error)
         if not (away and self._one_server):
             due += min(FIRST_PAUSE * 2 ** max(task.failures - 1, 0), LONGEST_PAUSE)
-        heapq.heappush(self._again, (due, task.request.number, task))
+        heapq.heappush(self._again, (due, next(self._count), task))
 
     def _put(self, result: Result) -> None:
         if result.error is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 
@@ -18,7 +19,7 @@ from ..batch.tally import Tally
 from ..errors import ConfigError
 from .ask import _schema
 from .exits import DONE, FAILED, INTERRUPTED
-from .options import connect, request_options
+from .options import _timeout, connect, request_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ is not asked again, what failed is. Ctrl-C once lets the requests under way end.
 Here --timeout is the time for one answer, {DEFAULT_TIMEOUT:.0f} seconds by default."""
 
 _TICK = 0.5  # seconds between two looks whether there is something to show
+_SYNC = 5.0  # seconds of work that a power failure may cost
 _SAY = 10.0  # seconds between two lines where there is no terminal
 _SHOWN_FAILURES = 3
 
@@ -66,7 +68,11 @@ def add_options(parser: Parser) -> None:
     group.add_argument("--jobs", metavar="N", type=int, help="requests at a time (default: the server's free slots)")
     group.add_argument("--max-failures", metavar="N", type=int, help="give up after N failed requests")
     group.add_argument(
-        "--wait", metavar="SECONDS", type=float, default=DEFAULT_WAIT, help="give up after this long without a server"
+        "--wait",
+        metavar="SECONDS",
+        type=_timeout,
+        default=DEFAULT_WAIT,
+        help="give up after this long without a server, or none (default: 600)",
     )
     group.add_argument("--dask", metavar="ADDRESS", help="hand the work to a Dask scheduler's workers")
     parser.add_request_options()
@@ -162,6 +168,10 @@ class _Output:
             line = json.dumps(json.loads(line)) + "\n"
         self._screen.write(line)
 
+    def sync(self) -> None:
+        if self._record:
+            self._record.sync(after=_SYNC)
+
     def sort(self, done: Done) -> None:
         if self._record and done.order:
             self._record.sort(done.order)
@@ -184,15 +194,19 @@ class _Watch:
 
     def __init__(self, batch: Run, tally: Tally, output: _Output, screen: Screen, lines: Lines) -> None:
         self._batch, self._tally, self._output, self._screen, self._lines = batch, tally, output, screen, lines
-        self._interrupted = 0
+        self._interrupted = False
         self._shown_at = time.monotonic()
         self._waiting = False
         self._failures: Deque[str] = deque()
+        self._size: Optional[int] = None  # of the input, in bytes
 
     def until_end(self, given: Given, done: Done) -> int:
         """Write all results. Returns the exit code."""
-        restore = signal.signal(signal.SIGINT, self._interrupt)
-        self._size = os.path.getsize(os.path.expanduser(given.input)) if os.path.isfile(given.input) else None
+        before = signal.getsignal(signal.SIGINT)
+        if before is signal.default_int_handler:  # not where nohup or a shell has it ignored
+            signal.signal(signal.SIGINT, self._interrupt)
+        path = os.path.expanduser(given.input)
+        self._size = os.path.getsize(path) if os.path.isfile(path) else None
         if given.output is not None:
             self._batch.into(self._take)
         try:
@@ -201,6 +215,7 @@ class _Watch:
                     for result in results:
                         self._take(result)
                     self._show()
+                    self._output.sync()
             finally:
                 self._batch.close()
                 self._show()
@@ -213,7 +228,7 @@ class _Watch:
                 self._screen.say(f"{given.output}: {what}")
             return FAILED if self._tally.failed else DONE
         finally:
-            signal.signal(signal.SIGINT, restore)
+            signal.signal(signal.SIGINT, before)
 
     def _results(self, *, ordered: bool) -> Iterator[List[Result]]:
         if ordered:
@@ -222,15 +237,16 @@ class _Watch:
             return
         while (results := self._batch.poll(_TICK)) is not None:
             yield results
-            if self._interrupted == 1:
-                self._interrupted += 1
-                self._batch.drain()
-                self._screen.say(f"Finishing the {self._batch.in_flight} under way; Ctrl-C again stops them.")
 
     def _interrupt(self, number: int, frame: Optional[FrameType]) -> None:
-        self._interrupted += 1
-        if self._interrupted > 1:
+        if self._interrupted:
             raise KeyboardInterrupt
+        self._interrupted = True
+        threading.Thread(target=self._drain).start()  # this one may hold the lock that it takes
+
+    def _drain(self) -> None:
+        self._batch.drain()
+        self._screen.say(f"Finishing the {self._batch.in_flight} under way; Ctrl-C again stops them.")
 
     def _take(self, result: Result) -> None:
         self._output.write(result)
