@@ -183,7 +183,7 @@ def prefix(options: argparse.Namespace, folder: Path) -> None:
     in_order = [f"{text}\nQuestion {number}: which word comes {number}th?" for text in texts for number in range(20)]
     shuffled = random.sample(in_order, len(in_order))
     report: Dict[str, Any] = {}
-    for name, asked in {"bare, file order": in_order, "bare, shuffled": shuffled, "flynn, shuffled": shuffled}.items():
+    for name, asked in {"flynn, shuffled": shuffled, "bare, shuffled": shuffled, "bare, file order": in_order}.items():
         path = folder / "in.jsonl"
         write_lines(path, iter(asked), max_tokens=1, temperature=0)
         with real(options.endpoint) as endpoint:
