@@ -88,6 +88,11 @@ class Gate:
         return echo(prompt)
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextlib.contextmanager
 def nginx(folder: Path, *ports: int) -> Iterator[str]:
     """The endpoint of a real nginx in front of servers, as the documentation has it."""
@@ -122,7 +127,7 @@ http {{
     )
     process = subprocess.Popen([command, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")])
     try:
-        eventually(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        eventually(lambda: listens(port))
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
