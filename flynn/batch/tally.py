@@ -74,7 +74,7 @@ class Tally:
             "done": self.done,
             "done_before": self.before,
             "failed": self.failed,
-            "seconds": round(seconds, 3),
+            "seconds": round(seconds, 6),
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,
