@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -154,9 +155,15 @@ class Terminal:
     def __exit__(self, *error: object) -> None:
         os.close(self._master)  # hangs up
         try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            # A signal just before Python's readline waits goes unnoticed until the next one; see `interrupt`.
+            self.process.send_signal(signal.SIGHUP)
+        try:
             self.process.wait(_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
             raise
 
 
