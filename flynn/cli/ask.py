@@ -45,7 +45,7 @@ def run(given: Given, screen: Screen) -> int:
         raise ConfigError("the prompt is empty")
     options = request_options(given)
     if given.json_schema is not None:
-        options["json_schema"] = _schema(given.json_schema)
+        options["json_schema"] = read_schema(given.json_schema)
     if screen.err_is_terminal:
         options["return_progress"] = True
     with connect(given) as client:
@@ -66,7 +66,7 @@ def _messages(prompt: str, given: Given) -> List[Any]:
     return [Message("system", given.system), *messages] if given.system is not None else messages
 
 
-def _schema(path: str) -> Any:
+def read_schema(path: str) -> Any:
     from .files import read_json
 
     schema = read_json(path)

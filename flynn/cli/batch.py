@@ -17,9 +17,9 @@ from ..batch.runner import run as run_requests
 from ..batch.sources import Done, Lines, Template, read_jsonl, read_text, read_values, requests
 from ..batch.tally import Tally
 from ..errors import ConfigError
-from .ask import _schema
+from .ask import read_schema
 from .exits import DONE, FAILED, INTERRUPTED
-from .options import _timeout, connect, request_options
+from .options import connect, request_options, time_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def add_options(parser: Parser) -> None:
     group.add_argument(
         "--wait",
         metavar="SECONDS",
-        type=_timeout,
+        type=time_limit,
         default=DEFAULT_WAIT,
         help="give up after this long without a server, or none (default: 600)",
     )
@@ -98,7 +98,7 @@ def _run(given: Given, screen: Screen, lines: Lines) -> int:
         tally.before = output.read(done)
         options = request_options(given)
         if given.json_schema is not None:
-            options["json_schema"] = _schema(given.json_schema)
+            options["json_schema"] = read_schema(given.json_schema)
         defaults = Defaults(given.system, {**defaults_of(client), **options})
         asked = requests(entries, defaults, done, file=given.input, fingerprint=template)
         timeout = DEFAULT_TIMEOUT if given.timeout is ... else given.timeout

@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
         )
         group.add_argument("--config", metavar="FILE", help="configuration instead of the usual one")
         group.add_argument(
-            "--timeout", metavar="SECONDS", type=_timeout, default=..., help="longest silence, or none (default: 60)"
+            "--timeout", metavar="SECONDS", type=time_limit, default=..., help="longest silence, or none (default: 60)"
         )
         group.add_argument("--auth-token-file", metavar="FILE", help="file (mode 600) that holds the server's token")
 
@@ -144,7 +144,7 @@ def _endpoint(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _timeout(text: str) -> Optional[float]:
+def time_limit(text: str) -> Optional[float]:
     from ..http.call import check_timeout
 
     try:
