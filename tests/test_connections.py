@@ -388,7 +388,7 @@ def test_continue_before_the_answer_is_passed_over() -> None:
 
 
 def test_a_body_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flynn.models.local.llamacpp.MAX_REPLY", 10_000_000)
+    monkeypatch.setattr("flynn.models.local.transport.MAX_REPLY", 10_000_000)
 
     def script(peer: Peer) -> None:
         peer.request()

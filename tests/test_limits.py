@@ -28,7 +28,7 @@ from scripted import (
 )
 
 from flynn import LlamaCppClient, ProtocolError, RequestTimeoutError
-from flynn.models.local import llamacpp, sse
+from flynn.models.local import sse, transport
 
 CALLS: List[Callable[[LlamaCppClient], Any]] = [
     lambda client: client.chat("Hi"),
@@ -70,7 +70,7 @@ def test_what_has_no_end_is_refused(call: Callable[[LlamaCppClient], Any], start
 
 
 def test_a_reply_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llamacpp, "MAX_REPLY", 8 * 1024 * 1024)  # of 256 MiB, which take a while
+    monkeypatch.setattr(transport, "MAX_REPLY", 8 * 1024 * 1024)  # of 256 MiB, which take a while
     refused = pytest.raises(ProtocolError, match="expected a response of at most 8388608 bytes, got more")
     with serve(endlessly(head("Content-Type: application/json"), b" ")) as server, refused:
         LlamaCppClient(server.endpoint).chat("Hi")

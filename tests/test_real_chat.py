@@ -368,7 +368,7 @@ def test_a_stream_that_was_read_leaves_nothing_on_the_server(client: LlamaCppCli
         else:
             stream.close()
         with pytest.raises(ServerError) as caught:
-            client._fetch("GET", path, None, 10)
+            client.transport.fetch("GET", path, None, 10)
         assert caught.value.status == 404
 
 

@@ -78,10 +78,10 @@ def answer(client: Optional[LlamaCppClient], path: str, body: bytes, timeout: Op
     """
     client = client or _own_client()
     try:
-        return client._fetch("POST", path, body, timeout)
+        return client.transport.fetch("POST", path, body, timeout)
     except ServerNotRunningError:
         client.wait_until_ready(_WAIT)
-        return client._fetch("POST", path, body, timeout)
+        return client.transport.fetch("POST", path, body, timeout)
 
 
 @functools.cache

@@ -109,7 +109,7 @@ def _made(requests: Iterable[Union[Source, Result]], defaults: Defaults) -> Iter
 
 def defaults_of(client: Optional[LlamaCppClient]) -> Dict[str, Any]:
     """The fields that a client adds to its chats."""
-    defaults = dict(client._defaults) if client else {}
+    defaults = dict(client.defaults) if client else {}
     extra = defaults.pop("extra", {})
     return {**defaults, **extra}
 

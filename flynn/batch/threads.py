@@ -70,7 +70,7 @@ class Threads:
             request = task.request
             try:
                 with self._scope(worker):
-                    raw = self._client._fetch("POST", request.path, request.body, limit(self._timeout, task))
+                    raw = self._client.transport.fetch("POST", request.path, request.body, limit(self._timeout, task))
                 result = success(request, raw)
             except CallAborted:
                 work.drop()

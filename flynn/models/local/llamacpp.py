@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import time
-
-from ...errors import (
-    ConnectionLostError,
-    FlynnError,
-    ModelLoadingError,
-    ProtocolError,
-    RequestTimeoutError,
-    ServerNotRunningError,
-)
-from ...http.call import DEFAULT_TIMEOUT, Call, check_timeout
-from ...http.endpoint import parse_endpoint
-from ...http.pool import ConnectionPool
-from ...http.token import check_token
+from ...errors import ConnectionLostError, FlynnError, ModelLoadingError, RequestTimeoutError, ServerNotRunningError
+from ...http.call import DEFAULT_TIMEOUT
 from . import server
 from .conversation import Conversation
-from .decode import ChatStreamDecoder, decode_chat, decode_error, decode_json
-from .encode import chat_request, encode_chat, encode_json, encode_prompt, with_defaults
+from .decode import ChatStreamDecoder, decode_chat, decode_json
+from .encode import chat_request, encode_chat, encode_prompt, with_defaults
 from .stream import ChatStream
 from .transfer import Transfer
+from .transport import LOADING_PAUSE, MAX_ERROR, OWN, Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Dict, List, Mapping, Optional, Sequence
+    from typing import Any, List, Mapping, Optional, Sequence
 
-    from ...http.connection import Response
     from ..types import ChatRequest, ChatResponse, Prompt
 
-# As a default of `timeout`: the client's own. None would be "no limit".
-_OWN: Any = ...
 DEFAULT_RESUME_FOR = 60.0
-# The most bytes of a reply in one piece, and of an error.
-MAX_REPLY = 256 * 1024 * 1024
-MAX_ERROR = 1024 * 1024
 _CHAT = "/v1/chat/completions"
-_LOADING_PAUSE = 0.25  # seconds between two looks whether the model is loaded
 
 
 class LlamaCppClient:
@@ -53,6 +34,11 @@ class LlamaCppClient:
         model: of every request that names none; for a server with several models.
         defaults: request options (fields of `ChatRequest`, `resume`, `resume_for`) for calls that do not set them.
         ssl_context: for `https:`; by default what `ssl.create_default_context` returns.
+
+    Attributes:
+        endpoint: as it was given.
+        defaults: the fields of `ChatRequest` that are added to requests without them.
+        transport: sends any request; what the methods here are made of.
 
     Raises:
         ConfigError: the endpoint is no URL, or the token has characters that no header may have.
@@ -74,19 +60,20 @@ class LlamaCppClient:
         ssl_context: Optional[ssl.SSLContext] = None,
     ) -> None:
         self.endpoint = endpoint
-        self.timeout = check_timeout(timeout)
-        self._headers = {"User-Agent": "flynn", "Accept": "application/json"}
-        if auth_token is not None:
-            self._headers["Authorization"] = f"Bearer {check_token(auth_token)}"
-        self._defaults = dict(defaults or {})
+        self.transport = Transport(endpoint, auth_token, timeout, ssl_context)
+        self.defaults = dict(defaults or {})
         if model is not None:
-            self._defaults.setdefault("model", model)
-        self._resume = self._defaults.pop("resume", False)
-        self._resume_for = self._defaults.pop("resume_for", DEFAULT_RESUME_FOR)
-        chat_request("", self._defaults)  # refuses unknown names now rather than at the first call
-        self._pool = ConnectionPool(parse_endpoint(endpoint), ssl_context)
+            self.defaults.setdefault("model", model)
+        self._resume = self.defaults.pop("resume", False)
+        self._resume_for = self.defaults.pop("resume_for", DEFAULT_RESUME_FOR)
+        chat_request("", self.defaults)  # refuses unknown names now rather than at the first call
 
-    def chat(self, /, request: Prompt, *, timeout: Optional[float] = _OWN, **options: Any) -> ChatResponse:
+    @property
+    def timeout(self) -> Optional[float]:
+        """Seconds, None for no limit, of calls that do not say otherwise."""
+        return self.transport.timeout
+
+    def chat(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> ChatResponse:
         """Answer a request, in one piece.
 
         Args:
@@ -106,13 +93,13 @@ class LlamaCppClient:
             'Hello! How can I help you today?'
         """
         body = encode_chat(self._request(request, options), stream=False)
-        return decode_chat(self._fetch("POST", _CHAT, body, timeout))
+        return decode_chat(self.transport.fetch("POST", _CHAT, body, timeout))
 
     def chat_stream(
         self,
         request: Prompt,
         *,
-        timeout: Optional[float] = _OWN,
+        timeout: Optional[float] = OWN,
         resume: Optional[bool] = None,
         resume_for: Optional[float] = None,
         **options: Any,
@@ -134,8 +121,8 @@ class LlamaCppClient:
         made = self._request(request, options)
         resuming = self._resume if resume is None else resume
         transfer = Transfer(
-            self._send,
-            Call(self._timeout(timeout), whole=False),
+            self.transport.send,
+            self.transport.call(timeout, whole=False),
             _CHAT,
             encode_chat(made, stream=True),
             Conversation(made.model) if resuming else None,
@@ -143,17 +130,17 @@ class LlamaCppClient:
         )
         return ChatStream(transfer, ChatStreamDecoder(progress=bool(made.return_progress)))
 
-    def count_tokens(self, /, request: Prompt, *, timeout: Optional[float] = _OWN, **options: Any) -> int:
+    def count_tokens(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> int:
         """The number of prompt tokens that `chat` would send to the model, chat template included.
 
         Raises:
             FlynnError: as for `chat`.
         """
         body = encode_prompt(self._request(request, options))
-        return server.decode_count(self._json("POST", f"{_CHAT}/input_tokens", body, timeout))
+        return server.decode_count(self.transport.json("POST", f"{_CHAT}/input_tokens", body, timeout))
 
     def tokenize(
-        self, text: str, *, add_special: bool = False, parse_special: bool = True, timeout: Optional[float] = _OWN
+        self, text: str, *, add_special: bool = False, parse_special: bool = True, timeout: Optional[float] = OWN
     ) -> List[int]:
         """The tokens of a text.
 
@@ -163,13 +150,13 @@ class LlamaCppClient:
             parse_special: take `<|im_start|>` and the like for the tokens that they name.
         """
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
-        return server.decode_tokens(self._json("POST", "/tokenize", body, timeout))
+        return server.decode_tokens(self.transport.json("POST", "/tokenize", body, timeout))
 
-    def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = _OWN) -> str:
+    def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = OWN) -> str:
         """The text of tokens."""
-        return server.decode_text(self._json("POST", "/detokenize", {"tokens": list(tokens)}, timeout))
+        return server.decode_text(self.transport.json("POST", "/detokenize", {"tokens": list(tokens)}, timeout))
 
-    def health(self, *, timeout: Optional[float] = _OWN) -> server.Health:
+    def health(self, *, timeout: Optional[float] = OWN) -> server.Health:
         """Whether the server is ready, without waiting for it.
 
         Returns:
@@ -178,53 +165,53 @@ class LlamaCppClient:
         Raises:
             ServerNotRunningError: it is not up.
         """
-        call = Call(self._timeout(timeout), whole=True)
+        call = self.transport.call(timeout)
         try:
-            reply = self._send(call, "GET", "/health", wait_for_model=False).read(MAX_ERROR)
+            reply = self.transport.send(call, "GET", "/health", wait_for_model=False).read(MAX_ERROR)
         except ModelLoadingError:
             return server.Health("loading")
         return server.decode_health(decode_json(reply))
 
-    def wait_until_ready(self, timeout: Optional[float] = _OWN) -> None:
+    def wait_until_ready(self, timeout: Optional[float] = OWN) -> None:
         """Wait until the server is up and its model is loaded.
 
         Raises:
             ServerNotRunningError: it is not up after `timeout` seconds.
             ModelLoadingError: it still loads the model then.
         """
-        call = Call(self._timeout(timeout), whole=True)
+        call = self.transport.call(timeout)
         down: Optional[FlynnError] = None
         while True:
             try:
-                self._send(call, "GET", "/health").close()
+                self.transport.send(call, "GET", "/health").close()
                 return
             except (ServerNotRunningError, ConnectionLostError) as error:  # the latter while it goes down
                 down = error
             except RequestTimeoutError:
                 raise down or RequestTimeoutError() from None
             try:
-                call.pause(_LOADING_PAUSE)
+                call.pause(LOADING_PAUSE)
             except RequestTimeoutError:
                 raise down from None
 
-    def props(self, *, timeout: Optional[float] = _OWN) -> server.Props:
+    def props(self, *, timeout: Optional[float] = OWN) -> server.Props:
         """What the server runs: model, context, slots, build."""
-        return server.decode_props(self._json("GET", "/props", None, timeout))
+        return server.decode_props(self.transport.json("GET", "/props", None, timeout))
 
-    def models(self, *, timeout: Optional[float] = _OWN) -> List[server.ModelInfo]:
+    def models(self, *, timeout: Optional[float] = OWN) -> List[server.ModelInfo]:
         """The models that the server offers."""
-        return server.decode_models(self._json("GET", "/v1/models", None, timeout))
+        return server.decode_models(self.transport.json("GET", "/v1/models", None, timeout))
 
-    def slots(self, *, timeout: Optional[float] = _OWN) -> List[server.Slot]:
+    def slots(self, *, timeout: Optional[float] = OWN) -> List[server.Slot]:
         """What each slot of the server is doing.
 
         Raises:
             NotSupportedError: the server was started with `--no-slots`.
         """
-        return server.decode_slots(self._json("GET", "/slots", None, timeout))
+        return server.decode_slots(self.transport.json("GET", "/slots", None, timeout))
 
     def request(
-        self, method: str, path: str, body: Optional[Mapping[str, Any]] = None, *, timeout: Optional[float] = _OWN
+        self, method: str, path: str, body: Optional[Mapping[str, Any]] = None, *, timeout: Optional[float] = OWN
     ) -> Any:
         """Call any route of the server, for what has no method here.
 
@@ -244,11 +231,11 @@ class LlamaCppClient:
             >>> client.request("POST", "/apply-template", {"messages": []})["prompt"]          # doctest: +SKIP
             ''
         """
-        return self._json(method, path, body, timeout)
+        return self.transport.json(method, path, body, timeout)
 
     def close(self) -> None:
         """Close the idle connections. Streams under way go on."""
-        self._pool.close()
+        self.transport.close()
 
     def __enter__(self) -> LlamaCppClient:
         return self
@@ -259,55 +246,5 @@ class LlamaCppClient:
     def __repr__(self) -> str:
         return f"LlamaCppClient({self.endpoint!r})"
 
-    # --- how requests are sent ----------------------------------------------------------------------------------------
-
     def _request(self, prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
-        return with_defaults(chat_request(prompt, options), self._defaults)
-
-    def _timeout(self, timeout: Optional[float]) -> Optional[float]:
-        return self.timeout if timeout is _OWN else check_timeout(timeout)
-
-    def _json(self, method: str, path: str, body: Optional[Mapping[str, Any]], timeout: Optional[float]) -> Any:
-        return decode_json(self._fetch(method, path, None if body is None else encode_json(body), timeout))
-
-    def _fetch(self, method: str, path: str, body: Optional[bytes], timeout: Optional[float]) -> bytes:
-        call = Call(self._timeout(timeout), whole=True)
-        response = self._send(call, method, path, body)
-        if response.content_type != "application/json":
-            response.close()
-            raise ProtocolError(f"expected JSON, got {response.content_type or 'no content type'!r}")
-        return response.read(MAX_REPLY)
-
-    def _send(
-        self,
-        call: Call,
-        method: str,
-        path: str,
-        body: Optional[bytes] = None,
-        headers: Optional[Mapping[str, str]] = None,
-        *,
-        wait_for_model: bool = True,
-    ) -> Response:
-        """Send a request; wait while the model loads; raise what an answer other than 2xx means."""
-        sent: Dict[str, str] = {**self._headers, **(headers or {})}
-        if body is not None:
-            sent["Content-Type"] = "application/json"
-        give_up = math.inf if call.timeout is None else time.monotonic() + call.timeout
-        loading: Optional[ModelLoadingError] = None
-        while True:
-            try:
-                response = self._pool.request(call, method, path, body, sent)
-                if 200 <= response.status < 300:
-                    return response
-                if response.status < 400:
-                    response.close()
-                    raise ProtocolError(f"expected an answer, got a redirect (HTTP {response.status}), not followed")
-                error = decode_error(response.status, response.read(MAX_ERROR), response.reason)
-                if not isinstance(error, ModelLoadingError) or not wait_for_model:
-                    raise error
-                loading = error
-                if time.monotonic() + _LOADING_PAUSE > give_up:
-                    raise loading
-                call.pause(_LOADING_PAUSE)
-            except RequestTimeoutError:
-                raise loading or RequestTimeoutError() from None
+        return with_defaults(chat_request(prompt, options), self.defaults)

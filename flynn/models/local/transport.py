@@ -1,0 +1,111 @@
+"""Requests to one llama-server: headers, limits, waiting for its model, and what an answer other than 2xx means."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from ...errors import ModelLoadingError, ProtocolError, RequestTimeoutError
+from ...http.call import Call, check_timeout
+from ...http.endpoint import parse_endpoint
+from ...http.pool import ConnectionPool
+from ...http.token import check_token
+from .decode import decode_error, decode_json
+from .encode import encode_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from typing import Any, Dict, Mapping, Optional
+
+    from ...http.connection import Response
+
+# As a default of `timeout`: the client's own. None would be "no limit".
+OWN: Any = ...
+# The most bytes of a reply in one piece, and of an error.
+MAX_REPLY = 256 * 1024 * 1024
+MAX_ERROR = 1024 * 1024
+LOADING_PAUSE = 0.25  # seconds between two looks whether the model is loaded
+
+
+class Transport:
+    """Sends requests to any route; knows nothing of what they ask.
+
+    Args:
+        endpoint, auth_token, timeout, ssl_context: see `LlamaCppClient`.
+    """
+
+    def __init__(
+        self, endpoint: str, auth_token: Optional[str], timeout: Optional[float], ssl_context: Optional[ssl.SSLContext]
+    ) -> None:
+        self.timeout = check_timeout(timeout)
+        self._headers = {"User-Agent": "flynn", "Accept": "application/json"}
+        if auth_token is not None:
+            self._headers["Authorization"] = f"Bearer {check_token(auth_token)}"
+        self._pool = ConnectionPool(parse_endpoint(endpoint), ssl_context)
+
+    def call(self, timeout: Optional[float], *, whole: bool = True) -> Call:
+        """The limits of a call: `timeout` seconds for all of it, or, if not `whole`, for each silence."""
+        return Call(self.timeout if timeout is OWN else check_timeout(timeout), whole=whole)
+
+    def json(
+        self, method: str, path: str, body: Optional[Mapping[str, Any]] = None, timeout: Optional[float] = OWN
+    ) -> Any:
+        """The JSON with which a route answers.
+
+        Args:
+            method: e.g. `"POST"`.
+            path: from the endpoint's prefix on.
+            body: sent as JSON; None for no body.
+            timeout: seconds for the whole call, None for no limit; by default the client's.
+
+        Raises:
+            FlynnError: whatever goes wrong.
+        """
+        return decode_json(self.fetch(method, path, None if body is None else encode_json(body), timeout))
+
+    def fetch(self, method: str, path: str, body: Optional[bytes] = None, timeout: Optional[float] = OWN) -> bytes:
+        """As `json`, bytes in and out."""
+        response = self.send(self.call(timeout), method, path, body)
+        if response.content_type != "application/json":
+            response.close()
+            raise ProtocolError(f"expected JSON, got {response.content_type or 'no content type'!r}")
+        return response.read(MAX_REPLY)
+
+    def send(
+        self,
+        call: Call,
+        method: str,
+        path: str,
+        body: Optional[bytes] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        *,
+        wait_for_model: bool = True,
+    ) -> Response:
+        """Send a request; wait while the model loads; raise what an answer other than 2xx means."""
+        sent: Dict[str, str] = {**self._headers, **(headers or {})}
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        give_up = math.inf if call.timeout is None else time.monotonic() + call.timeout
+        loading: Optional[ModelLoadingError] = None
+        while True:
+            try:
+                response = self._pool.request(call, method, path, body, sent)
+                if 200 <= response.status < 300:
+                    return response
+                if response.status < 400:
+                    response.close()
+                    raise ProtocolError(f"expected an answer, got a redirect (HTTP {response.status}), not followed")
+                error = decode_error(response.status, response.read(MAX_ERROR), response.reason)
+                if not isinstance(error, ModelLoadingError) or not wait_for_model:
+                    raise error
+                loading = error
+                if time.monotonic() + LOADING_PAUSE > give_up:
+                    raise loading
+                call.pause(LOADING_PAUSE)
+            except RequestTimeoutError:
+                raise loading or RequestTimeoutError() from None
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._pool.close()
