@@ -24,8 +24,8 @@ from typing import Any, Callable, Dict, Tuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import trials  # type: ignore[import-not-found]  # noqa: E402
 from llama import STREAMS, llama_server  # type: ignore[import-not-found]  # noqa: E402
+from trials import cancels, crowds, cuts, fuzzing  # type: ignore[import-not-found]  # noqa: E402
 
 # A trial takes a server and a seed, and returns its figure.
 Trial = Callable[[Any, str], str]
@@ -34,7 +34,7 @@ _MEMORY = 8 * 1024 * 1024  # bytes that a thousand streams may leave to the allo
 
 def _cuts(stream: str, resume: bool) -> Trial:
     def trial(server: Any, seed: str) -> str:
-        counts = [trials.cut_everywhere(server, stream, how, resume=resume) for how in ("fin", "rst")]
+        counts = [cuts.cut_everywhere(server, stream, how, resume=resume) for how in ("fin", "rst")]
         assert server.state["sessions"] == 0
         return f"{counts[0]:,} bytes, FIN and RST each"
 
@@ -42,17 +42,17 @@ def _cuts(stream: str, resume: bool) -> Trial:
 
 
 def _fuzz_decoders(server: Any, seed: str) -> str:
-    counts = trials.fuzz_decoders(seed, 200_000)
+    counts = fuzzing.fuzz_decoders(seed, 200_000)
     return f"{sum(counts.values()):,} responses, {counts['refused']:,} of them refused"
 
 
 def _fuzz_client(server: Any, seed: str) -> str:
-    counts = trials.fuzz_client(server, seed, 20_000)
+    counts = fuzzing.fuzz_client(server, seed, 20_000)
     return f"{sum(counts.values()):,} responses, {counts['refused']:,} of them refused"
 
 
 def _share(server: Any, seed: str) -> str:
-    counts = trials.share_a_client(server, 5_000, seed=seed)
+    counts = crowds.share_a_client(server, 5_000, seed=seed)
     return f"{counts['replies']:,} replies, all to their requests, {counts['lost']:,} lost connections reported"
 
 
@@ -62,15 +62,15 @@ def _left(counts: Dict[str, int]) -> str:
 
 
 def _cancel(server: Any, seed: str) -> str:
-    return _left(trials.cancel_streams(server, 1_000, seed=seed))
+    return _left(cancels.cancel_streams(server, 1_000, seed=seed))
 
 
 def _cancel_async(run: Callable[[Any], Any]) -> Trial:
-    return lambda server, seed: _left(trials.cancel_streams_async(server, 1_000, seed=seed, run=run))
+    return lambda server, seed: _left(cancels.cancel_streams_async(server, 1_000, seed=seed, run=run))
 
 
 def _at_once(run: Callable[[Any], Any]) -> Trial:
-    return lambda server, seed: f"{trials.streams_at_once(server, 256, run=run)} at the same time"
+    return lambda server, seed: f"{crowds.streams_at_once(server, 256, run=run)} at the same time"
 
 
 def _uvloop_run(main: Any) -> Any:

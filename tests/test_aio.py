@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 from llama import LlamaServer, llama_server
 from scripted import Peer, answering, delta, error, event, eventually, response, serve, stream
-from trials import streams_at_once
+from trials.crowds import streams_at_once
 
 from flynn import (
     AsyncLlamaCppClient,

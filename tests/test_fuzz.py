@@ -11,7 +11,7 @@ import random
 import mutations
 import pytest
 from llama import llama_server
-from trials import fuzz_client, fuzz_decoders
+from trials.fuzzing import fuzz_client, fuzz_decoders
 
 
 def test_decoders_take_mutated_responses_or_refuse_them_as_documented() -> None:

@@ -10,7 +10,8 @@ from typing import Iterator
 
 import pytest
 from llama import LlamaServer, llama_server
-from trials import cancel_streams, cancel_streams_async, share_a_client
+from trials.cancels import cancel_streams, cancel_streams_async
+from trials.crowds import share_a_client
 
 GROWTH = 8 * 1024 * 1024  # bytes; of the order of what the allocator takes at once
 

@@ -12,7 +12,7 @@ import pytest
 from faults import Proxy, cut
 from llama import STREAMS, LlamaServer, llama_server
 from scripted import STREAM_HEAD, Peer, chunk, delta, error, eventually, response, serve
-from trials import cut_everywhere, what_was_said
+from trials.cuts import cut_everywhere, what_was_said
 
 from flynn import (
     AuthenticationError,

@@ -1,0 +1,113 @@
+"""Mutated responses: taken, or refused with the documented errors."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Callable, Dict, List
+
+import mutations
+from llama import LlamaServer
+
+from flynn import FlynnError, LlamaCppClient, RequestTimeoutError, ServerError
+from flynn.models.local import server as routes
+from flynn.models.local.decode import ChatStreamDecoder, decode_chat, decode_error, decode_json
+from flynn.models.local.sse import SSEDecoder
+
+from . import GUARD
+
+
+def _expect_types(response: Any) -> None:
+    """That a response is what its annotations say, whatever the server sent."""
+    for choice in response.choices:
+        assert isinstance(choice.message.content, str)
+        assert isinstance(choice.message.reasoning, (str, type(None)))
+        assert isinstance(choice.finish_reason, (str, type(None)))
+        for call in choice.message.tool_calls:
+            assert isinstance(call.id + call.name + call.arguments, str)
+    assert isinstance(response.id + response.model, str)
+    if response.usage:
+        assert isinstance(response.usage.total_tokens + response.usage.cached_tokens, int)
+    repr(response)
+
+
+def fuzz_decoders(seed: object, count: int) -> Dict[str, int]:
+    """Give mutated streams and replies to the decoders; how many they took, and how many they refused as documented."""
+    outcomes = {"taken": 0, "refused": 0}
+    for number in range(count):
+        random_ = random.Random(f"{seed} {number}")
+        try:
+            if number % 2:
+                _decode_stream(random_, mutations.of_stream(random_, random_.choice(mutations.STREAMS)))
+            else:
+                _decode_reply(mutations.of_reply(random_))
+            outcomes["taken"] += 1
+        except FlynnError as error:
+            assert len(str(error)) < 6000  # an error is in the server's own words, which may be many
+            outcomes["refused"] += 1
+        except Exception as error:
+            raise AssertionError(f"seed {seed!r}, number {number}: {error!r}") from error
+    return outcomes
+
+
+def _decode_stream(random_: random.Random, body: bytes) -> None:
+    lines, decoder = SSEDecoder(), ChatStreamDecoder(progress=True)
+    size = random_.choice((1, *[30, 300, 3000, 100_000] * 5))
+    try:
+        for at in range(0, len(body), size):
+            for data in lines.feed(body[at : at + size]):
+                for event in decoder.feed(data) if data else ():
+                    repr(event)
+    finally:
+        _expect_types(decoder.response())
+
+
+def _decode_reply(data: bytes) -> None:
+    decode_error(None, data)
+    _expect_types_of_error(decode_error(400, data))
+    value = decode_json(data)
+    refusals: List[FlynnError] = []
+    for decode in _OF_VALUES:
+        try:
+            repr(decode(value))
+        except FlynnError as error:
+            refusals.append(error)
+    try:
+        _expect_types(decode_chat(data))
+    except FlynnError as error:
+        if len(refusals) == len(_OF_VALUES):
+            raise error
+
+
+def _expect_types_of_error(error: ServerError) -> None:
+    assert isinstance(str(error) + error.body, str)
+    assert isinstance(error.type, (str, type(None)))
+    assert error.status == 400
+
+
+_OF_VALUES: List[Callable[[Any], object]] = [
+    getattr(routes, name) for name in sorted(vars(routes)) if name.startswith("decode_")
+]
+
+
+def fuzz_client(server: LlamaServer, seed: object, count: int) -> Dict[str, int]:
+    """Give mutated responses to a client; now and then a good one, that must be taken for what it is."""
+    outcomes = {"taken": 0, "refused": 0}
+    with LlamaCppClient(server.endpoint, timeout=GUARD) as client:
+        for number in range(count):
+            extra = {"script": {"mutated": [str(seed), number]}}
+            try:
+                if number % 2:
+                    _expect_types(client.chat("Hi", extra=extra))
+                else:
+                    for event in client.chat_stream("Hi", extra=extra):
+                        repr(event)
+                outcomes["taken"] += 1
+            except RequestTimeoutError as error:
+                raise AssertionError(f"seed {seed!r}, number {number}: a hang") from error
+            except FlynnError:
+                outcomes["refused"] += 1
+            except Exception as error:
+                raise AssertionError(f"seed {seed!r}, number {number}: {error!r}") from error
+            if number % 5 == 0:
+                assert client.chat(f"Number {number}").content == f"Number {number}", f"seed {seed!r}, number {number}"
+    return outcomes
