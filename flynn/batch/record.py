@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import struct
 import time
 from array import array
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from .sources import Done
 
 _BLOCK = 64 * 1024
-_WRITTEN = 2**64 - 1  # in place of an offset
+_offset = struct.Struct("q")
+_WRITTEN = _offset.pack(-1)  # in place of an offset
 
 
 class Record:
@@ -76,8 +78,9 @@ class Record:
         size = start = os.fstat(self._output).st_size
         end = b""
         while start and b"\n" not in end:
-            start = max(0, start - _BLOCK)
-            end = os.pread(self._output, _BLOCK, start) + end
+            length = min(start, _BLOCK)
+            start -= length
+            end = os.pread(self._output, length, start) + end
         torn = end[end.rfind(b"\n") + 1 :]
         if torn:
             if not is_torn(torn):
@@ -118,11 +121,11 @@ class Record:
 
     def sort(self, order: Sequence[int]) -> None:
         """Bring the results into an order, given as the hashes of their IDs. Those not in it come last."""
-        offsets, found, offset = IdTable("Q"), array("q"), 0
+        offsets, found, offset = IdTable(), array("q"), 0
         with open(self.path, "rb") as file:
             for line in file:
-                key = hash((read_line(line) or ("", b""))[1])
-                offsets.swap(key, offset)
+                key = hash((read_line(line) or (b"", b""))[1])
+                offsets.swap(key, _offset.pack(offset))
                 found.append(key)
                 offset += len(line)
             if found == order:
@@ -133,8 +136,8 @@ class Record:
                     os.fchmod(target.fileno(), os.fstat(self._output).st_mode & 0o777)
                     for key in itertools.chain(order, found):
                         place = offsets.swap(key, _WRITTEN)
-                        if place not in (-1, _WRITTEN):
-                            file.seek(place)
+                        if place not in (b"", _WRITTEN):
+                            file.seek(*_offset.unpack(place))
                             target.write(file.readline())
                     target.flush()
                     os.fsync(target.fileno())

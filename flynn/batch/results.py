@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _QUOTED = json.encoder.encode_basestring_ascii  # what json.dumps does to a string, without its detours
 _PREFIX = b'{"id":"batch_req_'
 # How each line begins that `encode_result` makes: the digest, and the ID as JSON.
-_LINE = re.compile(re.escape(_PREFIX) + rb'([0-9a-f]{16})","custom_id":("(?:[^"\\]|\\.)*"),"response":\{')
+_LINE = re.compile(re.escape(_PREFIX) + rb'([0-9a-f]{16})","custom_id":("[^"\\]*(?:\\.[^"\\]*)*"),"response":\{')
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ def _encode_failure(result: Result, error: FlynnError) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-def read_line(line: bytes) -> Optional[Tuple[str, bytes]]:
+def read_line(line: bytes) -> Optional[Tuple[bytes, bytes]]:
     """Digest and ID, as JSON, of a line of the output; None if it is not one, or not whole."""
     found = _LINE.match(line)
-    return (str(found[1], "ascii"), found[2]) if found and line.endswith(b"}\n") else None
+    return (found[1], found[2]) if found and line.endswith(b"}\n") else None
 
 
 def is_torn(end: bytes) -> bool:

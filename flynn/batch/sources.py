@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import re
 from array import array
+from functools import partial
 
 from ..errors import ConfigError
 from .ids import IdTable
@@ -15,16 +15,18 @@ from .results import Result, id_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO, Iterator, Tuple, Union
+    from typing import Any, BinaryIO, Callable, Dict, Iterator, NoReturn, Tuple, Union
 
     from .requests import Defaults, Request
 
-    # The place of a line, what it says as bytes, and the request that it holds, still in any of its forms.
-    Entry = Tuple[int, bytes, Any]
+    # The place of a line, what it says as bytes, and what makes of them the request, still in any of its forms, or
+    # raises ConfigError.
+    Entry = Tuple[int, bytes, Callable[[], Any]]
 
 MAX_LINE = 64 * 1024 * 1024  # bytes
-_SEEN = 1 << 31  # beside 31 bits of a digest
+_ASKED = b"is asked"  # in place of the digits of a digest
 _BOM = b"\xef\xbb\xbf"
+_NAME = re.compile(rb'"custom_id": ?("[^"\\]+")')  # as it stands in most lines
 _PLACE = re.compile(r"\{\{\s*(\w(?:[\w .-]*\w)?)\s*\}\}")
 
 
@@ -40,47 +42,56 @@ class Done:
     """
 
     def __init__(self, *, keep_order: bool = False) -> None:
-        self._table = IdTable("I")
+        self._table = IdTable()
         self._keeps_order = keep_order
         self.order = array("q")
         self.left = 0
 
-    def add(self, name: bytes, digest: str) -> bool:
-        """A result that is there. False if there was one of this ID before."""
-        self.left += 1
-        return self._table.swap(hash(name), _check(bytes.fromhex(digest))) == -1
+    def add(self, name: bytes, digest: bytes) -> bool:
+        """A result that is there. False if there was one of this ID before.
 
-    def has(self, custom_id: str, digest: bytes) -> bool:
-        """Whether a request that is asked for has its result already.
+        Args:
+            name: the ID as JSON.
+            digest: 16 hexadecimal digits.
+        """
+        self.left += 1
+        return not self._table.swap(hash(name), digest[-8:])
+
+    def has(self, name: bytes, digest: bytes) -> bool:
+        """Whether just this was asked under this ID, and has its result. Then it has been asked for.
+
+        Where it has, the name needs no more proof: then these very bytes were a request of this name.
+        """
+        key = hash(name)
+        if not self._table.replace(key, digest[-8:], _ASKED):
+            return False
+        self.left -= 1
+        if self._keeps_order:
+            self.order.append(key)
+        return True
+
+    def ask(self, custom_id: str) -> None:
+        """Something is asked for that has no result.
 
         Raises:
             ConfigError: its ID is another one's.
-            InputChanged: the result is of something else that was asked under this ID.
+            InputChanged: there is a result of something else that was asked under this ID.
         """
         key = hash(id_json(custom_id))
-        check = _check(digest)
-        before = self._table.swap(key, check | _SEEN)
-        if before != -1 and before & _SEEN:
+        before = self._table.swap(key, _ASKED)
+        if before == _ASKED:
             raise ConfigError(f"the custom_id {custom_id!r} is that of an earlier line")
-        if self._keeps_order:
-            self.order.append(key)
-        if before == -1:
-            return False
-        if before != check:
+        if before:
             raise InputChanged(
                 f"{custom_id!r} has a result already, but of something else: this line has changed since, or the "
                 "options have; give another output, or remove the old one"
             )
-        self.left -= 1
-        return True
+        if self._keeps_order:
+            self.order.append(key)
 
 
 class InputChanged(ConfigError):
     """Something else was asked under this ID when the output was written."""
-
-
-def _check(digest: bytes) -> int:
-    return int.from_bytes(digest, "big") & (_SEEN - 1)
 
 
 def requests(
@@ -93,18 +104,25 @@ def requests(
         fingerprint: of whatever else decides what is asked, e.g. a template; 32 bytes at most.
 
     Raises:
-        ConfigError: a result is of something else; see `Done.has`.
+        ConfigError: a result is of something else; see `Done.ask`.
     """
     from hashlib import blake2b
 
-    digest_of = functools.partial(blake2b, digest_size=8, key=defaults.key + fingerprint)
-    for number, said, value in entries:
+    keyed = blake2b(digest_size=8, key=defaults.key + fingerprint)
+    for number, said, read in entries:
+        hashed = keyed.copy()
+        hashed.update(said)
+        digest = hashed.hexdigest()
+        # Most of a long input that is run again is done: that can be seen without reading the JSON.
+        found = _NAME.search(said)
+        if done.has(found[1] if found else b'"request-%d"' % number, digest.encode()):
+            continue
         try:
-            if isinstance(value, ConfigError):
-                raise value
-            digest = digest_of(said).digest()
-            if not done.has(id_of(value, number), digest):
-                yield make_request(value, number, defaults, digest.hex())
+            value = read()
+            custom_id = id_of(value, number)
+            if not done.has(id_json(custom_id), digest.encode()):
+                done.ask(custom_id)
+                yield make_request(value, number, defaults, digest)
         except InputChanged as error:
             raise ConfigError(str(error), file=file, line=number) from None
         except ConfigError as error:
@@ -124,7 +142,7 @@ class Lines:
         self.read = self.count = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        for line in iter(functools.partial(self._file.readline, MAX_LINE + 1), b""):
+        for line in iter(partial(self._file.readline, MAX_LINE + 1), b""):
             self.read += len(line)
             self.count += 1
             yield line
@@ -145,7 +163,7 @@ def read_jsonl(lines: Lines) -> Iterator[Entry]:
         if lines.count == 1:
             said = said[len(_BOM) :] if said.startswith(_BOM) else said
         if said:
-            yield lines.count, said, _parsed(said)
+            yield lines.count, said, partial(_parsed, said)
 
 
 def read_text(lines: Lines) -> Iterator[Entry]:
@@ -155,7 +173,7 @@ def read_text(lines: Lines) -> Iterator[Entry]:
         if lines.count == 1 and said.startswith(_BOM):
             said = said[len(_BOM) :]
         if said.strip():
-            yield lines.count, said, _decoded(said)
+            yield lines.count, said, partial(_decoded, said)
 
 
 def read_table(lines: Lines) -> Iterator[Entry]:
@@ -169,15 +187,23 @@ def read_table(lines: Lines) -> Iterator[Entry]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield lines.count, b"", ConfigError(f"not CSV: {error}")
-            continue
-        said = json.dumps(row).encode()
-        value: Any = row
-        if None in row or None in row.values():
-            value = ConfigError(f"the row has not as many values as the header, which has {len(rows.fieldnames or ())}")
-        elif "\\udc" in said.decode() and any("\udc80" <= mark <= "\udcff" for mark in "".join(row.values())):
-            value = ConfigError("not UTF-8")
-        yield lines.count, said, value
+            yield lines.count, b"", partial(_refused, f"not CSV: {error}")
+        else:
+            yield lines.count, json.dumps(row).encode(), partial(_values, row, len(rows.fieldnames or ()))
+
+
+def _values(row: Dict[Any, Any], count: int) -> Any:
+    if None in row or None in row.values():
+        raise ConfigError(f"the row has not as many values as the header, which has {count}")
+    try:
+        "".join(row.values()).encode()
+    except UnicodeEncodeError:  # what was no UTF-8 came as lone surrogates
+        raise ConfigError("not UTF-8") from None
+    return row
+
+
+def _refused(message: str) -> NoReturn:
+    raise ConfigError(message)
 
 
 def read_values(lines: Lines) -> Iterator[Entry]:
@@ -219,15 +245,14 @@ class Template:
 
     def entry(self, entry: Entry) -> Entry:
         """The prompt that an entry of values makes."""
-        number, said, values = entry
-        return number, said, values if isinstance(values, ConfigError) else self._prompt(values)
+        number, said, read = entry
+        return number, said, partial(self._prompt, read)
 
-    def _prompt(self, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return ConfigError("values are an object")
+    def _prompt(self, read: Callable[[], Any]) -> Any:
+        values = read()
         missing = [name for name in self.names if values.get(name) is None]
         if missing:
-            return ConfigError(f"no value for {{{{{missing[0]}}}}}; there is: {', '.join(map(str, values))}")
+            raise ConfigError(f"no value for {{{{{missing[0]}}}}}; there is: {', '.join(map(str, values))}")
         prompt = _PLACE.sub(lambda found: _written(values[found[1]]), self._text)
         name = values.get("custom_id")
         return {"prompt": prompt, **({"custom_id": name} if name not in (None, "") else {})}
@@ -238,28 +263,27 @@ def _written(value: Any) -> str:
 
 
 def _parsed(said: bytes) -> Any:
-    if len(said) > MAX_LINE:
-        return ConfigError(f"more than {MAX_LINE} bytes")
+    text = _decoded(said)
     try:
-        value = _DECODE(said.decode("utf-8"))
-        return value if isinstance(value, dict) else ConfigError(f"a line is an object, not {type(value).__name__}")
-    except UnicodeDecodeError:
-        return ConfigError("not UTF-8")
+        value = _DECODE(text)
     except (ValueError, RecursionError) as error:
-        return ConfigError(f"not JSON: {error}")
+        raise ConfigError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"a line is an object, not {type(value).__name__}")
+    return value
 
 
-def _refuse(constant: str) -> Any:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number of JSON")
 
 
 _DECODE = json.JSONDecoder(parse_constant=_refuse).decode  # json.loads would make one for each line
 
 
-def _decoded(said: bytes) -> Any:
+def _decoded(said: bytes) -> str:
     if len(said) > MAX_LINE:
-        return ConfigError(f"more than {MAX_LINE} bytes")
+        raise ConfigError(f"more than {MAX_LINE} bytes")
     try:
         return said.decode("utf-8")
     except UnicodeDecodeError:
-        return ConfigError("not UTF-8")
+        raise ConfigError("not UTF-8") from None

@@ -93,14 +93,14 @@ def run(given: Given, screen: Screen) -> int:
 def _run(given: Given, screen: Screen, lines: Lines) -> int:
     tally = Tally()
     done = Done(keep_order=given.ordered and given.output is not None)
-    entries, template = _entries(given, lines)
+    entries, reading = _entries(given, lines)
     with connect(given) as client, _Output(given, screen) as output:
         tally.before = output.read(done)
         options = request_options(given)
         if given.json_schema is not None:
             options["json_schema"] = read_schema(given.json_schema)
         defaults = Defaults(given.system, {**defaults_of(client), **options})
-        asked = requests(entries, defaults, done, file=given.input, fingerprint=template)
+        asked = requests(entries, defaults, done, file=given.input, fingerprint=reading)
         timeout = DEFAULT_TIMEOUT if given.timeout is ... else given.timeout
         how = {"jobs": given.jobs, "wait": given.wait, "max_failures": given.max_failures, "timeout": timeout}
         ordered = given.ordered and given.output is None
@@ -125,9 +125,9 @@ def _open(given: Given) -> BinaryIO:
 
 
 def _entries(given: Given, lines: Lines) -> Tuple[Iterator[Any], bytes]:
-    """What the lines say, and what tells one template from another."""
+    """What the lines say, and what tells one way to read them from another."""
     if given.text:
-        return read_text(lines), b""
+        return read_text(lines), b"text"
     if given.template is None:
         return read_jsonl(lines), b""
     from hashlib import blake2b

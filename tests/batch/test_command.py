@@ -133,11 +133,11 @@ def _whole(path: Path) -> List[Dict[str, Any]]:
     return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
 
-@pytest.mark.parametrize("cut", [1, 30, 300])
-def test_a_torn_last_line_is_mended(home: Home, cut: int) -> None:
+@pytest.mark.parametrize(("cut", "length"), [(1, 1), (30, 1), (300, 1), (9, 100_000)])
+def test_a_torn_last_line_is_mended(home: Home, cut: int, length: int) -> None:
     home.write("in.jsonl", questions(4))
     output = home.path / "out.jsonl"
-    with serve(answers()) as server:
+    with serve(answers(lambda prompt: echo(prompt * length))) as server:
         batch(home, server, *OUT)
         whole = output.read_bytes()
         output.write_bytes(whole[:-cut])
@@ -182,6 +182,15 @@ def test_an_input_that_changed_is_told(home: Home) -> None:
     assert shorter.code == 0
     assert "out.jsonl: 1 results are of requests that in.jsonl does not have" in shorter.err
     assert len(prompts(server)) == 3
+
+
+def test_a_line_read_in_another_way_is_another_request(home: Home) -> None:
+    home.write("in.jsonl", questions(1) + '{"custom_id": "x", "prompt": "p2"}\n')
+    with serve(answers()) as server:
+        batch(home, server, *OUT)
+        ended = batch(home, server, *OUT, "--text")
+    assert (ended.code, ids(home)) == (2, ["request-1", "x"])
+    assert "in.jsonl:1: 'request-1' has a result already, but of something else" in ended.err
 
 
 def test_two_runs_do_not_share_an_output(home: Home) -> None:

@@ -108,7 +108,7 @@ def test_an_answer_goes_into_its_line_as_it_came() -> None:
         "error": None,
     }
     assert raw in line
-    assert read_line(line) == ("0123456789abcdef", b'"a \\"b\\" \\u00fc"')
+    assert read_line(line) == (b"0123456789abcdef", b'"a \\"b\\" \\u00fc"')
 
 
 def test_an_answer_of_several_lines_becomes_one() -> None:
@@ -158,8 +158,15 @@ def test_what_no_line_begins_with_is_not(end: bytes) -> None:
 
 
 def entries(reader: Any, data: bytes) -> List[Any]:
-    found = reader(Lines(io.BytesIO(data)))
-    return [(number, str(value) if isinstance(value, ConfigError) else value) for number, _, value in found]
+    return [(number, said(read)) for number, _, read in reader(Lines(io.BytesIO(data)))]
+
+
+def said(read: Any) -> Any:
+    """What a line says, or what is wrong with it."""
+    try:
+        return read()
+    except ConfigError as error:
+        return str(error)
 
 
 def test_jsonl_with_blank_and_bad_lines() -> None:
@@ -202,8 +209,8 @@ def test_a_template_takes_values() -> None:
     template = Template("To {{ name }}: {{text}} {json: {{n}}} {{name}}")
     row = {"name": "A {{text}}", "text": "t", "n": [1, "ü"], "custom_id": "id"}
     prompt = 'To A {{text}}: t {json: [1, "ü"]} A {{text}}'
-    assert template.entry((1, b"", row)) == (1, b"", {"prompt": prompt, "custom_id": "id"})
-    assert "no value for {{text}}; there is: name" in str(template.entry((1, b"", {"name": "A"}))[2])
+    assert said(template.entry((1, b"", lambda: row))[2]) == {"prompt": prompt, "custom_id": "id"}
+    assert "no value for {{text}}; there is: name" in said(template.entry((1, b"", lambda: {"name": "A"}))[2])
 
 
 def test_a_template_without_a_place_is_refused() -> None:
@@ -218,7 +225,7 @@ def read(data: bytes, done: Done, defaults: Defaults = NOTHING) -> List[Any]:
 def recorded(data: bytes) -> Done:
     done = Done()
     for request in read(data, Done()):
-        done.add(json.dumps(request.custom_id).encode(), request.digest)
+        assert done.add(json.dumps(request.custom_id).encode(), request.digest.encode())
     return done
 
 
@@ -229,6 +236,34 @@ def test_what_has_a_result_is_not_asked_again() -> None:
     done = recorded(LINES)
     assert [request.custom_id for request in read(LINES + b'{"prompt": "c"}', done)] == ["request-3"]
     assert done.left == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"custom_id":"x","prompt":"a"}',
+        '{"prompt": "a", "custom_id" : "x y"}',
+        '{"custom_id": "ü \\"\\u00fc", "prompt": "a"}',
+        r'{"custom\u005fid": "x", "prompt": "a"}',
+        '{"custom_id": "first", "prompt": "a", "custom_id": "last"}',
+        '{"prompt": "a", "metadata": {"custom_id": "inner"}}',
+        '{"messages": [{"role": "user", "content": "a", "custom_id": "inner"}], "custom_id": "outer"}',
+        r'{"prompt": "say \"custom_id\": \"x\""}',
+        '{"custom_id": null, "prompt": "request-1"}',
+    ],
+)
+def test_a_line_that_is_done_is_known_however_its_id_is_written(line: str) -> None:
+    lines = f'{{"prompt": "before"}}\n{line}\n'.encode()
+    done = recorded(lines)
+    assert read(lines, done) == []
+    assert done.left == 0
+
+
+def test_the_id_that_a_line_seems_to_have_is_not_taken_for_the_one_that_it_has() -> None:
+    inner = b'{"prompt": "a", "metadata": {"custom_id": "x"}}\n'
+    done = recorded(b'{"custom_id": "x", "prompt": "b"}\n')
+    assert [request.custom_id for request in read(inner, done)] == ["request-1"]
+    assert done.left == 1
 
 
 def test_lines_with_ids_may_change_their_order() -> None:
@@ -263,11 +298,15 @@ def test_an_id_that_comes_twice_is_an_error() -> None:
 
 
 def test_a_table_holds_what_it_was_given() -> None:
-    table = IdTable("I")
-    keys = [hash(f"{n}".encode()) for n in range(20_000)] + [0]
-    assert {table.swap(key, number) for number, key in enumerate(keys)} == {-1}
-    assert [table.swap(key, 0) for key in keys] == list(range(20_001))
-    assert len(table) == 20_001
+    table = IdTable()
+    values = {hash(b"%d" % n): b"%8d" % n for n in range(20_000)}
+    values.update({n << 16: b"%8d" % n for n in range(100)})  # all in one bucket
+    assert {table.swap(key, value) for key, value in values.items()} == {b""}
+    for key, value in values.items():
+        assert not table.replace(key, b"not that", b"nor that")
+        assert table.replace(key, value, b"replaced")
+        assert table.swap(key, value) == b"replaced"
+    assert all(table.swap(key, b"        ") == value for key, value in values.items())
 
 
 def bodies(*texts: str) -> List[Task]:
