@@ -1,0 +1,120 @@
+"""From a JSON value to an instance of a Python type."""
+
+from __future__ import annotations
+
+import enum
+import json
+import uuid
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timezone
+from typing import Any, Dict, FrozenSet, List, Literal, Optional, Set, Tuple, TypedDict, Union
+
+import pytest
+
+from flynn.structured.build import build
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = 2
+
+
+@dataclass
+class Pet:
+    name: str
+    color: Color = Color.RED
+
+
+@dataclass
+class Person:
+    name: str
+    age: Optional[int] = None
+    pets: List[Pet] = field(default_factory=list)
+    best: Optional[Person] = None
+
+
+class Options(TypedDict, total=False):
+    level: int
+    pet: Pet
+
+
+FITTING = [
+    (bool, "true", True),
+    (int, "-5", -5),
+    (float, "1.5", 1.5),
+    (str, '"x"', "x"),
+    (None, "null", None),
+    (Any, '{"a": [1, null]}', {"a": [1, None]}),
+    (date, '"2024-02-29"', date(2024, 2, 29)),
+    (time, '"10:00:00.123Z"', time(10, 0, 0, 123000, timezone.utc)),
+    (datetime, '"2024-02-29T10:00:00+00:00"', datetime(2024, 2, 29, 10, tzinfo=timezone.utc)),
+    (uuid.UUID, '"12345678-1234-5678-1234-567812345678"', uuid.UUID("12345678123456781234567812345678")),
+    (Literal["a", 1, True], "true", True),
+    (Literal["a", 1, True], "1", 1),
+    (Literal[Color.BLUE], "2", Color.BLUE),
+    (Color, '"red"', Color.RED),
+    (Optional[int], "null", None),
+    (Union[float, int], "1", 1),
+    (Union[int, str, List[int]], "[1]", [1]),
+    (List[int], "[1, 2]", [1, 2]),
+    (Set[int], "[1, 2, 1]", {1, 2}),
+    (FrozenSet[str], '["a"]', frozenset("a")),
+    (Tuple[int, ...], "[1, 2]", (1, 2)),
+    (Tuple[int, str], '[1, "a"]', (1, "a")),
+    (Tuple[()], "[]", ()),
+    (Dict[str, Pet], '{"a b": {"name": "Rex"}}', {"a b": Pet("Rex")}),
+    (Options, '{"pet": {"name": "Rex", "color": 2}}', {"pet": Pet("Rex", Color.BLUE)}),
+    (Person, '{"name": "A", "pets": [{"name": "R"}]}', Person("A", None, [Pet("R")])),
+    (Person, '{"name": "A", "best": {"name": "B"}, "age": 3}', Person("A", 3, [], Person("B"))),
+]
+
+
+@pytest.mark.parametrize(("annotation", "text", "instance"), FITTING)
+def test_a_value_that_fits_becomes_an_instance(annotation: Any, text: str, instance: object) -> None:
+    built = build(annotation, json.loads(text))
+    assert built == instance
+    assert type(built) is type(instance)
+
+
+def test_an_integer_where_a_float_is_wanted_becomes_one() -> None:
+    built = build(float, 1)
+    assert (built, type(built)) == (1.0, float)
+
+
+MISFITS = [
+    (int, "true", "expected an integer, got true"),
+    (int, "1.0", "expected an integer, got 1.0"),
+    (int, '"1"', 'expected an integer, got "1"'),
+    (bool, "1", "expected a boolean, got 1"),
+    (str, "1", "expected a string, got 1"),
+    (float, '"1"', 'expected a number, got "1"'),
+    (float, "true", "expected a number, got true"),
+    (float, "1e999", "expected a number that a float can hold, got Infinity"),
+    (float, "1" * 400, "expected a number that a float can hold, got an integer"),
+    (None, "0", "expected null, got 0"),
+    (date, '"2023-02-29"', 'expected a date, got "2023-02-29"'),
+    (date, "5", "expected a string, got 5"),
+    (uuid.UUID, '"x"', 'expected a uuid, got "x"'),
+    (Literal["a", 1], "true", 'expected "a" or 1, got true'),
+    (Color, '"green"', 'expected "red" or 2, got "green"'),
+    (Optional[int], '"x"', 'expected an integer or null, got "x"'),
+    (List[int], '{"a": 1}', "expected an array, got an object"),
+    (List[List[int]], '[[1], [2, "x"]]', '[1][1]: expected an integer, got "x"'),
+    (Tuple[int, str], "[1]", "expected 2 items, got 1"),
+    (Dict[str, Dict[str, int]], '{"a b": {"c": null}}', '["a b"].c: expected an integer, got null'),
+    (Person, "[]", "expected an object, got an array"),
+    (Person, '{"age": 1}', "name: missing"),
+    (Person, '{"name": "A", "pet": []}', "pet: Person has no such key; did you mean 'pets'?"),
+    (Person, '{"name": "A", "pets": [{"name": "R"}, {"name": 5}]}', "pets[1].name: expected a string, got 5"),
+    (Person, '{"name": "A", "best": {"name": "B", "best": {}}}', "best.best.name: missing"),
+    (Options, '{"level": "x"}', 'level: expected an integer, got "x"'),
+    (str, json.dumps(["x" * 10**6]), "expected a string, got an array"),
+    (int, json.dumps("x" * 10**6), 'expected an integer, got "' + "x" * 60 + '…"'),
+]
+
+
+@pytest.mark.parametrize(("annotation", "text", "message"), MISFITS)
+def test_a_value_that_does_not_fit_is_an_error_that_says_where(annotation: Any, text: str, message: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        build(annotation, json.loads(text))
+    assert str(raised.value) == message
