@@ -6,7 +6,6 @@ import fcntl
 import os
 import pty
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from scripted import Peer, Script, eventually, response
+from scripted import Peer, Script, response
 
 ROOT = Path(__file__).parent.parent
 FLYNN = (sys.executable, "-W", "error", "-m", "flynn")
@@ -119,9 +118,7 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def interrupt(self) -> None:
-        """Type Ctrl-C once the command waits for something. Just before that, Python's readline would not notice it."""
-        process = Path(f"/proc/{self.process.pid}/stat")
-        eventually(lambda: process.read_text().rpartition(")")[2].split()[0] == "S")
+        """Type Ctrl-C."""
         self.type("\x03")
 
     def expect(self, text: str) -> str:
@@ -154,11 +151,6 @@ class Terminal:
 
     def __exit__(self, *error: object) -> None:
         os.close(self._master)  # hangs up
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            # A signal just before Python's readline waits goes unnoticed until the next one; see `interrupt`.
-            self.process.send_signal(signal.SIGHUP)
         try:
             self.process.wait(_TIMEOUT)
         except subprocess.TimeoutExpired:

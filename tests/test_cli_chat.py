@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
@@ -262,6 +263,20 @@ def test_ctrl_c_at_the_prompt_gives_a_new_one_and_twice_leaves(home: Home, serve
         assert terminal.end() == 130
     assert prompts(server) == [[user("One")]]
     assert "Traceback" not in terminal.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_is_noticed_also_just_before_readline_waits(
+    home: Home, server: ScriptedServer, number: signal.Signals
+) -> None:
+    for _ in range(8):  # where it is not, that is so about every second time
+        with home.terminal(*chatting(server)) as terminal:
+            terminal.expect("> ")
+            terminal.process.send_signal(number)
+            if number == signal.SIGINT:
+                terminal.expect("(Ctrl-C again or Ctrl-D to leave)\r\n> ")
+                terminal.process.send_signal(number)
+            assert terminal.end() == 128 + number
 
 
 def test_what_was_typed_can_be_recalled_the_next_time_and_only_by_its_owner(home: Home, server: ScriptedServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 try:
     import readline
@@ -10,6 +11,7 @@ except ImportError:  # a Python that was built without it
     readline = None  # type: ignore[assignment]
 
 _HISTORY_LENGTH = 1000  # lines
+_LOOK = 0.25  # seconds between two looks whether a signal has come
 
 
 class Lines:
@@ -45,10 +47,31 @@ class Lines:
             EOFError: there is none: Ctrl-D.
             KeyboardInterrupt: Ctrl-C.
         """
-        line = input(prompt)
+        line = _input(prompt)
         while line.endswith("\\"):
-            line = f"{line[:-1]}\n{input(more)}"
+            line = f"{line[:-1]}\n{_input(more)}"
         return line
+
+
+def _input(prompt: str) -> str:
+    """`input`, but one that a signal always ends whose handler raises.
+
+    Between two keys, Python's readline waits in select(2), and does not notice a signal that came just before that
+    until the next one (Modules/readline.c in CPython, readline_until_enter_or_signal). So a next one always comes.
+    """
+    try:
+        before = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    except ValueError:  # signals are for the main thread, and this is another
+        return input(prompt)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK, _LOOK)
+    try:
+        return input(prompt)
+    except SystemError as error:
+        # `input` looks for signals once more after one's handler has raised; that SIGALRM's then does not is an error.
+        raise error.__cause__ or error from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _history_file() -> str:
