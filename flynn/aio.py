@@ -12,9 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, AsyncIterator, Callable, Coroutine, Iterator, TypeVar
 
-    from typing_extensions import Concatenate, ParamSpec
+    from typing_extensions import Concatenate, ParamSpec, Self
 
-    from .models.local.stream import ChatStream
+    from .models.local.stream import ServerStream
     from .models.types import ChatResponse, Prompt, StreamEvent
 
     P = ParamSpec("P")
@@ -88,18 +88,18 @@ class AsyncLlamaCppClient:
         return f"AsyncLlamaCppClient({self._client.endpoint!r})"
 
 
-class AsyncChatStream:
-    """`ChatStream` for asyncio: an asynchronous iterator of events, and an asynchronous context manager.
+class AsyncServerStream:
+    """`ServerStream` for asyncio: an asynchronous iterator of events, and an asynchronous context manager.
 
     The server stops generating as soon as the stream is closed, its task is cancelled, or nobody refers to it any more.
     """
 
-    def __init__(self, stream: ChatStream) -> None:
+    def __init__(self, stream: ServerStream) -> None:
         self._stream = stream
-        self._events: ThreadIterator[StreamEvent] = ThreadIterator(stream, interrupt=stream.interrupt)
+        self._events: ThreadIterator[Any] = ThreadIterator(stream, interrupt=stream.interrupt)
 
     @property
-    def response(self) -> ChatResponse:
+    def response(self) -> Any:
         """The response assembled from what has come so far: all of it once the stream is exhausted."""
         return self._stream.response
 
@@ -108,20 +108,13 @@ class AsyncChatStream:
         """How often the stream was cut and went on."""
         return self._stream.resumes
 
-    async def text(self) -> AsyncIterator[str]:
-        """Only the text of the first choice, piece by piece."""
-        async with self:
-            async for event in self:
-                if event.type == "content" and event.choice == 0:
-                    yield event.text
-
-    def __aiter__(self) -> AsyncChatStream:
+    def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> StreamEvent:
+    async def __anext__(self) -> Any:
         return await self._events.__anext__()
 
-    async def __aenter__(self) -> AsyncChatStream:
+    async def __aenter__(self) -> Self:
         await self._events.__aenter__()
         return self
 
@@ -131,3 +124,21 @@ class AsyncChatStream:
     async def close(self) -> None:
         """End the stream. Closing twice is fine."""
         await self._events.aclose()
+
+
+class AsyncChatStream(AsyncServerStream):
+    """`ChatStream` for asyncio."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def response(self) -> ChatResponse: ...
+
+        async def __anext__(self) -> StreamEvent: ...
+
+    async def text(self) -> AsyncIterator[str]:
+        """Only the text of the first choice, piece by piece."""
+        async with self:
+            async for event in self:
+                if event.type == "content" and event.choice == 0:
+                    yield event.text

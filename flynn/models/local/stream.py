@@ -1,4 +1,4 @@
-"""A chat answer as it is generated: an iterator of typed events that can be closed at any time, from any thread."""
+"""What a server sends piece by piece: an iterator of typed events that can be closed at any time, from any thread."""
 
 from __future__ import annotations
 
@@ -10,15 +10,29 @@ from .sse import SSEDecoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, List, Optional
+    from typing import Any, Iterator, List, Optional, Protocol
+
+    from typing_extensions import Self
 
     from ..types import ChatResponse, StreamEvent
-    from .decode import ChatStreamDecoder
     from .transfer import Transfer
 
+    class Decoder(Protocol):
+        """Makes events of the data of server-sent events. Does no I/O."""
 
-class ChatStream:
-    """An iterator of stream events, and a context manager. Made by `LlamaCppClient.chat_stream`.
+        @property
+        def done(self) -> bool:
+            """Whether nothing more is to come."""
+
+        def feed(self, data: bytes) -> List[Any]:
+            """The events in the data of one server-sent event."""
+
+        def response(self) -> Any:
+            """What came so far."""
+
+
+class ServerStream:
+    """An iterator of events, and a context manager.
 
     The request is sent when iteration, or the `with` block, begins. The server stops generating as soon as the stream
     is closed: by `close`, by leaving the `with` block, by an exception, or because nobody refers to it any more.
@@ -30,19 +44,13 @@ class ChatStream:
         ServerError: the server answered with an error, or sent one in the stream.
         RequestTimeoutError: nothing came for `timeout` seconds.
         ServerNotRunningError, ProtocolError: as their names say.
-
-    Example:
-        >>> with client.chat_stream("Hi") as stream:                                        # doctest: +SKIP
-        ...     for event in stream:
-        ...         if event.type == "content":
-        ...             print(event.text, end="")
     """
 
-    def __init__(self, transfer: Transfer, decoder: ChatStreamDecoder) -> None:
+    def __init__(self, transfer: Transfer, decoder: Decoder) -> None:
         self._transfer = transfer
         self._decoder = decoder
         self._sse = SSEDecoder()
-        self._batch: Iterator[StreamEvent] = iter(())
+        self._batch: Iterator[Any] = iter(())
         self._failure: Optional[FlynnError] = None  # raised once the events before it are consumed
         self._opened = False
         self._ended = False  # no more events
@@ -51,7 +59,7 @@ class ChatStream:
         self._reading = threading.Lock()
 
     @property
-    def response(self) -> ChatResponse:
+    def response(self) -> Any:
         """The response assembled from what has come so far: all of it once the stream is exhausted."""
         return self._decoder.response()
 
@@ -60,17 +68,10 @@ class ChatStream:
         """How often the stream was cut and went on."""
         return self._transfer.resumes
 
-    def text(self) -> Iterator[str]:
-        """Only the text of the first choice, piece by piece."""
-        with self:
-            for event in self:
-                if event.type == "content" and event.choice == 0:
-                    yield event.text
-
-    def __iter__(self) -> ChatStream:
+    def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> StreamEvent:
+    def __next__(self) -> Any:
         for event in self._batch:
             return event
         while not self._ended:
@@ -88,7 +89,7 @@ class ChatStream:
                 return event
         raise StopIteration
 
-    def _read(self) -> List[StreamEvent]:
+    def _read(self) -> List[Any]:
         """The events of the next block of bytes."""
         if self._failure is not None:
             raise self._failure
@@ -96,7 +97,7 @@ class ChatStream:
         block = self._transfer.read()
         if not block:
             raise self._interrupted(self._transfer.cut)
-        events: List[StreamEvent] = []
+        events: List[Any] = []
         try:
             for data in self._sse.feed(block):
                 if data:
@@ -121,12 +122,14 @@ class ChatStream:
 
     def _interrupted(self, cut: Optional[FlynnError]) -> StreamInterruptedError:
         partial = self._decoder.response()
-        message = f"the stream was cut after {self._transfer.position} bytes, {len(partial.content)} characters of text"
+        message = f"the stream was cut after {self._transfer.position} bytes"
+        if partial is not None:
+            message += f", {len(partial.content)} characters of text"
         error = StreamInterruptedError(f"{message} ({cut})" if cut else message, partial)
         error.__cause__ = cut
         return error
 
-    def __enter__(self) -> ChatStream:
+    def __enter__(self) -> Self:
         try:
             with self._reading:
                 self._open()
@@ -171,3 +174,28 @@ class ChatStream:
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             self.close()
+
+
+class ChatStream(ServerStream):
+    """A chat answer as it is generated. Made by `LlamaCppClient.chat_stream`; see `ServerStream`.
+
+    Example:
+        >>> with client.chat_stream("Hi") as stream:                                        # doctest: +SKIP
+        ...     for event in stream:
+        ...         if event.type == "content":
+        ...             print(event.text, end="")
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def response(self) -> ChatResponse: ...
+
+        def __next__(self) -> StreamEvent: ...
+
+    def text(self) -> Iterator[str]:
+        """Only the text of the first choice, piece by piece."""
+        with self:
+            for event in self:
+                if event.type == "content" and event.choice == 0:
+                    yield event.text

@@ -41,7 +41,7 @@ class Transfer:
     Args:
         send: sends a request.
         call: its limits.
-        path, body: of the request.
+        path, body: of the request: POST, or GET if there is no body.
         conversation: the name under which the stream can be resumed; None if a cut is final.
         resume_for: seconds for which reaching the server again is tried after a cut.
     """
@@ -51,7 +51,7 @@ class Transfer:
         send: Send,
         call: Call,
         path: str,
-        body: bytes,
+        body: Optional[bytes] = None,
         conversation: Optional[Conversation] = None,
         resume_for: float = 0.0,
     ) -> None:
@@ -83,7 +83,8 @@ class Transfer:
             headers.update(self._conversation.headers)
         self._sent = True
         try:
-            self._take(self._send(self._call, "POST", self._path, self._body, headers))
+            method = "GET" if self._body is None else "POST"
+            self._take(self._send(self._call, method, self._path, self._body, headers))
         except ConnectionLostError as error:
             if not self._reconnect(error):
                 raise
