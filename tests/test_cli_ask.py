@@ -30,7 +30,7 @@ from scripted import (
 )
 
 from flynn import ChatRequest, LlamaCppClient
-from flynn.cli.files import MAX_SIZE
+from flynn.files import MAX_SIZE
 from flynn.models.request import option_types
 
 CHAT = "POST /v1/chat/completions"

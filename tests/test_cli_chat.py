@@ -14,7 +14,7 @@ from command import Home, Terminal, routes
 from scripted import STREAM_HEAD, Peer, ScriptedServer, chunk, delta, error, event, eventually, response, serve, stream
 
 from flynn import LlamaCppClient
-from flynn.cli.files import replace_file
+from flynn.files import replace_file
 
 CHAT = "POST /v1/chat/completions"
 FINISH = delta(finish_reason="stop")

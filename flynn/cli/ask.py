@@ -67,7 +67,7 @@ def _messages(prompt: str, given: Given) -> List[Any]:
 
 
 def read_schema(path: str) -> Any:
-    from .files import read_json
+    from ..files import read_json
 
     schema = read_json(path)
     if not isinstance(schema, dict):

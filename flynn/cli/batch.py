@@ -280,6 +280,6 @@ class _Watch:
         if given.report is not None:
             import json
 
-            from .files import replace_file
+            from ..files import replace_file
 
             replace_file(os.path.expanduser(given.report), json.dumps(self._tally.report(), indent=2) + "\n")

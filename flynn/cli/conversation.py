@@ -6,9 +6,9 @@ import json
 import os
 
 from ..errors import ConfigError
+from ..files import read_json, replace_file
 from ..models.local.encode import encode_message
 from ..models.types import Message
-from .files import read_json, replace_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ...errors import ConnectionLostError, FlynnError, ModelLoadingError, RequestTimeoutError, ServerNotRunningError
 from ...http.call import DEFAULT_TIMEOUT
 from . import server
-from .conversation import Conversation
 from .decode import ChatStreamDecoder, decode_chat, decode_json
 from .encode import chat_request, encode_chat, encode_prompt, with_defaults
+from .session import Session
 from .stream import ChatStream
 from .transfer import Transfer
 from .transport import LOADING_PAUSE, MAX_ERROR, OWN, Transport
@@ -125,7 +125,7 @@ class LlamaCppClient:
             self.transport.call(timeout, whole=False),
             _CHAT,
             encode_chat(made, stream=True),
-            Conversation(made.model) if resuming else None,
+            Session(made.model) if resuming else None,
             self._resume_for if resume_for is None else resume_for,
         )
         return ChatStream(transfer, ChatStreamDecoder(progress=bool(made.return_progress)))

@@ -1,6 +1,6 @@
 """The bytes of one streamed answer, over one connection or, if it is to be resumed, over as many as it takes.
 
-llama-server replays a stream from any byte of its body (see `conversation`). So what a cut costs is a request for byte
+llama-server replays a stream from any byte of its body (see `session`). So what a cut costs is a request for byte
 N, N being the number of bytes that came; whoever reads the stream notices nothing.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ...http.call import Call
     from ...http.connection import Response
-    from .conversation import Conversation, Send
+    from .session import Send, Session
 
 _FIRST_PAUSE = 0.05  # seconds; doubled after each fruitless attempt
 _LONGEST_PAUSE = 2.0
@@ -42,7 +42,7 @@ class Transfer:
         send: sends a request.
         call: its limits.
         path, body: of the request: POST, or GET if there is no body.
-        conversation: the name under which the stream can be resumed; None if a cut is final.
+        session: the name under which the stream can be resumed; None if a cut is final.
         resume_for: seconds for which reaching the server again is tried after a cut.
     """
 
@@ -52,7 +52,7 @@ class Transfer:
         call: Call,
         path: str,
         body: Optional[bytes] = None,
-        conversation: Optional[Conversation] = None,
+        session: Optional[Session] = None,
         resume_for: float = 0.0,
     ) -> None:
         self.position = 0  # bytes of the body that came
@@ -62,7 +62,7 @@ class Transfer:
         self._call = call
         self._path = path
         self._body = body
-        self._conversation = conversation
+        self._session = session
         self._resume_for = resume_for
         self._response: Optional[Response] = None
         self._response_start = 0  # the position at which the current response began
@@ -79,8 +79,8 @@ class Transfer:
             FlynnError: as `send` does.
         """
         headers = {"Accept": "text/event-stream"}
-        if self._conversation is not None:
-            headers.update(self._conversation.headers)
+        if self._session is not None:
+            headers.update(self._session.headers)
         self._sent = True
         try:
             method = "GET" if self._body is None else "POST"
@@ -128,8 +128,8 @@ class Transfer:
 
     def _reconnect(self, cut: Optional[FlynnError]) -> bool:
         """Go on from the byte after the last one that came; False if that cannot be done."""
-        conversation = self._conversation
-        if conversation is None:
+        session = self._session
+        if session is None:
             return False
         now = time.monotonic()
         if self._cut_at:
@@ -137,7 +137,7 @@ class Transfer:
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._cut_at = self._cut_at or now
         while time.monotonic() < self._cut_at + self._resume_for:
-            path = f"{conversation.path}&from={self.position}"
+            path = f"{session.path}&from={self.position}"
             try:
                 self._take(self._send(self._call, "GET", path, wait_for_model=False))
                 self.resumes += 1
@@ -166,11 +166,11 @@ class Transfer:
 
     def close(self) -> None:
         """Make the server stop generating, after `interrupt`."""
-        if self._response is None and self._sent and self._conversation is not None:
+        if self._response is None and self._sent and self._session is not None:
             # What the server has not begun to handle, it cannot forget: it would begin after that.
             timeout = _HUNG_TIMEOUT if self._hung else _BEGIN_TIMEOUT
             give_up = time.monotonic() + timeout
-            while time.monotonic() < give_up and self._conversation.is_unknown(self._send, timeout):
+            while time.monotonic() < give_up and self._session.is_unknown(self._send, timeout):
                 time.sleep(_FIRST_PAUSE)
         self._delete()
 
@@ -180,5 +180,5 @@ class Transfer:
             self._response.close()
 
     def _delete(self) -> None:
-        if self._conversation is not None and self._sent:
-            self._conversation.delete(self._send, _HUNG_TIMEOUT if self._hung else _DELETE_TIMEOUT)
+        if self._session is not None and self._sent:
+            self._session.delete(self._send, _HUNG_TIMEOUT if self._hung else _DELETE_TIMEOUT)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         ) -> Response: ...
 
 
-class Conversation:
+class Session:
     """A stream's name, fresh and unguessable: it is all that protects a stream from the server's other clients.
 
     Args:
