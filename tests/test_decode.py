@@ -21,7 +21,8 @@ from flynn import (
     ToolCall,
 )
 from flynn.models.local import server
-from flynn.models.local.decode import ChatStreamDecoder, decode_chat, decode_error, decode_json
+from flynn.models.local.decode import decode_chat, decode_error, decode_json
+from flynn.models.local.decode_stream import ChatStreamDecoder
 from flynn.models.local.sse import SSEDecoder
 from flynn.models.types import ContentEvent, DoneEvent, ProgressEvent, ReasoningEvent, ToolCallEvent, Usage
 

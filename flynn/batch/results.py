@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 
+from ..dataclass import dataclass, field
 from ..errors import FlynnError, ServerError
 from ..models.local.decode import decode_json
 from ..models.local.encode import encode_json

@@ -76,7 +76,7 @@ def statistics(response: ChatResponse, first: Optional[float]) -> str:
 
 def as_json(response: ChatResponse) -> Dict[str, Any]:
     """An answer in the form in which the chat route itself replies when it does not stream."""
-    import dataclasses
+    from dataclasses import asdict
 
     from ..models.local.encode import encode_message
 
@@ -96,5 +96,5 @@ def as_json(response: ChatResponse) -> Dict[str, Any]:
             "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         }
     if response.timings:
-        reply["timings"] = dataclasses.asdict(response.timings)
+        reply["timings"] = asdict(response.timings)
     return reply

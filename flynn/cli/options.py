@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 import os
 import sys
 
+from ..dataclass import fields, replace
 from ..errors import ConfigError
 from ..models.request import ChatRequest, option_types
 from ..nearest import suggestion
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         """An option for each field of a chat request that is marked as one."""
         group = self.add_argument_group("generation")
         types = option_types()
-        for option in dataclasses.fields(ChatRequest):
+        for option in fields(ChatRequest):
             if option.metadata.get("command"):
                 kinds = types[option.name]
                 group.add_argument(
@@ -89,8 +89,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 def request_options(given: Given) -> Dict[str, Any]:
     """Those fields of a chat request that were given."""
-    fields = [option.name for option in dataclasses.fields(ChatRequest) if option.metadata.get("command")]
-    return {name: value for name in fields if (value := getattr(given, name)) is not None}
+    names = [option.name for option in fields(ChatRequest) if option.metadata.get("command")]
+    return {name: value for name in names if (value := getattr(given, name)) is not None}
 
 
 def connect(given: Given) -> LlamaCppClient:
@@ -111,9 +111,9 @@ def connect(given: Given) -> LlamaCppClient:
     if given.auth_token_file is not None:
         environ["FLYNN_AUTH_TOKEN"] = read_token_file(given.auth_token_file)
     model = load_config(given.config, environ=environ).models["local"]
-    model = dataclasses.replace(model, defaults={"resume": True, **model.defaults})
+    model = replace(model, defaults={"resume": True, **model.defaults})
     if given.timeout is not ...:
-        model = dataclasses.replace(model, timeout=given.timeout)
+        model = replace(model, timeout=given.timeout)
     return create_client(Config({"local": model}), "local")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
+from ..dataclass import replace
 from ..errors import ConfigError
 from ..http.token import check_token
 from .schema import Config, ModelConfig, Source, check_endpoint, read_config

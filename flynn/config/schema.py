@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
 from enum import Enum
 
+from ..dataclass import dataclass, field, fields
 from ..errors import ConfigError
 from ..http.call import DEFAULT_TIMEOUT, TIMEOUTS, check_timeout
 from ..http.token import check_token
@@ -158,7 +157,7 @@ def read_config(value: object, source: Source) -> Config:
 
 
 def _read_model(value: object, path: Tuple[str, ...], source: Source) -> ModelConfig:
-    settings = dataclasses.fields(ModelConfig)
+    settings = fields(ModelConfig)
     found = source.mapping(value, path, [setting.name for setting in settings])
     read: Dict[str, Any] = {"defaults": _read_defaults(found.get("defaults"), (*path, "defaults"), source)}
     for setting in settings:

@@ -6,16 +6,15 @@ cancelling live here and a connection asks them before every operation on its so
 
 from __future__ import annotations
 
-import contextvars
 import socket
-import threading
 import time
+from _thread import RLock, get_ident  # `threading` takes a millisecond to import, and is not needed for these
 
 from ..errors import ConfigError, FlynnError, RequestTimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional
+    from typing import Dict, List, Optional
 
 
 DEFAULT_TIMEOUT = 60.0  # seconds
@@ -48,18 +47,18 @@ class CallAborted(FlynnError):
 
 
 class Scope:
-    """The calls that are made within a `with` block, to be ended together from outside."""
+    """The calls that a thread makes within a `with` block, to be ended together from outside."""
 
     def __init__(self) -> None:
         self._calls: List[Call] = []
         self._aborted = False
 
     def __enter__(self) -> Scope:
-        _scope.set(self)
+        _scopes[get_ident()] = self
         return self
 
     def __exit__(self, *error: object) -> None:
-        _scope.set(None)
+        del _scopes[get_ident()]
 
     def add(self, call: Call) -> None:
         """A call that is made here and now."""
@@ -74,7 +73,7 @@ class Scope:
             call.abort()
 
 
-_scope: contextvars.ContextVar[Optional[Scope]] = contextvars.ContextVar("flynn_scope", default=None)
+_scopes: Dict[int, Scope] = {}  # by thread
 
 
 class Call:
@@ -94,8 +93,8 @@ class Call:
         self._deadline = time.monotonic() + timeout if whole and timeout is not None else None
         self._socket: Optional[socket.socket] = None
         # Reentrant: the collector may find a stream, and so abort its call, while another operation holds the lock.
-        self._lock = threading.RLock()
-        scope = _scope.get()
+        self._lock = RLock()
+        scope = _scopes.get(get_ident())
         if scope is not None and scoped:
             scope.add(self)
 

@@ -30,6 +30,8 @@ class _Wire:
 
     def __init__(self, sock: socket.socket, call: Call) -> None:
         self.sock = sock
+        self._limit: Optional[float] = -1.0
+        self._unsent = b""
         self.begin(call)
 
     def begin(self, call: Call) -> None:
@@ -39,24 +41,66 @@ class _Wire:
         self.ended = False
         self.in_head = True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> Optional[int]:
+        """For http.client, which reads the head; None after that: it is to give what it has read beyond."""
+        if not self.in_head:
+            return None
+        self.flush()
         try:
-            self.sock.settimeout(self.call.limit())
+            self._keep_limit()
             count = self.sock.recv_into(buffer)
         except socket.timeout as error:
             raise _timed_out(error) from None
         self.received += count
         self.ended = not count
-        if self.in_head and self.received > MAX_HEAD:
+        if self.received > MAX_HEAD:
             raise ProtocolError(f"expected a response, got headers of more than {MAX_HEAD} bytes")
         return count
 
-    def sendall(self, data: bytes) -> None:
+    def receive(self) -> bytes:
+        """The next bytes of the body, as soon as some have come; empty at the end of the connection."""
         try:
-            self.sock.settimeout(self.call.limit())
+            self._keep_limit()
+            data = self.sock.recv(_BLOCK)
+        except socket.timeout as error:
+            raise _timed_out(error) from None
+        self.ended = not data
+        return data
+
+    def sendall(self, data: bytes) -> None:
+        """For http.client, which gives the head and the body of a request one after the other.
+
+        Sent together they wake the server once: that saves a quarter of the time of a short call.
+        """
+        if len(data) > _BLOCK:
+            self.flush()
+            self._send(data)
+        else:
+            self._unsent += data
+
+    def flush(self) -> None:
+        data, self._unsent = self._unsent, b""
+        if data:
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._keep_limit()
             self.sock.sendall(data)
         except socket.timeout as error:
             raise _timed_out(error) from None
+
+    def look(self) -> None:
+        """Take what has come, if anything has. Raises BlockingIOError, or for TLS SSLWantReadError, if nothing has."""
+        self._limit = 0.0
+        self.sock.settimeout(0)
+        self.sock.recv(1)
+
+    def _keep_limit(self) -> None:
+        limit = self.call.limit()
+        if limit != self._limit:  # a system call, and the limit of a stream stays the same
+            self._limit = limit
+            self.sock.settimeout(limit)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(_Reader(self))
@@ -170,6 +214,7 @@ class Connection:
             call.attach(self._wire.sock)
             try:
                 self._http.request(method, path, body, headers)
+                self._wire.flush()
             except (BrokenPipeError, ConnectionResetError):
                 pass  # The server may have answered without reading all of the request: 401, 413.
             head = self._http.getresponse()
@@ -211,8 +256,7 @@ class Connection:
     def dropped(self) -> bool:
         """Whether the server has closed this idle connection (or sent what nobody asked for)."""
         try:
-            self._wire.sock.settimeout(0)
-            self._wire.sock.recv(1)
+            self._wire.look()
             return True
         except BlockingIOError:
             return False
@@ -242,6 +286,7 @@ class Response:
         self._connection: Optional[Connection] = connection
         self._head = head
         self._body = body
+        self._rest = head.fp.read1(_BLOCK)  # what came together with the head
         if body.complete:
             self._finish(connection)
 
@@ -258,7 +303,8 @@ class Response:
         try:
             block = b""
             while not block and not self._body.complete:
-                data = self._head.fp.read1(_BLOCK)
+                data = self._rest or connection._wire.receive()
+                self._rest = b""
                 if not data:
                     missing = self._body.missing()
                     if missing:
@@ -344,7 +390,8 @@ def _connect(target: Endpoint, call: Call) -> socket.socket:
     if target.socket_path is not None:
         addresses = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", target.socket_path)]
     else:
-        addresses = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        # As bytes: for a str the codec idna is loaded, which takes two milliseconds, and an endpoint's host is ASCII.
+        addresses = socket.getaddrinfo(target.host.encode("ascii"), target.port, type=socket.SOCK_STREAM)
     failure: Optional[OSError] = None
     for family, kind, protocol, _, address in addresses:
         try:

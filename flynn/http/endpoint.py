@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from urllib.parse import urlsplit
 
@@ -12,7 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional
 
-_LOOPBACK_V4 = re.compile(r"127(\.[0-9]{1,3}){3}")
 _LOOPBACK_V6 = bytes(15) + b"\x01"
 _MAPPED_LOOPBACK_V4 = bytes(10) + b"\xff\xff\x7f"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -51,13 +49,15 @@ class Endpoint:
     def is_loopback(self) -> bool:
         """Whether the address is this machine's own (RFC 6761 section 6.3 for `localhost`)."""
         host = self.host.lower().rstrip(".")
-        if ":" in host:
-            try:
+        if host == "localhost" or host.endswith(".localhost"):
+            return True
+        try:
+            if ":" in host:
                 address = socket.inet_pton(socket.AF_INET6, host)
-            except OSError:
-                return False
-            return address == _LOOPBACK_V6 or address.startswith(_MAPPED_LOOPBACK_V4)
-        return host == "localhost" or host.endswith(".localhost") or bool(_LOOPBACK_V4.fullmatch(host))
+                return address == _LOOPBACK_V6 or address.startswith(_MAPPED_LOOPBACK_V4)
+            return socket.inet_pton(socket.AF_INET, host)[0] == 127
+        except OSError:
+            return False
 
 
 def parse_endpoint(text: str) -> Endpoint:

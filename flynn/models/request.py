@@ -6,8 +6,7 @@ the configuration all follow from `ChatRequest`.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from ..dataclass import dataclass, field, fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def option_types() -> Dict[str, Tuple[type, ...]]:
         (<class 'int'>,)
     """
     types = {}
-    for option in dataclasses.fields(ChatRequest):
+    for option in fields(ChatRequest):
         if option.metadata:
             outer = _outermost(str(option.type))
             types[option.name] = tuple(t for word, kinds in _JSON_TYPES.items() if word in outer for t in kinds)

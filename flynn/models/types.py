@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
-
+from ..dataclass import dataclass, field, fields
 from .request import ChatRequest
 
 __all__ = [
@@ -113,7 +111,7 @@ class Message:
     reasoning: Optional[str] = None
 
     def __repr__(self) -> str:
-        rest = [f"{f.name}={value!r}" for f in dataclasses.fields(self)[2:] if (value := getattr(self, f.name))]
+        rest = [f"{f.name}={value!r}" for f in fields(self)[2:] if (value := getattr(self, f.name))]
         return f"Message({', '.join([repr(self.role), repr(self.content), *rest])})"
 
 

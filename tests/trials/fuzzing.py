@@ -10,7 +10,8 @@ from llama import LlamaServer
 
 from flynn import FlynnError, LlamaCppClient, RequestTimeoutError, ServerError
 from flynn.models.local import server as routes
-from flynn.models.local.decode import ChatStreamDecoder, decode_chat, decode_error, decode_json
+from flynn.models.local.decode import decode_chat, decode_error, decode_json
+from flynn.models.local.decode_stream import ChatStreamDecoder
 from flynn.models.local.sse import SSEDecoder
 
 from . import GUARD

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import reprlib
 
+from ...dataclass import fields
 from ...errors import (
     AuthenticationError,
     ContextSizeError,
@@ -19,14 +20,9 @@ from ...errors import (
 from ..types import (
     ChatResponse,
     Choice,
-    ContentEvent,
-    DoneEvent,
     Message,
-    ProgressEvent,
-    ReasoningEvent,
     Timings,
     ToolCall,
-    ToolCallEvent,
     Usage,
 )
 
@@ -34,11 +30,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 
-    from ..types import StreamEvent
-
     T = TypeVar("T")
 
-_TIMINGS = tuple(Timings.__dataclass_fields__)
+_TIMINGS = tuple(option.name for option in fields(Timings))
 
 
 def decode_json(data: bytes) -> Any:
@@ -151,7 +145,7 @@ def decode_chat(data: bytes) -> ChatResponse:
     choices = []
     for item in objects(raw, "choices"):
         message = expect_object(item.get("message"), "message")
-        calls = [_decode_tool_call(call) for call in objects(message, "tool_calls")]
+        calls = [decode_tool_call(call) for call in objects(message, "tool_calls")]
         choices.append(
             Choice(
                 Message(
@@ -161,31 +155,31 @@ def decode_chat(data: bytes) -> ChatResponse:
                     reasoning=get(message, "reasoning_content", str, "") or None,
                 ),
                 get(item, "finish_reason", str, "") or None,
-                _decode_logprobs(item),
+                decode_logprobs(item),
             )
         )
     if not choices:
         raise ProtocolError(f"expected a reply with choices, got {_shown(raw)}")
     return ChatResponse(
         tuple(choices),
-        _decode_usage(raw),
-        _decode_timings(raw),
+        decode_usage(raw),
+        decode_timings(raw),
         get(raw, "id", str, ""),
         get(raw, "model", str, ""),
         raw,
     )
 
 
-def _decode_tool_call(call: Mapping[str, Any]) -> ToolCall:
+def decode_tool_call(call: Mapping[str, Any]) -> ToolCall:
     function = get(call, "function", dict, {})
     return ToolCall(get(call, "id", str, ""), get(function, "name", str, ""), get(function, "arguments", str, ""))
 
 
-def _decode_logprobs(item: Mapping[str, Any]) -> Tuple[Mapping[str, Any], ...]:
+def decode_logprobs(item: Mapping[str, Any]) -> Tuple[Mapping[str, Any], ...]:
     return tuple(objects(get(item, "logprobs", dict, {}), "content"))
 
 
-def _decode_usage(raw: Mapping[str, Any]) -> Optional[Usage]:
+def decode_usage(raw: Mapping[str, Any]) -> Optional[Usage]:
     usage = get(raw, "usage", dict, {})
     if not usage:
         return None
@@ -197,133 +191,9 @@ def _decode_usage(raw: Mapping[str, Any]) -> Optional[Usage]:
     )
 
 
-def _decode_timings(raw: Mapping[str, Any]) -> Optional[Timings]:
+def decode_timings(raw: Mapping[str, Any]) -> Optional[Timings]:
     timings = get(raw, "timings", dict, {})
     if not timings:
         return None
     known = {name: timings[name] for name in _TIMINGS if isinstance(timings.get(name), (int, float))}
     return Timings(**known)
-
-
-class _ChoiceSoFar:
-    """The pieces of one choice."""
-
-    def __init__(self) -> None:
-        self.content: List[str] = []
-        self.reasoning: List[str] = []
-        self.calls: Dict[int, Tuple[List[str], List[str], List[str]]] = {}  # id, name, arguments: their fragments
-        self.logprobs: List[Mapping[str, Any]] = []
-        self.finish_reason: Optional[str] = None
-        self.usage: Optional[Usage] = None
-
-    def choice(self) -> Choice:
-        calls = tuple(ToolCall(*("".join(pieces) for pieces in call)) for _, call in sorted(self.calls.items()))
-        message = Message("assistant", "".join(self.content), calls, reasoning="".join(self.reasoning) or None)
-        return Choice(message, self.finish_reason, tuple(self.logprobs))
-
-
-class ChatStreamDecoder:
-    """Takes the data of a chat stream's events and gives typed events; assembles the response on the way.
-
-    Args:
-        progress: whether to give progress events, which every stream has.
-
-    Example:
-        >>> decoder = ChatStreamDecoder()
-        >>> decoder.feed(b'{"choices": [{"index": 0, "delta": {"content": "Hi"}}]}')
-        [ContentEvent(text='Hi', choice=0, logprobs=(), type='content')]
-        >>> decoder.response().content
-        'Hi'
-    """
-
-    def __init__(self, *, progress: bool = False) -> None:
-        self.done = False
-        self._progress = progress
-        self._choices: Dict[int, _ChoiceSoFar] = {}
-        self._usages: List[Usage] = []
-        self._timings: Optional[Timings] = None
-        self._last: Dict[str, Any] = {}
-
-    def feed(self, data: bytes) -> List[StreamEvent]:
-        """The events in the data of one server-sent event.
-
-        Raises:
-            ServerError: it is an error event.
-            ProtocolError: it is not what the chat route sends.
-        """
-        if data == b"[DONE]":
-            self.done = True
-            return [DoneEvent(self.response())]
-        chunk = expect_object(decode_json(data), "event")
-        if "error" in chunk:
-            raise decode_error(None, data)
-        self._last = chunk
-        events: List[StreamEvent] = []
-        index = 0
-        for item in objects(chunk, "choices"):
-            index = get(item, "index", int, 0)
-            choice = self._choices.get(index)
-            if choice is None:
-                choice = self._choices[index] = _ChoiceSoFar()
-            self._take(item, index, choice, events)
-        if self._progress and "prompt_progress" in chunk:
-            events.append(_decode_progress(get(chunk, "prompt_progress", dict, {}), index))
-        if "usage" in chunk:
-            usage = _decode_usage(chunk)
-            if usage:
-                self._usages.append(usage)
-        if "timings" in chunk:
-            self._timings = _decode_timings(chunk)
-        return events
-
-    def _take(self, item: Mapping[str, Any], index: int, choice: _ChoiceSoFar, events: List[StreamEvent]) -> None:
-        delta = get(item, "delta", dict, {})
-        reasoning = get(delta, "reasoning_content", str, "")
-        if reasoning:
-            choice.reasoning.append(reasoning)
-            events.append(ReasoningEvent(reasoning, index))
-        logprobs = _decode_logprobs(item) if "logprobs" in item else ()
-        choice.logprobs.extend(logprobs)
-        content = get(delta, "content", str, "")
-        if content or logprobs:
-            choice.content.append(content)
-            events.append(ContentEvent(content, index, logprobs))
-        if "tool_calls" in delta:
-            for call in objects(delta, "tool_calls"):
-                events.append(self._take_fragment(call, index, choice))
-        finish_reason = item.get("finish_reason")
-        if finish_reason is not None:
-            choice.finish_reason = get(item, "finish_reason", str, "")
-
-    @staticmethod
-    def _take_fragment(call: Mapping[str, Any], index: int, choice: _ChoiceSoFar) -> ToolCallEvent:
-        fragment = _decode_tool_call(call)
-        number = get(call, "index", int, 0)
-        ids, names, arguments = choice.calls.setdefault(number, ([], [], []))
-        ids.append(fragment.id)
-        names.append(fragment.name)
-        arguments.append(fragment.arguments)
-        return ToolCallEvent(number, fragment.id, fragment.name, fragment.arguments, index)
-
-    def response(self) -> ChatResponse:
-        """All that came so far."""
-        choices = [so_far.choice() for _, so_far in sorted(self._choices.items())]
-        usage = self._usages[-1] if self._usages else None
-        if usage is not None and len(self._usages) > 1:
-            # With n > 1 each choice ends with a usage of its own; the prompt was read once.
-            usage = Usage(
-                usage.prompt_tokens, sum(u.completion_tokens for u in self._usages), self._usages[0].cached_tokens
-            )
-        return ChatResponse(
-            tuple(choices or [_ChoiceSoFar().choice()]),
-            usage,
-            self._timings,
-            get(self._last, "id", str, ""),
-            get(self._last, "model", str, ""),
-            self._last,
-        )
-
-
-def _decode_progress(progress: Mapping[str, Any], choice: int) -> ProgressEvent:
-    total, cached, processed = (get(progress, key, int, 0) for key in ("total", "cache", "processed"))
-    return ProgressEvent(total, cached, processed, get(progress, "time_ms", int, 0), choice)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
+from ...dataclass import fields, replace
 from ...nearest import suggestion
 from ..media import audio_part, image_part
 from ..types import Audio, ChatRequest, Image, Message, ToolCall
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..types import Prompt
 
-_OPTIONS = tuple(option.name for option in dataclasses.fields(ChatRequest) if option.name != "messages")
+_OPTIONS = tuple(option.name for option in fields(ChatRequest) if option.name != "messages")
 
 _A_PROMPT = "a prompt is a string, a sequence of Message or mappings, or a ChatRequest"
 
@@ -33,7 +33,7 @@ def chat_request(prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
                 f"(what llama-server knows and Flynn does not goes into extra={{{name!r}: ...}})"
             )
     if isinstance(prompt, ChatRequest):
-        return dataclasses.replace(prompt, **options) if options else prompt
+        return replace(prompt, **options) if options else prompt
     if isinstance(prompt, str):
         return ChatRequest([Message("user", prompt)], **options)
     if isinstance(prompt, Message):
@@ -52,7 +52,7 @@ def with_defaults(request: ChatRequest, defaults: Mapping[str, Any]) -> ChatRequ
     missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
     if "extra" in defaults:
         missing["extra"] = {**defaults["extra"], **request.extra}
-    return dataclasses.replace(request, **missing) if missing else request
+    return replace(request, **missing) if missing else request
 
 
 def encode_chat(request: ChatRequest, *, stream: bool) -> bytes:
@@ -87,10 +87,8 @@ def encode_json(value: Any) -> bytes:
 def encode_prompt(request: ChatRequest) -> Dict[str, Any]:
     """The JSON of a request: its messages and every field that is set."""
     body: Dict[str, Any] = {"messages": [encode_message(message) for message in request.messages]}
-    for name in _OPTIONS:
-        value = getattr(request, name)
-        if value is not None and name != "extra":
-            body[name] = value
+    body.update({name: value for name, value in vars(request).items() if value is not None and name not in body})
+    del body["extra"]
     if not isinstance(body.get("tool_choice", ""), str):
         _force_tool(body)
     return body

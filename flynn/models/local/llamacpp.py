@@ -5,7 +5,8 @@ from __future__ import annotations
 from ...errors import ConnectionLostError, FlynnError, ModelLoadingError, RequestTimeoutError, ServerNotRunningError
 from ...http.call import DEFAULT_TIMEOUT
 from . import server
-from .decode import ChatStreamDecoder, decode_chat, decode_json
+from .decode import decode_chat, decode_json
+from .decode_stream import ChatStreamDecoder
 from .encode import chat_request, encode_chat, encode_prompt, with_defaults
 from .session import Session
 from .stream import ChatStream

@@ -10,8 +10,6 @@ two needs no care, and text is decoded once, by whoever reads the JSON in it.
 
 from __future__ import annotations
 
-import re
-
 from ...errors import ProtocolError
 
 TYPE_CHECKING = False
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_EVENT = 64 * 1024 * 1024
 
-_LINE_END = re.compile(rb"\r\n|\n|\r")
+_NEXT = b"\n\ndata: "
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -59,13 +57,19 @@ class SSEDecoder:
             self._after_cr = False
             if block.startswith(b"\n"):
                 block = block[1:]
+        if not self._line and not self._data:
+            # Nearly all blocks are whole events of one line each. To take them apart at once is five times as fast.
+            events = block[6:-2].split(_NEXT)
+            plain = block.startswith(_NEXT[2:]) and block.endswith(b"\n\n") and len(block) <= self._max_event
+            if plain and block.count(b"\n") == 2 * len(events) and b"\r" not in block:
+                return events
         if b"\r" in block:
             self._after_cr = block.endswith(b"\r")
-            lines = _LINE_END.split(block)
+            lines = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         else:
             lines = block.split(b"\n")
         rest = lines.pop()
-        events: List[bytes] = []
+        events = []
         if lines:
             if self._line:
                 self._line.append(lines[0])

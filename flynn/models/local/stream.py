@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from _thread import RLock, allocate_lock
 
 from ...errors import ConnectionLostError, FlynnError, StreamInterruptedError
 from ...http.call import CallAborted
@@ -55,8 +55,8 @@ class ServerStream:
         self._opened = False
         self._ended = False  # no more events
         self._closed = False  # and the server knows
-        self._closing = threading.RLock()  # a signal handler may close what it interrupts
-        self._reading = threading.Lock()
+        self._closing = RLock()  # a signal handler may close what it interrupts
+        self._reading = allocate_lock()
 
     @property
     def response(self) -> Any:

@@ -1,0 +1,184 @@
+"""A chat stream's events as typed events and, assembled, as the response. No I/O."""
+
+from __future__ import annotations
+
+from ..types import (
+    ChatResponse,
+    Choice,
+    ContentEvent,
+    DoneEvent,
+    Message,
+    ProgressEvent,
+    ReasoningEvent,
+    ToolCall,
+    ToolCallEvent,
+    Usage,
+)
+from .decode import (
+    decode_error,
+    decode_json,
+    decode_logprobs,
+    decode_timings,
+    decode_tool_call,
+    decode_usage,
+    expect_object,
+    get,
+    objects,
+)
+from .repeat import Repeat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, Union
+
+    from ..types import StreamEvent, Timings
+
+_LONG = 4096  # bytes; events that hold so much are few
+
+
+class _ChoiceSoFar:
+    """The pieces of one choice."""
+
+    def __init__(self) -> None:
+        self.content: List[str] = []
+        self.reasoning: List[str] = []
+        self.calls: Dict[int, Tuple[List[str], List[str], List[str]]] = {}  # id, name, arguments: their fragments
+        self.logprobs: List[Mapping[str, Any]] = []
+        self.finish_reason: Optional[str] = None
+        self.usage: Optional[Usage] = None
+
+    def choice(self) -> Choice:
+        calls = tuple(ToolCall(*("".join(pieces) for pieces in call)) for _, call in sorted(self.calls.items()))
+        message = Message("assistant", "".join(self.content), calls, reasoning="".join(self.reasoning) or None)
+        return Choice(message, self.finish_reason, tuple(self.logprobs))
+
+
+class ChatStreamDecoder:
+    """Takes the data of a chat stream's events and gives typed events; assembles the response on the way.
+
+    Args:
+        progress: whether to give progress events, which every stream has.
+
+    Example:
+        >>> decoder = ChatStreamDecoder()
+        >>> decoder.feed(b'{"choices": [{"index": 0, "delta": {"content": "Hi"}}]}')
+        [ContentEvent(text='Hi', choice=0, logprobs=(), type='content')]
+        >>> decoder.response().content
+        'Hi'
+    """
+
+    def __init__(self, *, progress: bool = False) -> None:
+        self.done = False
+        self._progress = progress
+        self._choices: Dict[int, _ChoiceSoFar] = {}
+        self._usages: List[Usage] = []
+        self._timings: Optional[Timings] = None
+        self._last = b"{}"
+        self._repeat = Repeat()
+        self._repeated: Tuple[List[str], Type[Union[ContentEvent, ReasoningEvent]], int] = ([], ContentEvent, 0)
+
+    def feed(self, data: bytes) -> List[StreamEvent]:
+        """The events in the data of one server-sent event.
+
+        Raises:
+            ServerError: it is an error event.
+            ProtocolError: it is not what the chat route sends.
+        """
+        text = self._repeat.read(data)
+        if text:
+            pieces, kind, index = self._repeated
+            pieces.append(text)
+            self._last = data
+            return [kind(text, index)]
+        if data == b"[DONE]":
+            self.done = True
+            return [DoneEvent(self.response())]
+        chunk = expect_object(decode_json(data), "event")
+        if "error" in chunk:
+            raise decode_error(None, data)
+        self._last = data
+        events: List[StreamEvent] = []
+        index = 0
+        for item in objects(chunk, "choices"):
+            index = get(item, "index", int, 0)
+            choice = self._choices.get(index)
+            if choice is None:
+                choice = self._choices[index] = _ChoiceSoFar()
+            self._take(item, index, choice, events)
+        if self._progress and "prompt_progress" in chunk:
+            events.append(_decode_progress(get(chunk, "prompt_progress", dict, {}), index))
+        if "usage" in chunk:
+            usage = decode_usage(chunk)
+            if usage:
+                self._usages.append(usage)
+        if "timings" in chunk:
+            self._timings = decode_timings(chunk)
+        if len(events) == 1 and "usage" not in chunk and len(data) < _LONG:
+            self._expect_more(data, chunk, events[0])
+        return events
+
+    def _expect_more(self, data: bytes, chunk: Dict[str, Any], event: StreamEvent) -> None:
+        """If all that an event did was to add text, the next ones will probably do the same."""
+        if event.type == "content" and not event.logprobs:
+            key = "content"
+        elif event.type == "reasoning":
+            key = "reasoning_content"
+        else:
+            return
+        if len(chunk["choices"]) == 1 and self._repeat.learn(data, chunk, key):
+            choice = self._choices[event.choice]
+            pieces = choice.content if event.type == "content" else choice.reasoning
+            self._repeated = (pieces, type(event), event.choice)
+
+    def _take(self, item: Mapping[str, Any], index: int, choice: _ChoiceSoFar, events: List[StreamEvent]) -> None:
+        delta = get(item, "delta", dict, {})
+        reasoning = get(delta, "reasoning_content", str, "")
+        if reasoning:
+            choice.reasoning.append(reasoning)
+            events.append(ReasoningEvent(reasoning, index))
+        logprobs = decode_logprobs(item) if "logprobs" in item else ()
+        choice.logprobs.extend(logprobs)
+        content = get(delta, "content", str, "")
+        if content or logprobs:
+            choice.content.append(content)
+            events.append(ContentEvent(content, index, logprobs))
+        if "tool_calls" in delta:
+            for call in objects(delta, "tool_calls"):
+                events.append(self._take_fragment(call, index, choice))
+        finish_reason = item.get("finish_reason")
+        if finish_reason is not None:
+            choice.finish_reason = get(item, "finish_reason", str, "")
+
+    @staticmethod
+    def _take_fragment(call: Mapping[str, Any], index: int, choice: _ChoiceSoFar) -> ToolCallEvent:
+        fragment = decode_tool_call(call)
+        number = get(call, "index", int, 0)
+        ids, names, arguments = choice.calls.setdefault(number, ([], [], []))
+        ids.append(fragment.id)
+        names.append(fragment.name)
+        arguments.append(fragment.arguments)
+        return ToolCallEvent(number, fragment.id, fragment.name, fragment.arguments, index)
+
+    def response(self) -> ChatResponse:
+        """All that came so far."""
+        choices = [so_far.choice() for _, so_far in sorted(self._choices.items())]
+        usage = self._usages[-1] if self._usages else None
+        if usage is not None and len(self._usages) > 1:
+            # With n > 1 each choice ends with a usage of its own; the prompt was read once.
+            usage = Usage(
+                usage.prompt_tokens, sum(u.completion_tokens for u in self._usages), self._usages[0].cached_tokens
+            )
+        last = decode_json(self._last)
+        return ChatResponse(
+            tuple(choices or [_ChoiceSoFar().choice()]),
+            usage,
+            self._timings,
+            get(last, "id", str, ""),
+            get(last, "model", str, ""),
+            last,
+        )
+
+
+def _decode_progress(progress: Mapping[str, Any], choice: int) -> ProgressEvent:
+    total, cached, processed = (get(progress, key, int, 0) for key in ("total", "cache", "processed"))
+    return ProgressEvent(total, cached, processed, get(progress, "time_ms", int, 0), choice)
