@@ -5,7 +5,7 @@ ARGS ?=
 # The least share of the lines of flynn/ that the tests must cover, in percent.
 COVERAGE ?= 95
 
-.PHONY: help demo test lint stress install-service uninstall-service service-status service-logs clean
+.PHONY: help demo test lint stress bench install-service uninstall-service service-status service-logs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' Makefile
@@ -31,6 +31,9 @@ lint:  ## ruff, mypy --strict, and Flynn's reading of YAML compared with PyYAML'
 
 stress:  ## the long trials, about five minutes: what Flynn survives, in figures
 	@python=$$($(PYTHON) scripts/environment.py stress) && $$python -W error scripts/stress.py $(ARGS)
+
+bench:  ## what Flynn costs, beside its peers: ARGS="--help"
+	@$(PYTHON) scripts/benchmark.py $(ARGS)
 
 install-service:  ## model, systemd user unit, start, first answer: ARGS="--help"
 	@$(PYTHON) scripts/install_service.py $(ARGS)

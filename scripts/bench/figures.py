@@ -1,0 +1,39 @@
+"""What is made of runs: medians, ratios of runs of the same round, and the exponent by which a curve grows."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import List, Sequence
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The median of runs, and the least and the greatest of them."""
+
+    median: float
+    least: float
+    greatest: float
+
+
+def summary(runs: Sequence[float]) -> Summary:
+    """Example: `summary([3.0, 1.0, 2.0])` is `Summary(median=2.0, least=1.0, greatest=3.0)`"""
+    return Summary(statistics.median(runs), min(runs), max(runs))
+
+
+def ratios(runs: Sequence[float], floor: Sequence[float]) -> List[float]:
+    """Each run over that of the floor in the same round, so that what slows the machine down slows both.
+
+    Example: `ratios([2.0, 6.0], [1.0, 2.0])` is `[2.0, 3.0]`
+    """
+    return [run / base for run, base in zip(runs, floor)]
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """The k of cost = c * size ** k that fits best (least squares of the logarithms): 1 is linear, 2 quadratic."""
+    x = [math.log(size) for size in sizes]
+    y = [math.log(cost) for cost in costs]
+    mean_x, mean_y = statistics.fmean(x), statistics.fmean(y)
+    above = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y))
+    return above / sum((a - mean_x) ** 2 for a in x)

@@ -1,0 +1,73 @@
+"""The server of the benchmark: answers at once with what is ready in memory, in large pieces.
+
+    python -m bench.server        # prints its port; ends with its standard input
+
+It is a process of its own, so that its work is nobody's CPU time, and has a thread for each connection. A stream is as
+long as the request's `max_tokens` (Ollama's `num_predict`) says. The model's name chooses another one: `tiny` has
+`max_tokens` tiny events, `line` one event of `max_tokens` bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+from typing import Any, Dict, Optional
+
+from . import recording
+
+
+def answer(path: str, request: Dict[str, Any]) -> bytes:
+    """The whole response, head included."""
+    if path.endswith("/api/chat"):
+        tokens = request["options"]["num_predict"]
+        return recording.ollama_stream(tokens) if request.get("stream") else recording.ollama_reply()
+    if not path.endswith("/chat/completions"):
+        return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+    if not request.get("stream"):
+        return recording.reply()
+    length = request.get("max_tokens") or request["max_completion_tokens"]
+    if request.get("model") == "tiny":
+        return recording.tiny_events(length)
+    if request.get("model") == "line":
+        return recording.long_line(length)
+    return recording.stream(length, bool(request.get("return_progress")))
+
+
+def serve(connection: socket.socket) -> None:
+    # The end of one answer is not to wait for the acknowledgement of its beginning.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with connection, connection.makefile("rb") as requests:
+        try:
+            while asked := next_request(requests):
+                connection.sendall(answer(*asked))
+        except OSError:
+            pass  # who has seen enough hangs up
+
+
+def next_request(requests: Any) -> Optional[tuple[str, Dict[str, Any]]]:
+    """The path and the JSON of a request; None at the end."""
+    line = requests.readline()
+    if not line:
+        return None
+    length = 0
+    while (header := requests.readline()) not in (b"\r\n", b""):
+        name, _, value = header.partition(b":")
+        if name.lower() == b"content-length":
+            length = int(value)
+    body = requests.read(length)
+    return line.split()[1].decode(), json.loads(body) if body else {}
+
+
+def main() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+        print(listener.getsockname()[1], flush=True)
+        threading.Thread(target=lambda: os._exit(len(sys.stdin.read())), daemon=True).start()
+        while True:
+            threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

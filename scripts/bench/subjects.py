@@ -1,0 +1,87 @@
+"""What is measured, where it is installed, and which measures it can take part in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Optional, Tuple
+
+import environment
+
+SCRIPTS = environment.ROOT / "scripts"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A floor, Flynn, or a peer.
+
+    Attributes:
+        name: as it is shown.
+        module: its module in bench.clients; None for the bare Python.
+        imports: what `import` imports.
+        packages: what is installed for it by name; the first is the one whose version is shown.
+        extra: the extra of setup.cfg that installs it; None where nothing is needed.
+        asynchronous: whether it can do that.
+    """
+
+    name: str
+    module: Optional[str] = None
+    imports: str = "pass"
+    packages: Tuple[str, ...] = ()
+    extra: Optional[str] = None
+    asynchronous: bool = False
+
+
+BARE = Subject("bare python")
+RAW = Subject("raw socket", "raw", "import json, socket")
+HTTP_CLIENT = Subject("http.client", "http_client", "import http.client, json")
+FLYNN = Subject("flynn", "with_flynn", "import flynn", ("flynn",), asynchronous=True)
+OURS = [BARE, RAW, HTTP_CLIENT, FLYNN]
+PEERS = [
+    Subject("ollama", "with_ollama", "import ollama", ("ollama",), "bench", True),
+    Subject("openai", "with_openai", "import openai", ("openai",), "bench", True),
+    Subject("httpx + httpx-sse", "with_httpx", "import httpx, httpx_sse", ("httpx", "httpx-sse"), "bench", True),
+    Subject("requests", "with_requests", "import requests", ("requests",), "bench"),
+    Subject("langchain", "with_langchain", "import langchain_llama_cpp", ("langchain-llama-cpp",), "bench", True),
+    Subject("litellm", "with_litellm", "import litellm", ("litellm",), "bench-litellm", True),
+]
+
+
+class Place:
+    """Where subjects run: the Pythons with the peers, a bare one for all else, and a copy of Flynn, compiled.
+
+    All are virtual environments of the Python that runs this.
+    """
+
+    def __init__(self, folder: Path, *, peers: bool) -> None:
+        extras = {subject.extra for subject in PEERS if subject.extra} if peers else set()
+        self._pythons = {extra: str(environment.environment(extra)) for extra in extras}
+        self._folder = folder
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
+        self.python = str(folder / "venv" / "bin" / "python")
+        for package in (environment.ROOT / "flynn", SCRIPTS / "bench"):
+            shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+        subprocess.run(
+            [self.python, "-m", "compileall", "-q", str(folder / "flynn"), str(folder / "bench")], check=True
+        )
+
+    def python_of(self, subject: Subject) -> str:
+        return self._pythons[subject.extra] if subject.extra else self.python
+
+    @property
+    def variables(self) -> Dict[str, str]:
+        """The environment of all that is measured: nothing of the user's that could slow some of them down."""
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self._folder),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(self._folder),
+            # setuptools, which builds the wheel, would otherwise import itself into every process by a .pth file.
+            "SETUPTOOLS_USE_DISTUTILS": "stdlib",
+            # Or importing litellm asks the network for a list of prices.
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        }
