@@ -111,8 +111,8 @@ class AsyncServerStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
-        return await self._events.__anext__()
+    def __anext__(self) -> Coroutine[Any, Any, Any]:
+        return self._events.__anext__()
 
     async def __aenter__(self) -> Self:
         await self._events.__aenter__()
@@ -134,7 +134,7 @@ class AsyncChatStream(AsyncServerStream):
         @property
         def response(self) -> ChatResponse: ...
 
-        async def __anext__(self) -> StreamEvent: ...
+        def __anext__(self) -> Coroutine[Any, Any, StreamEvent]: ...
 
     async def text(self) -> AsyncIterator[str]:
         """Only the text of the first choice, piece by piece."""

@@ -2,121 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
-import io
 import socket
 
-from ..errors import ConnectionLostError, FlynnError, ProtocolError, RequestTimeoutError, ServerNotRunningError
+from ..errors import (
+    ConfigError,
+    ConnectionLostError,
+    FlynnError,
+    ProtocolError,
+    RequestTimeoutError,
+    ServerNotRunningError,
+)
 from .call import CallAborted
 from .framing import body_of
+from .wire import BLOCK, Wire, connect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Callable, List, Mapping, NoReturn, Optional
+    from typing import Callable, List, Mapping, NoReturn, Optional
 
     from .call import Call
     from .endpoint import Endpoint
     from .framing import Body
     from .proxy import Proxy
 
-# A status line and headers; http.client's own limits add up to 6.5 MB, and to no limit for "100 Continue" and CONNECT.
-MAX_HEAD = 1024 * 1024
-_BLOCK = 64 * 1024
-
-
-class _Wire:
-    """A socket as http.client sees it, each operation under the limits of the call that has the connection."""
-
-    def __init__(self, sock: socket.socket, call: Call) -> None:
-        self.sock = sock
-        self._limit: Optional[float] = -1.0
-        self._unsent = b""
-        self.begin(call)
-
-    def begin(self, call: Call) -> None:
-        """The next response is this call's."""
-        self.call = call
-        self.received = 0
-        self.ended = False
-        self.in_head = True
-
-    def readinto(self, buffer: Any) -> Optional[int]:
-        """For http.client, which reads the head; None after that: it is to give what it has read beyond."""
-        if not self.in_head:
-            return None
-        self.flush()
-        try:
-            self._keep_limit()
-            count = self.sock.recv_into(buffer)
-        except socket.timeout as error:
-            raise _timed_out(error) from None
-        self.received += count
-        self.ended = not count
-        if self.received > MAX_HEAD:
-            raise ProtocolError(f"expected a response, got headers of more than {MAX_HEAD} bytes")
-        return count
-
-    def receive(self) -> bytes:
-        """The next bytes of the body, as soon as some have come; empty at the end of the connection."""
-        try:
-            self._keep_limit()
-            data = self.sock.recv(_BLOCK)
-        except socket.timeout as error:
-            raise _timed_out(error) from None
-        self.ended = not data
-        return data
-
-    def sendall(self, data: bytes) -> None:
-        """For http.client, which gives the head and the body of a request one after the other.
-
-        Sent together they wake the server once: that saves a quarter of the time of a short call.
-        """
-        if len(data) > _BLOCK:
-            self.flush()
-            self._send(data)
-        else:
-            self._unsent += data
-
-    def flush(self) -> None:
-        data, self._unsent = self._unsent, b""
-        if data:
-            self._send(data)
-
-    def _send(self, data: bytes) -> None:
-        try:
-            self._keep_limit()
-            self.sock.sendall(data)
-        except socket.timeout as error:
-            raise _timed_out(error) from None
-
-    def look(self) -> None:
-        """Take what has come, if anything has. Raises BlockingIOError, or for TLS SSLWantReadError, if nothing has."""
-        self._limit = 0.0
-        self.sock.settimeout(0)
-        self.sock.recv(1)
-
-    def _keep_limit(self) -> None:
-        limit = self.call.limit()
-        if limit != self._limit:  # a system call, and the limit of a stream stays the same
-            self._limit = limit
-            self.sock.settimeout(limit)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self))
-
-    def close(self) -> None:
-        """Nothing: http.client lets go of a connection before the body was read, `Connection.close` closes it."""
-
-
-class _Reader(io.RawIOBase):
-    """What a response is read from. Closing it leaves the connection open."""
-
-    def __init__(self, wire: _Wire) -> None:
-        self.readinto = wire.readinto  # type: ignore[method-assign]
-
-    def readable(self) -> bool:
-        return True
+_OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # what this machine may have no more of
 
 
 class Connection:
@@ -137,7 +49,7 @@ class Connection:
         self._endpoint = endpoint
         self._ssl_context = ssl_context
         self._proxy = proxy
-        self._wire: _Wire
+        self._wire: Wire
         self._http = http.client.HTTPConnection(endpoint.host, endpoint.port)
         self._http.auto_open = 0
         if endpoint.scheme == "https":
@@ -155,7 +67,7 @@ class Connection:
         """
         endpoint = self._endpoint
         try:
-            sock = _connect(self._proxy.endpoint if self._proxy else endpoint, call)
+            sock = connect(self._proxy.endpoint if self._proxy else endpoint, call)
         except FlynnError:
             raise
         except socket.timeout:
@@ -163,6 +75,8 @@ class Connection:
         except (OSError, UnicodeError) as error:  # UnicodeError: the name is no host name (idna)
             if call.aborted:
                 raise CallAborted from None
+            if type(error) is OSError and error.errno in _OUT_OF:  # by class: that of a name's resolver has numbers too
+                raise FlynnError(f"no connection to {endpoint.text} can be opened: {error.strerror}") from error
             raise ServerNotRunningError.at(endpoint.text) from error
         self._use(sock, call)
         if endpoint.scheme == "https":
@@ -177,7 +91,7 @@ class Connection:
                 raise
 
     def _use(self, sock: socket.socket, call: Call) -> None:
-        self._wire = _Wire(sock, call)
+        self._wire = Wire(sock, call)
         self._http.sock = self._wire
         try:
             call.attach(sock)
@@ -188,8 +102,10 @@ class Connection:
     def _start_tls(self, call: Call) -> None:
         context = self._ssl_context
         if context is None:
-            import ssl
-
+            try:
+                import ssl
+            except ImportError:
+                raise ConfigError("https needs the module ssl, which this Python was built without") from None
             context = ssl.create_default_context()
         plain = self._wire.sock
         wrapped = context.wrap_socket(plain, server_hostname=self._endpoint.host, do_handshake_on_connect=False)
@@ -245,7 +161,8 @@ class Connection:
         if wire.ended or _is_end(error):
             how = "in the middle of it" if wire.received else "before any of it came"
             raise ConnectionLostError(f"{expected}, but the connection was closed {how}") from error
-        raise ProtocolError(f"{expected}, got {error or type(error).__name__}") from error
+        advice = "; $SSL_CERT_FILE may name the certificates to trust" if _is_untrusted(error) else ""
+        raise ProtocolError(f"{expected}, got {error or type(error).__name__}{advice}") from error
 
     @property
     def answered(self) -> bool:
@@ -286,7 +203,7 @@ class Response:
         self._connection: Optional[Connection] = connection
         self._head = head
         self._body = body
-        self._rest = head.fp.read1(_BLOCK)  # what came together with the head
+        self._rest = head.fp.read1(BLOCK)  # what came together with the head
         if body.complete:
             self._finish(connection)
 
@@ -347,7 +264,7 @@ class Response:
         """
         if not self._head.will_close:
             try:
-                self.read(_BLOCK)
+                self.read(BLOCK)
             except FlynnError:
                 pass
         self.close()
@@ -370,11 +287,6 @@ class Response:
         connection.release(connection)
 
 
-def _timed_out(error: OSError) -> Exception:
-    """The call's limit, or ETIMEDOUT, by which the network says that the peer is gone, and which is the same class."""
-    return ConnectionLostError(f"the connection was lost: {error}") if error.errno else RequestTimeoutError()
-
-
 def _is_end(error: Exception) -> bool:
     """Whether an error means that the connection has ended, by the peer or the network. Not by the class alone: TLS has
     its errors among those of the system (and a Python may lack ssl), and http.client raises a bare OSError for a proxy
@@ -384,33 +296,5 @@ def _is_end(error: Exception) -> bool:
     return isinstance(error, ConnectionError) or (isinstance(error, OSError) and error.errno is not None)
 
 
-def _connect(target: Endpoint, call: Call) -> socket.socket:
-    """A connected socket; the addresses of a name are tried in turn."""
-    addresses: Any
-    if target.socket_path is not None:
-        addresses = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", target.socket_path)]
-    else:
-        # As bytes: for a str the codec idna is loaded, which takes two milliseconds, and an endpoint's host is ASCII.
-        addresses = socket.getaddrinfo(target.host.encode("ascii"), target.port, type=socket.SOCK_STREAM)
-    failure: Optional[OSError] = None
-    for family, kind, protocol, _, address in addresses:
-        try:
-            sock = socket.socket(family, kind, protocol)
-        except OSError as error:  # a kernel without IPv6
-            failure = error
-            continue
-        try:
-            call.attach(sock)
-            sock.settimeout(call.limit())
-            sock.connect(address)
-            if target.socket_path is None:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            return sock
-        except BaseException as error:
-            call.detach()
-            sock.close()
-            if not isinstance(error, OSError) or isinstance(error, (FlynnError, socket.timeout)):
-                raise
-            failure = error
-    raise failure or OSError("the name has no address")
+def _is_untrusted(error: Exception) -> bool:
+    return type(error).__name__ == "SSLCertVerificationError"
