@@ -65,9 +65,8 @@ __all__ = ["__version__", *_MODULES]
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module 'flynn' has no attribute {name!r}")
-    from importlib import import_module
-
-    value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    # Not by importlib: to import that takes as long as all of this package's own modules but one.
+    value = globals()[name] = getattr(__import__(f"{__name__}.{_MODULES[name]}", fromlist=[name]), name)
     return value
 
 

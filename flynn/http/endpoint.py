@@ -46,6 +46,11 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def is_local(self) -> bool:
+        """Whether no network lies between."""
+        return self.socket_path is not None or self.is_loopback
+
+    @property
     def is_loopback(self) -> bool:
         """Whether the address is this machine's own (RFC 6761 section 6.3 for `localhost`)."""
         host = self.host.lower().rstrip(".")

@@ -7,7 +7,6 @@ from collections import deque
 
 from ..errors import ConnectionLostError
 from .connection import Connection
-from .proxy import proxy_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from .call import Call
     from .connection import Response
     from .endpoint import Endpoint
+    from .proxy import Proxy
 
 # More idle connections than this are closed when they come back. llama-server closes its end after 5 s anyway.
 MAX_IDLE = 32
@@ -56,9 +56,16 @@ class ConnectionPool:
             except ConnectionLostError:
                 if kept.answered:
                     raise
-        connection = Connection(self.endpoint, self._ssl_context, proxy_for(self.endpoint), self._release)
+        connection = Connection(self.endpoint, self._ssl_context, self._proxy(), self._release)
         connection.open(call)
         return connection.exchange(call, method, path, body, headers)
+
+    def _proxy(self) -> Optional[Proxy]:
+        if self.endpoint.is_local:
+            return None
+        from .proxy import proxy_for
+
+        return proxy_for(self.endpoint)
 
     def _take(self) -> Optional[Connection]:
         if self._pid != os.getpid():

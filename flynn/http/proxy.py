@@ -29,7 +29,7 @@ def proxy_for(endpoint: Endpoint) -> Optional[Proxy]:
     Raises:
         ConfigError: the environment names a proxy that is not an HTTP proxy.
     """
-    if endpoint.socket_path is not None or endpoint.is_loopback:
+    if endpoint.is_local:
         return None
     # urllib.request takes 20 ms to import, and on Linux finds proxies nowhere else.
     if sys.platform == "linux" and not any(name.lower().endswith("_proxy") for name in os.environ):

@@ -6,12 +6,11 @@ import base64
 import os
 
 from ..errors import ConfigError
+from .types import Audio, Image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Union
-
-    from .types import Audio, Image
 
 # The first bytes of each format, as llama.cpp's stb_image and miniaudio know them.
 _IMAGES = (
@@ -22,12 +21,16 @@ _IMAGES = (
 )
 
 
-def image_part(image: Image) -> Dict[str, Any]:
-    """The part of a message's JSON for an image.
+def encode_media(media: Union[Image, Audio]) -> Dict[str, Any]:
+    """The part of a message's JSON for an image or a recording.
 
     Raises:
         ConfigError: the file cannot be read.
     """
+    return _image_part(media) if isinstance(media, Image) else _audio_part(media)
+
+
+def _image_part(image: Image) -> Dict[str, Any]:
     url = _url(image.source)
     if url is None:
         data = _bytes(image.source, "image")
@@ -38,12 +41,7 @@ def image_part(image: Image) -> Dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def audio_part(audio: Audio) -> Dict[str, Any]:
-    """The part of a message's JSON for a recording.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
+def _audio_part(audio: Audio) -> Dict[str, Any]:
     url = _url(audio.source)
     if url is not None:
         return {"type": "input_audio", "input_audio": {"url": url}}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 
 from ...dataclass import fields, replace
-from ...nearest import suggestion
-from ..media import audio_part, image_part
 from ..types import Audio, ChatRequest, Image, Message, ToolCall
 
 TYPE_CHECKING = False
@@ -28,6 +26,8 @@ def chat_request(prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
     """
     for name in options:
         if name not in _OPTIONS:
+            from ...nearest import suggestion
+
             raise TypeError(
                 f"unknown option {name!r}{suggestion(name, _OPTIONS)} "
                 f"(what llama-server knows and Flynn does not goes into extra={{{name!r}: ...}})"
@@ -140,10 +140,10 @@ def _encode_content(content: Any) -> Any:
 def _encode_part(part: Any) -> Any:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    if isinstance(part, Image):
-        return image_part(part)
-    if isinstance(part, Audio):
-        return audio_part(part)
+    if isinstance(part, (Image, Audio)):
+        from ..media import encode_media
+
+        return encode_media(part)
     return part
 
 
