@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .errors import ServerError as ServerError
     from .errors import ServerNotRunningError as ServerNotRunningError
     from .errors import StreamInterruptedError as StreamInterruptedError
+    from .errors import ToolRoundsError as ToolRoundsError
     from .models.local.llamacpp import LlamaCppClient as LlamaCppClient
     from .models.router import create_client as create_client
     from .models.types import Audio as Audio
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .models.types import ModelClient as ModelClient
     from .models.types import ToolCall as ToolCall
     from .thread_iterator import ThreadIterator as ThreadIterator
+    from .tools.signature import Tool as Tool
 
 _WHERE = {
     "aio": ("AsyncLlamaCppClient",),
@@ -51,10 +53,12 @@ _WHERE = {
         "ServerError",
         "ServerNotRunningError",
         "StreamInterruptedError",
+        "ToolRoundsError",
     ),
     "models.local.llamacpp": ("LlamaCppClient",),
     "models.router": ("create_client",),
     "thread_iterator": ("ThreadIterator",),
+    "tools.signature": ("Tool",),
     "models.types": ("Audio", "ChatRequest", "ChatResponse", "Image", "Message", "ModelClient", "ToolCall"),
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}

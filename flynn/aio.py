@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 
 from .http.call import Scope
-from .models.local.llamacpp import LlamaCppClient
+from .models.local.llamacpp import DEFAULT_RESULT, DEFAULT_ROUNDS, LlamaCppClient
+from .models.local.transport import OWN
 from .thread_iterator import ThreadIterator
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, AsyncIterator, Callable, Coroutine, Iterator, TypeVar
+    from typing import Any, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Optional, TypeVar, Union
 
     from typing_extensions import Concatenate, ParamSpec, Self
 
     from .models.local.stream import ServerStream
     from .models.types import ChatResponse, Prompt, StreamEvent
+    from .tools.aio import AsyncToolRun
+    from .tools.signature import Tool
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -73,6 +76,24 @@ class AsyncLlamaCppClient:
     def chat_stream(self, request: Prompt, **options: Any) -> AsyncChatStream:
         """Answer a request, piece by piece as it is generated; see `LlamaCppClient.chat_stream`."""
         return AsyncChatStream(self._client.chat_stream(request, **options))
+
+    def run_tools(
+        self,
+        request: Prompt,
+        tools: Iterable[Union[Callable[..., Any], Tool]],
+        *,
+        max_rounds: int = DEFAULT_ROUNDS,
+        max_result: int = DEFAULT_RESULT,
+        stream: bool = False,
+        timeout: Optional[float] = OWN,
+        **options: Any,
+    ) -> AsyncToolRun:
+        """Answer a request with the help of functions, asynchronous ones too; see `LlamaCppClient.run_tools`."""
+        from .tools.aio import AsyncToolRun
+        from .tools.rounds import Rounds
+
+        rounds = Rounds(self._client._request(request, options), tools, max_rounds, max_result)
+        return AsyncToolRun(self, rounds, stream, timeout)
 
     async def close(self) -> None:
         """Close the idle connections. Streams under way go on."""

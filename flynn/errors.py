@@ -87,6 +87,18 @@ class StreamInterruptedError(FlynnError, ConnectionError):
         self.partial = partial
 
 
+class ToolRoundsError(FlynnError):
+    """The model still called tools after as many rounds as `run_tools` may take.
+
+    Attributes:
+        response: the last reply; its calls were not executed.
+    """
+
+    def __init__(self, message: str, response: Optional[ChatResponse] = None) -> None:
+        super().__init__(message)
+        self.response = response
+
+
 class ProtocolError(FlynnError):
     """The peer does not speak HTTP, SSE or JSON, or sends more than the limits allow."""
 

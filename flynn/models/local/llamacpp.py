@@ -16,11 +16,15 @@ from .transport import LOADING_PAUSE, MAX_ERROR, OWN, Transport
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, List, Mapping, Optional, Sequence
+    from typing import Any, Callable, Iterable, List, Mapping, Optional, Sequence, Union
 
+    from ...tools.run import ToolRun
+    from ...tools.signature import Tool
     from ..types import ChatRequest, ChatResponse, Prompt
 
 DEFAULT_RESUME_FOR = 60.0
+DEFAULT_ROUNDS = 10
+DEFAULT_RESULT = 20_000  # characters
 _CHAT = "/v1/chat/completions"
 
 
@@ -130,6 +134,47 @@ class LlamaCppClient:
             self._resume_for if resume_for is None else resume_for,
         )
         return ChatStream(transfer, ChatStreamDecoder(progress=bool(made.return_progress)))
+
+    def run_tools(
+        self,
+        /,
+        request: Prompt,
+        tools: Iterable[Union[Callable[..., Any], Tool]],
+        *,
+        max_rounds: int = DEFAULT_ROUNDS,
+        max_result: int = DEFAULT_RESULT,
+        stream: bool = False,
+        timeout: Optional[float] = OWN,
+        **options: Any,
+    ) -> ToolRun:
+        """Answer a request with the help of Python functions: the model calls them until it can answer.
+
+        What a function raises, and a call that does not fit, is told to the model as the result.
+
+        Args:
+            request: as for `chat`.
+            tools: functions, with docstrings and annotations; or `Tool`s.
+            max_rounds: requests that may be sent, 10 by default.
+            max_result: characters of a result that the model is told, 20,000 by default; what is cut is said.
+            stream: give the events of `chat_stream` too, while a reply is generated.
+            timeout: for each request, as for `chat` or `chat_stream`. Functions take what time they need.
+            options: fields of `ChatRequest`. A `tool_choice` that forces a call holds for the first request only.
+
+        Returns:
+            An iterator of steps; see `ToolRun` for what it raises. `answer()` runs to the end.
+
+        Raises:
+            TypeError: a function, or a parameter of it, cannot be expressed as a tool, or it is asynchronous.
+
+        Example:
+            >>> client.run_tools("Do I need a coat in Oslo?", [get_weather]).answer().content    # doctest: +SKIP
+            'Yes, it is 2 °C.'
+        """
+        from ...tools.rounds import Rounds
+        from ...tools.run import ToolRun
+
+        rounds = Rounds(self._request(request, options), tools, max_rounds, max_result)
+        return ToolRun(self, rounds, stream, timeout)
 
     def count_tokens(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> int:
         """The number of prompt tokens that `chat` would send to the model, chat template included.

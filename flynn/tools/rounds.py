@@ -1,0 +1,219 @@
+"""The rounds of a run with tools, without I/O: which request comes next, which calls a reply asks for, what they gave.
+
+    while not rounds.ended:
+        response = ...                              # the model's answer to rounds.request()
+        for call in rounds.take(response):
+            rounds.add(call.execute())
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from dataclasses import dataclass
+
+from ..errors import ToolRoundsError
+from ..models.types import Message
+from ..nearest import suggestion
+from .signature import ArgumentsError, Tool, decode_arguments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterable, List, Literal, Mapping, Optional, Union
+
+    from ..models.types import ChatRequest, ChatResponse, ToolCall
+
+# The most calls of one reply that are executed.
+MAX_CALLS = 32
+
+
+@dataclass(frozen=True)
+class ToolResultEvent:
+    """A call was executed, or could not be.
+
+    Attributes:
+        call: as the model wrote it.
+        content: what the model is told: the result, or one line that says what was wrong.
+        error: what the function raised, or a ValueError if it was not called; None if all went well.
+    """
+
+    call: ToolCall
+    content: str
+    error: Optional[Exception] = None
+    choice: int = 0
+    type: Literal["tool_result"] = "tool_result"
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A call that is to be made.
+
+    Attributes:
+        call: as the model wrote it.
+        asynchronous: whether what `bind` returns has to be awaited, once called.
+        bind: gives the function with its arguments; raises ArgumentsError if it cannot be called.
+        max_result: characters of the result that the model is told.
+    """
+
+    call: ToolCall
+    asynchronous: bool
+    bind: Callable[[], Callable[[], Any]]
+    max_result: int
+
+    def execute(self) -> ToolResultEvent:
+        """Call a function that is not asynchronous."""
+        try:
+            return self.returned(self.bind()())
+        except Exception as error:
+            return self.failed(error)
+
+    def returned(self, value: Any) -> ToolResultEvent:
+        """The event for what the function returned.
+
+        Raises:
+            Exception: it cannot be put in words.
+        """
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
+        return ToolResultEvent(self.call, self._shortened(text))
+
+    def failed(self, error: Exception) -> ToolResultEvent:
+        """The event for what was raised."""
+        said = str(error) if isinstance(error, ArgumentsError) else f"{type(error).__name__}: {error}".rstrip(": ")
+        return ToolResultEvent(self.call, self._shortened(" ".join(f"error: {said}".split())), error)
+
+    def _shortened(self, text: str) -> str:
+        limit = self.max_result
+        return text if len(text) <= limit else f"{text[:limit]}\n[cut: these are {limit} of {len(text)} characters]"
+
+
+class Rounds:
+    """A run with tools.
+
+    Args:
+        request: what is asked, without `tools`.
+        tools: functions, and `Tool`s.
+        max_rounds: requests that may be sent.
+        max_result: characters of a result that the model is told.
+
+    Attributes:
+        messages: the conversation so far, in whole rounds, so that it can always be sent.
+        answer: the reply that asked for no more calls; None before it came.
+
+    Raises:
+        TypeError, ValueError: one of these is not as it has to be.
+    """
+
+    def __init__(
+        self, request: ChatRequest, tools: Iterable[Union[Callable[..., Any], Tool]], max_rounds: int, max_result: int
+    ) -> None:
+        for name, number in (("max_rounds", max_rounds), ("max_result", max_result)):
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} is a whole number over 0, not {number!r}")
+        if request.tools is not None:
+            raise TypeError("the request has tools already, without functions: give flynn.Tool(function, definition)")
+        self.messages: List[Union[Message, Mapping[str, Any]]] = list(request.messages)
+        self.answer: Optional[ChatResponse] = None
+        self._tools: Dict[str, Tool] = {}
+        for tool in (tool if isinstance(tool, Tool) else Tool(tool) for tool in tools):
+            if tool.name in self._tools:
+                raise ValueError(f"two tools have the name {tool.name!r}")
+            self._tools[tool.name] = tool
+        self._request = dataclasses.replace(request, tools=[tool.definition for tool in self._tools.values()])
+        self._max_rounds = self._left = max_rounds
+        self._max_result = max_result
+        self._last: Optional[ChatResponse] = None
+        self._round: List[Message] = []  # a reply and the results of its calls, while they are not complete
+
+    def answered(self) -> ChatResponse:
+        """The answer.
+
+        Raises:
+            RuntimeError: the run ended without one: it was closed, or something was raised.
+        """
+        if self.answer is None:
+            raise RuntimeError("the run ended without an answer")
+        return self.answer
+
+    def refuse_asynchronous(self) -> None:
+        """For whoever cannot await.
+
+        Raises:
+            TypeError: a function is asynchronous.
+        """
+        for tool in self._tools.values():
+            if tool.asynchronous:
+                raise TypeError(f"{tool.name} is asynchronous: only AsyncLlamaCppClient can call it")
+
+    def request(self) -> ChatRequest:
+        """The next request.
+
+        Raises:
+            ToolRoundsError: there have been as many as there may be, and the model still calls tools.
+        """
+        if not self._left:
+            raise ToolRoundsError(f"the model still calls tools after {self._max_rounds} rounds", self._last)
+        self._left -= 1
+        request = dataclasses.replace(self._request, messages=tuple(self.messages))
+        if request.tool_choice not in (None, "none"):
+            # Once is enough: a model that has to call a tool in every round never answers.
+            self._request = dataclasses.replace(self._request, tool_choice="auto")
+        return request
+
+    def take(self, response: ChatResponse) -> List[Invocation]:
+        """The calls that a reply asks for: none if it is the answer, or if no request is left to send the results."""
+        self._last = response
+        if not response.tool_calls:
+            self.answer = response
+            self.messages.append(response.message)
+        elif self._left:
+            calls = response.tool_calls
+            self._round = [dataclasses.replace(response.message, tool_calls=tuple(map(_to_be_replayed, calls)))]
+            return [self._invocation(call, number, response) for number, call in enumerate(calls)]
+        return []
+
+    def add(self, result: ToolResultEvent) -> None:
+        """Add what the next of the calls gave, in their order."""
+        self._round.append(Message("tool", result.content, tool_call_id=result.call.id, name=result.call.name))
+        if len(self._round) > len(self._round[0].tool_calls):
+            self.messages += self._round
+
+    def _invocation(self, call: ToolCall, number: int, response: ChatResponse) -> Invocation:
+        tool = self._tools.get(call.name)
+
+        def bind() -> Callable[[], Any]:
+            if number >= MAX_CALLS:
+                raise ArgumentsError(f"not called: of the calls in one reply only the first {MAX_CALLS} are made")
+            if tool is None:
+                near = suggestion(call.name, self._tools)
+                raise ArgumentsError(f"no tool is named {call.name!r:.80}{near} (there is: {', '.join(self._tools)})")
+            try:
+                return tool.bind(call.arguments)
+            except ArgumentsError as error:
+                cut = " (the reply was cut at the token limit)" if response.finish_reason == "length" else ""
+                raise ArgumentsError(f"{error}{cut}") from None
+
+        return Invocation(call, tool is not None and tool.asynchronous, bind, self._max_result)
+
+
+def _to_be_replayed(call: ToolCall) -> ToolCall:
+    """The call as it goes back: llama-server answers every request 500 whose calls have arguments that are not JSON
+    (`func_args_not_string` in common/chat.cpp), and most templates expect an object."""
+    try:
+        decode_arguments(call.arguments)
+    except ArgumentsError:
+        return dataclasses.replace(call, arguments="{}")
+    return call if call.arguments else dataclasses.replace(call, arguments="{}")
+
+
+def _plain(value: Any) -> Any:
+    """What stands in JSON for a value that it does not have."""
+    if hasattr(value, "model_dump"):  # pydantic's
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if inspect.isawaitable(value):
+        raise TypeError("the function is asynchronous without being defined with async def")
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    return str(value)
