@@ -19,7 +19,7 @@ from .results import encode_result, is_torn, read_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Sequence
+    from typing import Dict, Iterable, List, Sequence
 
     from .results import Result
     from .sources import Done
@@ -105,12 +105,15 @@ class Record:
                     raise ConfigError(f"a second result of {found[1].decode()}", file=self.path, line=number)
         return number
 
-    def write(self, result: Result) -> None:
-        """Append a result."""
-        file = self._errors if result.error else self._output
-        line = encode_result(result)
-        while line:
-            line = line[os.write(file, line) :]
+    def write(self, results: Iterable[Result]) -> None:
+        """Append results."""
+        lines: Dict[int, List[bytes]] = {self._output: [], self._errors: []}
+        for result in results:
+            lines[self._errors if result.error else self._output].append(encode_result(result))
+        for file, some in lines.items():
+            data = b"".join(some)
+            while data:
+                data = data[os.write(file, data) :]
 
     def sync(self, after: float = 0.0) -> None:
         """Wait until all of it is on the disk, if that has been so long ago, in seconds."""

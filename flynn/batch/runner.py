@@ -143,10 +143,10 @@ class Run:
             self._hands.begin()
         return self._work.results(timeout)
 
-    def into(self, sink: Callable[[Result], object]) -> None:
-        """Give each result to a function, in the thread that has it; `poll` then returns empty lists until the end.
+    def into(self, sink: Callable[[List[Result]], object]) -> None:
+        """Give results to a function, in a thread that has one; `poll` then returns empty lists until the end.
 
-        That saves waking another thread for each result. One result at a time; what the function raises ends the run.
+        That saves waking another thread for each result. One call at a time; what the function raises ends the run.
         """
         self._work.into(sink)
 

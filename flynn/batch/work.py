@@ -88,7 +88,8 @@ class Work:
         self._reopens = self._pause = 0.0
         self._probing = False
         self._held = 0
-        self._sink: Optional[Callable[[Result], object]] = None
+        self._sink: Optional[Callable[[List[Result]], object]] = None
+        self._handed: Deque[Result] = deque()
         self._sink_lock = threading.Lock()
 
     # --- what the reader says -----------------------------------------------------------------------------------------
@@ -219,17 +220,22 @@ class Work:
         since = self._away_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def into(self, sink: Callable[[Result], object]) -> None:
-        """Give each result to a function, one at a time, in the thread that has it. `results` then has none."""
+    def into(self, sink: Callable[[List[Result]], object]) -> None:
+        """Give results to a function, in a thread that has one of them; `results` then has none. One call at a time:
+        a thread that comes meanwhile leaves its result to the one that is there, and goes on."""
         self._sink = sink
 
     def _hand_over(self, result: Result) -> None:
-        if self._sink is not None:
+        if self._sink is None:
+            return
+        self._handed.append(result)
+        while self._handed and self._sink_lock.acquire(blocking=False):
             try:
-                with self._sink_lock:
-                    self._sink(result)
+                self._sink([self._handed.popleft() for _ in range(len(self._handed))])
             except BaseException as error:
                 self.stop(error)
+            finally:
+                self._sink_lock.release()
 
     # --- within the lock ----------------------------------------------------------------------------------------------
 

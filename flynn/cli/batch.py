@@ -157,16 +157,17 @@ class _Output:
     def read(self, done: Done) -> int:
         return self._record.read(done) if self._record else 0
 
-    def write(self, result: Result) -> None:
+    def write(self, results: List[Result]) -> None:
         if self._record:
-            self._record.write(result)
+            self._record.write(results)
             return
-        line = encode_result(result).decode("utf-8")
-        if not line.isascii() and (getattr(sys.stdout, "encoding", None) or "").lower() != "utf-8":
-            import json
+        for result in results:
+            line = encode_result(result).decode("utf-8")
+            if not line.isascii() and (getattr(sys.stdout, "encoding", None) or "").lower() != "utf-8":
+                import json
 
-            line = json.dumps(json.loads(line)) + "\n"
-        self._screen.write(line)
+                line = json.dumps(json.loads(line)) + "\n"
+            self._screen.write(line)
 
     def sync(self) -> None:
         if self._record:
@@ -212,8 +213,7 @@ class _Watch:
         try:
             try:
                 for results in self._results(ordered=given.ordered and given.output is None):
-                    for result in results:
-                        self._take(result)
+                    self._take(results)
                     self._show()
                     self._output.sync()
             finally:
@@ -248,11 +248,12 @@ class _Watch:
         self._batch.drain()
         self._screen.say(f"Finishing the {self._batch.in_flight} under way; Ctrl-C again stops them.")
 
-    def _take(self, result: Result) -> None:
-        self._output.write(result)
-        self._tally.add(result)
-        if result.error is not None and self._tally.failed <= _SHOWN_FAILURES:
-            self._failures.append(f"{result.custom_id or f'line {result.number}'}: {result.error}")
+    def _take(self, results: List[Result]) -> None:
+        self._output.write(results)
+        for result in results:
+            self._tally.add(result)
+            if result.error is not None and self._tally.failed <= _SHOWN_FAILURES:
+                self._failures.append(f"{result.custom_id or f'line {result.number}'}: {result.error}")
 
     def _show(self) -> None:
         while self._failures:
