@@ -1,6 +1,7 @@
 """The long proofs of flynn batch, and its figures. Each prints lines of JSON, and fails if a promise is broken.
 
     python scripts/bench_batch.py speed [--prompts 2000] [--rounds 3]     against a bare http.client thread loop
+    python scripts/bench_batch.py dask [--workers 2] [--delay 0.02]       answers/s through a Dask scheduler
     python scripts/bench_batch.py prefix                                  prompt tokens that the server really read
     python scripts/bench_batch.py kill [--times 100]                      SIGKILL at random moments
     python scripts/bench_batch.py restarts                                a systemd user service killed 10 times
@@ -164,6 +165,32 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
             assert len(usages) == options.prompts
 
 
+# --- a Dask scheduler -------------------------------------------------------------------------------------------------
+
+
+def dask(options: argparse.Namespace, folder: Path) -> None:
+    """Answers/s through a scheduler to workers that have a server with canned answers."""
+    from dask_cluster import DaskCluster
+
+    path, output = folder / "in.jsonl", folder / "out.jsonl"
+    write_lines(path, prompts(options.prompts), max_tokens=options.max_tokens)
+    for count in range(1, options.workers + 1):
+        with canned("--delay", options.delay) as endpoint, DaskCluster([endpoint] * count, threads=4) as cluster:
+            began = time.monotonic()
+            code, usage = finished(flynn(path, "-o", output, "--dask", cluster.address))
+            seconds = time.monotonic() - began
+        assert code == 0
+        assert len(output.read_bytes().splitlines()) == options.prompts
+        output.unlink()
+        report = {
+            "workers": count,
+            "seconds": round(seconds, 2),
+            "answers_per_second": round(options.prompts / seconds, 1),
+            "flynn_cpu_us_per_request": round((usage.ru_utime + usage.ru_stime) / options.prompts * 1e6),
+        }
+        print(json.dumps(report), flush=True)
+
+
 # --- prompts that begin alike -----------------------------------------------------------------------------------------
 
 
@@ -311,6 +338,7 @@ def million(options: argparse.Namespace, folder: Path) -> None:
 
 PROOFS = {
     "speed": (speed, 0),
+    "dask": (dask, 0),
     "prefix": (prefix, 0),
     "kill": (kill, 6000),
     "restarts": (restarts, 240),
@@ -332,7 +360,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--words", type=int, default=400, help="prefix: of each text")
     parser.add_argument("--times", type=int, default=100, help="kill: how often")
-    parser.add_argument("--delay", type=float, default=0.02, help="kill: seconds that an answer takes")
+    parser.add_argument("--delay", type=float, default=0.02, help="kill, dask: seconds that an answer takes")
+    parser.add_argument("--workers", type=int, default=2, help="dask: from one up to this many, of 4 threads each")
     parser.add_argument("--longest", type=float, default=1.5, help="kill: seconds that a run may last")
     parser.add_argument("--lines", type=int)
     options = parser.parse_args()

@@ -1,10 +1,16 @@
-"""Requests handed to an executor: processes, or machines, each of which may have a server of its own."""
+"""Requests handed to an executor: processes, or machines, each of which may have a server of its own.
+
+To hand something over may cost more than to answer it. So a task of the executor is several requests, as many as are
+answered within a second, one after the other, and their answers come back together. A worker that dies costs no more
+than that, and while answers take longer than a second, each is a task of its own.
+"""
 
 from __future__ import annotations
 
 import functools
 import pickle
 import threading
+import time
 
 from ..errors import ConfigError, FlynnError, ServerNotRunningError
 from .results import success
@@ -13,22 +19,35 @@ from .threads import limit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
-    from typing import Optional, Set
+    from typing import List, Optional, Sequence, Set, Tuple, Union
 
     from ..models.local.llamacpp import LlamaCppClient
     from .work import Task, Work
 
-_WAIT = 30.0  # seconds that a worker waits for its server before another one gets the task
+    # Route, body and the seconds that it may take.
+    Asked = Tuple[str, bytes, Optional[float]]
+    Answered = List[Union[bytes, FlynnError]]
+
+TOGETHER = 1.0  # seconds after which a worker begins no more of the requests that it was given
+MOST_TOGETHER = 64
+_WAIT = 30.0  # seconds that a worker waits for its server before another one gets the request
 
 
 class Executed:
-    """Tasks in an executor."""
+    """Requests in an executor.
+
+    Args:
+        timeout: seconds for one attempt.
+        jobs: tasks that the executor has at a time.
+    """
 
     def __init__(
-        self, executor: Executor, client: Optional[LlamaCppClient], work: Work, timeout: Optional[float]
+        self, executor: Executor, client: Optional[LlamaCppClient], work: Work, timeout: Optional[float], jobs: int
     ) -> None:
         self._executor, self._client, self._work, self._timeout = executor, client, work, timeout
-        self._futures: Set[Future[bytes]] = set()
+        self._futures: Set[Future[Tuple[Answered, float]]] = set()
+        self._free = threading.Semaphore(jobs)
+        self._together = 1
 
     def begin(self) -> None:
         threading.Thread(target=self._submit, name="flynn-batch-submit", daemon=True).start()
@@ -39,44 +58,78 @@ class Executed:
             future.cancel()
 
     def _submit(self) -> None:
-        while (task := self._work.take(0)) is not None:
-            request = task.request
+        while self._free.acquire() and (tasks := self._work.take(0, self._together)):
+            asked = [(task.request.path, task.request.body, limit(self._timeout, task)) for task in tasks]
             try:
-                future = self._executor.submit(
-                    answer, self._client, request.path, request.body, limit(self._timeout, task)
-                )
+                future = self._executor.submit(answer, self._client, asked)
             except BaseException as error:  # it was shut down, or is broken
-                self._work.stop(error)
-                self._work.drop()
+                self._stop(tasks, error)
                 return
             self._futures.add(future)
-            future.add_done_callback(functools.partial(self._done, task))
+            future.add_done_callback(functools.partial(self._done, tasks))
 
-    def _done(self, task: Task, future: Future[bytes]) -> None:
+    def _done(self, tasks: List[Task], future: Future[Tuple[Answered, float]]) -> None:
         self._futures.discard(future)
         try:
-            result = success(task.request, future.result())
+            answers, seconds = future.result()
+        except (TypeError, pickle.PicklingError) as error:
+            self._stop(tasks, ConfigError(f"the executor cannot take the request: {error}; does it need client=None?"))
+        except BaseException as error:  # a worker that died, a task that was cancelled
+            failed = error if isinstance(error, FlynnError) else FlynnError(f"a worker failed: {error!r}")
+            for task in tasks:
+                if self._work.stopping:
+                    self._work.drop()
+                else:
+                    self._work.fail(task, failed)
+        else:
+            at_this_rate = int(TOGETHER * len(answers) / max(seconds, 1e-6))
+            self._together = max(1, min(at_this_rate, 2 * len(answers), MOST_TOGETHER))
+            for task, answered in zip(tasks, answers):
+                self._take(task, answered)
+            for task in tasks[len(answers) :]:
+                self._work.give_back(task)
+        self._free.release()
+
+    def _take(self, task: Task, answered: Union[bytes, FlynnError]) -> None:
+        try:
+            if isinstance(answered, FlynnError):
+                raise answered
+            result = success(task.request, answered)
         except FlynnError as error:
             self._work.fail(task, error)
-        except (TypeError, pickle.PicklingError) as error:
-            self._work.stop(ConfigError(f"the executor cannot take the request: {error}; does it need client=None?"))
-            self._work.drop()
-        except BaseException as error:  # a worker that died, a task that was cancelled
-            if self._work.stopping:
-                self._work.drop()
-            else:
-                self._work.fail(task, FlynnError(f"a worker failed: {error!r}"))
         else:
             self._work.succeed(result)
 
+    def _stop(self, tasks: List[Task], error: BaseException) -> None:
+        self._work.stop(error)
+        for _ in tasks:
+            self._work.drop()
 
-def answer(client: Optional[LlamaCppClient], path: str, body: bytes, timeout: Optional[float]) -> bytes:
-    """In the worker: send a request, and wait a while for a server that is not up.
+
+def answer(client: Optional[LlamaCppClient], asked: Sequence[Asked]) -> Tuple[Answered, float]:
+    """In the worker: send requests one after the other, and begin no more of them after `TOGETHER` seconds.
 
     Args:
         client: None for the one that this process's environment and configuration describe.
+
+    Returns:
+        The answers to the first of them, to one at least, and the seconds that they took.
     """
     client = client or _own_client()
+    began = time.monotonic()
+    answers: Answered = []
+    for path, body, timeout in asked:
+        try:
+            answers.append(_fetch(client, path, body, timeout))
+        except FlynnError as error:
+            answers.append(error)
+        if time.monotonic() > began + TOGETHER:
+            break
+    return answers, time.monotonic() - began
+
+
+def _fetch(client: LlamaCppClient, path: str, body: bytes, timeout: Optional[float]) -> bytes:
+    """An answer; a server that is not up is waited for."""
     try:
         return client.transport.fetch("POST", path, body, timeout)
     except ServerNotRunningError:

@@ -89,12 +89,11 @@ def encode_result(result: Result) -> bytes:
         return _encode_failure(result, result.error)
     # A line has one line feed, and within JSON it can only be a blank.
     raw = result.raw if b"\n" not in result.raw and b"\r" not in result.raw else encode_json(result.body)
-    name = json.dumps(_member(result.body, "id", str) or "").encode()
     return b'%b%b","custom_id":%b,"response":{"status_code":200,"request_id":%b,"body":%b},"error":null}\n' % (
         _PREFIX,
         (result.digest or "0" * 16).encode(),
         id_json(result.custom_id or ""),
-        name,
+        id_json(_member(result.body, "id", str) or ""),
         raw,
     )
 

@@ -49,7 +49,7 @@ def run(
         client: of the server. With an executor it may be None: each worker then makes its own, from its own
             environment and configuration.
         jobs: requests under way at a time. By default as many as the server has slots that nobody else uses, looked
-            up again every 2 seconds, and with an executor 32.
+            up again every 2 seconds. With an executor, how many of its tasks, each a second of requests; 32 by default.
         ordered: yield in the order of the requests, each as soon as all before it are there.
         system: system prompt of chats that have none.
         defaults: fields of chats and completions that do not have them, such as `max_tokens`.
@@ -83,8 +83,8 @@ def run(
     if executor is not None:
         from .executors import Executed
 
-        work = Work(limit=jobs or _EXECUTOR_JOBS, one_server=False, wait=wait, max_failures=max_failures)
-        hands = Executed(executor, plain, work, timeout)
+        work = Work(limit=sys.maxsize, one_server=False, wait=wait, max_failures=max_failures)
+        hands = Executed(executor, plain, work, timeout, jobs or _EXECUTOR_JOBS)
     else:
         from .threads import Threads
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from array import array
@@ -178,6 +177,8 @@ def read_text(lines: Lines) -> Iterator[Entry]:
 
 def read_table(lines: Lines) -> Iterator[Entry]:
     """CSV: a header, then each row an object. The number of an entry is that of the row's last line."""
+    import csv
+
     csv.field_size_limit(MAX_LINE)
     text = (line.decode("utf-8-sig" if lines.count == 1 else "utf-8", "surrogateescape") for line in lines)
     rows = csv.DictReader(text)

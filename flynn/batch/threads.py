@@ -66,7 +66,8 @@ class Threads:
 
     def _answer(self, worker: int) -> None:
         work = self._work
-        while (task := work.take(worker)) is not None:
+        while tasks := work.take(worker):
+            (task,) = tasks
             request = task.request
             try:
                 with self._scope(worker):

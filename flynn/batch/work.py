@@ -124,18 +124,28 @@ class Work:
 
     # --- what workers do ----------------------------------------------------------------------------------------------
 
-    def take(self, worker: int) -> Optional[Task]:
-        """The next task, as soon as one may be begun; None if there will be none."""
+    def take(self, worker: int, most: int = 1) -> List[Task]:
+        """The next tasks, as soon as one may be begun; none if there will be none.
+
+        Args:
+            most: how many. A task that has failed before comes alone, or last: it may do so again, for all with it.
+        """
         with self._lock:
+            tasks: List[Task] = []
             while not self._is_over():
                 delay: Optional[float] = None
-                if self.in_flight < self.limit and len(self._results) < _UNCLAIMED:
+                while len(tasks) < most and self.in_flight < self.limit and len(self._results) < _UNCLAIMED:
                     task, delay = self._choose(worker)
-                    if task:
-                        self.in_flight += 1
-                        return task
+                    if task is None:
+                        break
+                    tasks.append(task)
+                    self.in_flight += 1
+                    if task.failures:
+                        break
+                if tasks:
+                    break
                 self._tasks.wait(delay)
-            return None
+            return tasks
 
     def succeed(self, result: Result) -> None:
         """A task is done."""
@@ -166,6 +176,13 @@ class Work:
                 self._put(result)
             else:
                 self._try_again(task, error, away)
+            self._wake_all()
+
+    def give_back(self, task: Task) -> None:
+        """A task was not begun."""
+        with self._lock:
+            self.in_flight -= 1
+            heapq.heappush(self._again, (time.monotonic(), next(self._count), task))
             self._wake_all()
 
     def drop(self) -> None:

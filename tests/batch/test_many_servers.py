@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from command import Home
+from dask_cluster import DaskCluster
 from real_server import RealServer
 
 from flynn import LlamaCppClient
@@ -91,47 +91,16 @@ def test_a_stream_that_could_be_resumed_goes_through_nginx(proxy: str) -> None:
             assert "".join(event.text for event in stream if event.type == "content") == whole
 
 
-def test_dask_workers_use_their_own_servers_and_one_may_die(
-    two_servers: List[RealServer], home: Home, request: pytest.FixtureRequest
-) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "DASK_LOGGING__DISTRIBUTED": "error"}
-    processes: List[subprocess.Popen[Any]] = []
-
-    def start(*command: str, **variables: str) -> subprocess.Popen[Any]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            env={**environment, **variables},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=home.path,
-        )
-        processes.append(process)
-        return process
-
-    scheduler_file = home.path / "scheduler.json"
-    try:
-        start("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
-              "--scheduler-file", str(scheduler_file))  # fmt: skip
-        while not scheduler_file.exists():
-            time.sleep(0.05)
-        address = json.loads(scheduler_file.read_text())["address"]
-        workers = [
-            start("distributed.cli.dask_worker", address, "--nthreads", "2", "--no-nanny", "--no-dashboard",
-                  "--host", "127.0.0.1", FLYNN_ENDPOINT=server.endpoint)  # fmt: skip
-            for server in two_servers
-        ]
+def test_dask_workers_use_their_own_servers_and_one_may_die(two_servers: List[RealServer], home: Home) -> None:
+    with DaskCluster([server.endpoint for server in two_servers], threads=2) as cluster:
         home.write("in.jsonl", "".join(f'{{"prompt": "Say {n}", "max_tokens": 12}}\n' for n in range(40)))
         plain = (sys.executable, "-m", "flynn")  # distributed has warnings of its own
-        batch = home.start("batch", "in.jsonl", "-o", "out.jsonl", "--dask", address, python=plain)
+        batch = home.start("batch", "in.jsonl", "-o", "out.jsonl", "--dask", cluster.address, python=plain)
         output = home.path / "out.jsonl"
         while not output.exists() or output.read_bytes().count(b"\n") < 8:
             time.sleep(0.02)
             assert batch.poll() is None, batch.communicate()
-        workers[0].kill()
+        cluster.workers[0].kill()
         _, err = batch.communicate(timeout=150)
-        assert batch.returncode == 0, err
-        assert set(read(str(output))) == {f"request-{n}" for n in range(1, 41)}
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    assert batch.returncode == 0, err
+    assert set(read(str(output))) == {f"request-{n}" for n in range(1, 41)}

@@ -13,7 +13,8 @@ import pytest
 from scripted import eventually, response, serve
 
 from flynn import AsyncLlamaCppClient, ChatRequest, LlamaCppClient, Message
-from flynn.batch import Request, run
+from flynn.batch import Request, executors, run, work
+from flynn.batch.executors import MOST_TOGETHER
 from flynn.errors import AuthenticationError, ConfigError, FlynnError, ServerError, ServerNotRunningError
 
 from .server import BROKEN, REFUSAL, UNAVAILABLE, Gate, answers, echo, prompts, serving
@@ -155,8 +156,6 @@ def test_what_may_pass_is_tried_again(trouble: Any) -> None:
 
 
 def test_a_request_that_always_breaks_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flynn.batch import work
-
     monkeypatch.setattr(work, "FIRST_PAUSE", 0.001)
     with serve(answers(lambda prompt: BROKEN if prompt == "bad" else echo(prompt))) as server:
         results = list(run(["bad", "good"], LlamaCppClient(server.endpoint), ordered=True))
@@ -276,12 +275,70 @@ def test_an_endless_source_is_read_only_so_far_ahead() -> None:
 def test_an_executor_does_the_work(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(answers()) as server:
         monkeypatch.setenv("FLYNN_ENDPOINT", server.endpoint)
-        from flynn.batch import executors
-
         executors._own_client.cache_clear()
         with kind(2) as executor:
             results = list(run(map(str, range(30)), executor=executor, jobs=5))
         assert sorted(result.content for result in results) == sorted(f"re: {n}" for n in range(30))
+
+
+class Counting(concurrent.futures.ThreadPoolExecutor):
+    """Counts its tasks; one that holds a poisonous request breaks."""
+
+    def __init__(self, poison: bytes = b"poison") -> None:
+        super().__init__(2)
+        self.tasks: List[int] = []
+        self.poison = poison
+
+    def submit(self, do: Any, /, client: Any, asked: Any) -> Any:  # type: ignore[override]
+        self.tasks.append(len(asked))
+        if any(self.poison in body for _, body, _ in asked):
+            return super().submit(int, "a worker died")
+        return super().submit(do, client, asked)
+
+
+def test_a_task_of_an_executor_is_many_requests_where_answers_come_quickly() -> None:
+    with serving(answers()) as (server, client), Counting() as executor:
+        results = list(run(map(str, range(300)), client, executor=executor, jobs=2))
+    assert sorted(result.content for result in results) == sorted(f"re: {n}" for n in range(300))
+    assert sorted(prompts(server)) == sorted(map(str, range(300)))
+    assert executor.tasks[0] == 1
+    assert 8 < max(executor.tasks) <= MOST_TOGETHER
+
+
+def test_a_task_of_an_executor_is_one_request_where_answers_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "TOGETHER", 0.05)
+
+    def slow(prompt: str) -> bytes:
+        time.sleep(0.06)
+        return echo(prompt)
+
+    with serving(answers(slow)) as (_, client), Counting() as executor:
+        assert len(list(run(map(str, range(6)), client, executor=executor))) == 6
+    assert executor.tasks == [1] * 6
+
+
+def test_what_a_worker_had_no_time_for_is_done_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "TOGETHER", 0.3)
+
+    def slower_and_slower(prompt: str) -> bytes:
+        time.sleep(0.1 if int(prompt) > 120 else 0)
+        return echo(prompt)
+
+    with serving(answers(slower_and_slower)) as (server, client), Counting() as executor:
+        results = list(run([f"{n:03}" for n in range(140)], client, executor=executor, jobs=2))
+    assert len(results) == 140
+    assert sorted(prompts(server)) == [f"{n:03}" for n in range(140)]
+    assert sum(executor.tasks) > 140
+
+
+def test_a_request_that_breaks_workers_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "FIRST_PAUSE", 0.001)
+    with serving(answers()) as (_, client), Counting() as executor:
+        results = list(run(["poison" if n == 70 else str(n) for n in range(100)], client, executor=executor, jobs=2))
+    failed = [result for result in results if result.error is not None]
+    assert [result.custom_id for result in failed] == ["request-71"]
+    assert "a worker failed" in str(failed[0].error)
+    assert len(results) == 100
 
 
 def test_a_client_that_cannot_go_to_another_process_is_said() -> None:
