@@ -1,4 +1,4 @@
-"""One connection to an endpoint: opening it, a request, its response. `http.client` does the talking."""
+"""One connection to an endpoint: opening it, a request, its response, which `http.client` reads."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from ..errors import (
 )
 from .call import CallAborted
 from .framing import body_of
+from .request import encode_head
 from .wire import BLOCK, Wire, connect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Callable, List, Mapping, NoReturn, Optional
+    from typing import Any, Callable, List, Mapping, NoReturn, Optional
 
     from .call import Call
     from .endpoint import Endpoint
@@ -50,12 +51,6 @@ class Connection:
         self._ssl_context = ssl_context
         self._proxy = proxy
         self._wire: Wire
-        self._http = http.client.HTTPConnection(endpoint.host, endpoint.port)
-        self._http.auto_open = 0
-        if endpoint.scheme == "https":
-            self._http.default_port = 443
-            if proxy:
-                self._http.set_tunnel(endpoint.host, endpoint.port, proxy.headers)
 
     def open(self, call: Call) -> None:
         """Connect, through the proxy and TLS if there are any.
@@ -82,7 +77,7 @@ class Connection:
         if endpoint.scheme == "https":
             try:
                 if self._proxy:
-                    self._http._tunnel()  # type: ignore[attr-defined]
+                    self._tunnel(self._proxy)
                 self._start_tls(call)
             except Exception as error:
                 self._fail(error, f"expected a TLS server at {endpoint.text}")
@@ -92,12 +87,19 @@ class Connection:
 
     def _use(self, sock: socket.socket, call: Call) -> None:
         self._wire = Wire(sock, call)
-        self._http.sock = self._wire
         try:
             call.attach(sock)
         except CallAborted:
             self.close()
             raise
+
+    def _tunnel(self, proxy: Proxy) -> None:
+        """Have the proxy connect to the endpoint (RFC 9110 section 9.3.6)."""
+        target = self._endpoint.authority
+        self._wire.send(encode_head("CONNECT", target, {"Host": target, **proxy.headers}))
+        head = self._read_head("CONNECT")
+        if head.status != 200:
+            raise ProtocolError(f"the proxy refused a tunnel: HTTP {head.status} {head.reason}")
 
     def _start_tls(self, call: Call) -> None:
         context = self._ssl_context
@@ -129,24 +131,29 @@ class Connection:
         try:
             call.attach(self._wire.sock)
             try:
-                self._http.request(method, path, body, headers)
-                self._wire.flush()
+                self._wire.send(encode_head(method, path, {"Host": self._endpoint.host_header, **headers}, body), body)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # The server may have answered without reading all of the request: 401, 413.
-            head = self._http.getresponse()
-            if self._wire.ended:  # http.client takes the end of the connection for the end of the headers
-                raise ConnectionLostError("the connection was closed in the middle of the headers of a response")
-            self._wire.in_head = False
-            if head.headers.get_payload():  # email.parser takes what follows a malformed line for a body
-                raise ProtocolError("expected headers, got a line that is none")
-            if head.status < 200:
-                raise ProtocolError(f"expected a final response, got HTTP {head.status}")
+            head = self._read_head(method)
             return Response(self, head, body_of(head.status, head.headers))
         except Exception as error:
             self._fail(error, "expected an HTTP response")
         except BaseException:
             self.close()
             raise
+
+    def _read_head(self, method: str) -> http.client.HTTPResponse:
+        wire: Any = self._wire
+        head = http.client.HTTPResponse(wire, method=method)
+        head.begin()
+        if self._wire.ended:  # http.client takes the end of the connection for the end of the headers
+            raise ConnectionLostError("the connection was closed in the middle of the headers of a response")
+        if head.headers.get_payload():  # email.parser takes what follows a malformed line for a body
+            raise ProtocolError("expected headers, got a line that is none")
+        if head.status < 200:
+            raise ProtocolError(f"expected a final response, got HTTP {head.status}")
+        self._wire.in_head = False
+        return head
 
     def _fail(self, error: Exception, expected: str) -> NoReturn:
         """Close the connection after an error, and raise what the library raises for it."""
@@ -183,7 +190,6 @@ class Connection:
     def close(self) -> None:
         """Close the connection; the call that had it is done with it."""
         self._wire.call.detach()
-        self._http.close()
         self._wire.sock.close()
 
 

@@ -46,6 +46,12 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def host_header(self) -> str:
+        """What the Host header says: without the port where that is the scheme's own (RFC 9110 section 7.2)."""
+        default = _DEFAULT_PORTS.get(self.scheme, self.port)
+        return self.authority[: -len(f":{self.port}")] if self.port == default else self.authority
+
+    @property
     def is_local(self) -> bool:
         """Whether no network lies between."""
         return self.socket_path is not None or self.is_loopback

@@ -57,7 +57,6 @@ class Wire:
     def __init__(self, sock: socket.socket, call: Call) -> None:
         self.sock = sock
         self._limit: Optional[float] = -1.0
-        self._unsent = b""
         self.begin(call)
 
     def begin(self, call: Call) -> None:
@@ -71,7 +70,6 @@ class Wire:
         """For http.client, which reads the head; None after that: it is to give what it has read beyond."""
         if not self.in_head:
             return None
-        self.flush()
         try:
             self._keep_limit()
             count = self.sock.recv_into(buffer)
@@ -93,26 +91,15 @@ class Wire:
         self.ended = not data
         return data
 
-    def sendall(self, data: bytes) -> None:
-        """For http.client, which gives the head and the body of a request one after the other.
-
-        Sent together they wake the server once: that saves a quarter of the time of a short call.
-        """
-        if len(data) > BLOCK:
-            self.flush()
-            self._send(data)
-        else:
-            self._unsent += data
-
-    def flush(self) -> None:
-        data, self._unsent = self._unsent, b""
-        if data:
-            self._send(data)
-
-    def _send(self, data: bytes) -> None:
+    def send(self, head: bytes, body: Optional[bytes] = None) -> None:
+        """Send a request. Its parts go together, if they are small: they wake the server once, not twice."""
+        if body is not None and len(body) <= BLOCK:
+            head, body = head + body, None
         try:
             self._keep_limit()
-            self.sock.sendall(data)
+            self.sock.sendall(head)
+            if body is not None:
+                self.sock.sendall(body)
         except socket.timeout as error:
             raise _timed_out(error) from None
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _OPTIONS = tuple(option.name for option in fields(ChatRequest) if option.name != "messages")
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
 _A_PROMPT = "a prompt is a string, a sequence of Message or mappings, or a ChatRequest"
 
 
@@ -80,8 +82,7 @@ def encode_json(value: Any) -> bytes:
         ValueError, TypeError: JSON cannot hold it.
     """
     # Not ASCII only: text in most languages is half as long in UTF-8 as in \\u escapes. A lone surrogate has no UTF-8.
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
+    return _ENCODE(value).encode("utf-8", "replace")
 
 
 def encode_prompt(request: ChatRequest) -> Dict[str, Any]:

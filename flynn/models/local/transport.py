@@ -39,7 +39,7 @@ class Transport:
         self, endpoint: str, auth_token: Optional[str], timeout: Optional[float], ssl_context: Optional[ssl.SSLContext]
     ) -> None:
         self.timeout = check_timeout(timeout)
-        self._headers = {"User-Agent": "flynn", "Accept": "application/json"}
+        self._headers = {"User-Agent": "flynn", "Accept": "application/json", "Accept-Encoding": "identity"}
         if auth_token is not None:
             self._headers["Authorization"] = f"Bearer {check_token(auth_token)}"
         self._pool = ConnectionPool(parse_endpoint(endpoint), ssl_context)
