@@ -1,37 +1,83 @@
-"""The results as a table for a terminal, and as JSON."""
+"""The results as a table for a terminal."""
 
 from __future__ import annotations
 
-from typing import Iterator, List
+from typing import Any, Dict, Iterator, List
 
-from .figures import ratios, summary
-from .measures import FIGURES, Figure, Runs
+from .catalogue import FIGURES, Curves, Figure, Runs
+from .figures import exponent, ratios, summary
 from .subjects import FLYNN
 
+CURVES = {
+    "line": "one event of so many bytes",
+    "events": "so many tiny events",
+    "history": "a history of so many messages",
+}
 
-def table(runs: Runs) -> str:
-    """Every figure: the median of its runs, the least, the greatest; and the ratios to its floor and to Flynn."""
-    return "\n".join(line for figure in FIGURES if figure.key in runs for line in [*_block(figure, runs), ""])
+
+def table(results: Dict[str, Any]) -> str:
+    """All that was measured, in blocks."""
+    runs: Runs = results["runs"]
+    lines = list(_about(results))
+    for figure in FIGURES:
+        if figure.key in runs:
+            lines += _figure(figure, runs)
+    for curve in results["curves"]:
+        lines += _curve(curve, results["curves"])
+    if "flynn" in results["sizes"]:
+        lines += _sizes(results["sizes"])
+    return "\n".join(lines)
 
 
-def _block(figure: Figure, runs: Runs) -> Iterator[str]:
+def _about(results: Dict[str, Any]) -> Iterator[str]:
+    machine = results["machine"]
+    yield f"{machine['python']} on {machine['system']}, {machine['cores']} cores, {machine['processor']}"
+    yield f"load {machine['load']} at the beginning; rounds: {results['rounds']}"
+    versions = [f"{name} {version}" for size in results["sizes"].values() for name, version in size["versions"].items()]
+    yield ", ".join(versions)
+    yield ""
+
+
+def _figure(figure: Figure, runs: Runs) -> Iterator[str]:
+    """The median of its runs, the least, the greatest; and the median of the ratios to its floor and to Flynn."""
     measured = runs[figure.key]
     key, subject = figure.floor
     floor = runs.get(key, {}).get(subject, [])
-    header = f"{figure.title}, {figure.unit}"
-    yield f"{header:44} {'median':>9} {'least':>9} {'greatest':>9}  {'x floor':>9} {'x flynn':>9}"
+    yield _row(f"{figure.title}, {figure.unit}", "median", "least", "greatest", "x floor", "x flynn")
     for name, values in sorted(measured.items(), key=lambda item: summary(item[1]).median):
         shown = summary([value * figure.scale for value in values])
-        columns = [_number(value) for value in (shown.median, shown.least, shown.greatest)]
-        columns += ["", _ratio(values, floor), _ratio(values, measured.get(FLYNN.name, []))]
-        mark = " (floor)" if figure.floor == (figure.key, name) else ""
-        yield f"  {name + mark:42} {columns[0]:>9} {columns[1]:>9} {columns[2]:>9}  {columns[4]:>9} {columns[5]:>9}"
+        columns = [number(value) for value in (shown.median, shown.least, shown.greatest)]
+        columns += [ratio(values, floor), ratio(values, measured.get(FLYNN.name, []))]
+        yield _row("  " + name + (" (floor)" if figure.floor == (figure.key, name) else ""), *columns)
+    yield ""
 
 
-def _ratio(runs: List[float], base: List[float]) -> str:
-    return _number(summary(ratios(runs, base)).median) if base else ""
+def _curve(curve: str, curves: Curves) -> Iterator[str]:
+    costs = {int(size): summary(runs).median for size, runs in curves[curve].items()}
+    yield _row(f"{CURVES[curve]}: flynn's CPU, ms", *[f"{size:,}" for size in costs], "exponent")
+    grows = f"{exponent(list(costs), list(costs.values())):.2f}"
+    yield _row("", *[number(cost * 1e3) for cost in costs.values()], grows)
+    yield ""
 
 
-def _number(value: float) -> str:
-    """Three digits that count. Example: `_number(0.01234)` is `"0.0123"`"""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+def _sizes(sizes: Dict[str, Any]) -> Iterator[str]:
+    yield f"flynn's wheel: {sizes['flynn']['wheel']:,} bytes"
+    yield _row("installed, bytecode included", "MB", "packages", "x flynn")
+    for name, size in sorted(sizes.items(), key=lambda item: int(item[1]["bytes"])):
+        columns = [number(size["bytes"] / 1e6), str(size["packages"]), number(size["bytes"] / sizes["flynn"]["bytes"])]
+        yield _row("  " + name, *columns)
+    yield ""
+
+
+def _row(first: str, *columns: str) -> str:
+    return f"{first:44}" + "".join(f"{column:>11}" for column in columns)
+
+
+def ratio(runs: List[float], base: List[float]) -> str:
+    """The median of the ratios, round by round; nothing where there is no base."""
+    return number(summary(ratios(runs, base)).median) if base else ""
+
+
+def number(value: float) -> str:
+    """Three digits that count. Example: `number(0.01234)` is `"0.0123"`"""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

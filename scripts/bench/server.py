@@ -1,6 +1,9 @@
-"""The server of the benchmark: answers at once with what is ready in memory, in large pieces.
+"""The server of the benchmark: answers with what is ready in memory.
 
-    python -m bench.server        # prints its port; ends with its standard input
+    python -m bench.server        # prints its two ports; ends with its standard input
+
+On the first port it sends at once, in pieces as large as the kernel takes them. On the second it sends as a model
+generates: each HTTP chunk by itself, 50 in a second.
 
 It is a process of its own, so that its work is nobody's CPU time, and has a thread for each connection. A stream is as
 long as the request's `max_tokens` (Ollama's `num_predict`) says. The model's name chooses another one: `tiny` has
@@ -10,13 +13,15 @@ long as the request's `max_tokens` (Ollama's `num_predict`) says. The model's na
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 import threading
+import time
 from typing import Any, Dict, Optional
 
 from . import recording
+
+PACE = 1 / 50  # seconds between two tokens
 
 
 def answer(path: str, request: Dict[str, Any]) -> bytes:
@@ -36,15 +41,32 @@ def answer(path: str, request: Dict[str, Any]) -> bytes:
     return recording.stream(length, bool(request.get("return_progress")))
 
 
-def serve(connection: socket.socket) -> None:
+def serve(connection: socket.socket, pace: float) -> None:
     # The end of one answer is not to wait for the acknowledgement of its beginning.
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with connection, connection.makefile("rb") as requests:
         try:
             while asked := next_request(requests):
-                connection.sendall(answer(*asked))
+                send(connection, answer(*asked), pace)
         except OSError:
             pass  # who has seen enough hangs up
+
+
+def send(connection: socket.socket, response: bytes, pace: float) -> None:
+    head, blank, body = response.partition(b"\r\n\r\n")
+    if not pace or b"chunked" not in head:
+        connection.sendall(response)
+        return
+    connection.sendall(head + blank)
+    for chunk in recording.unframed(body):
+        time.sleep(pace)
+        connection.sendall(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+    connection.sendall(recording.framed([]))
+
+
+def accept(listener: socket.socket, pace: float) -> None:
+    while True:
+        threading.Thread(target=serve, args=(listener.accept()[0], pace), daemon=True).start()
 
 
 def next_request(requests: Any) -> Optional[tuple[str, Dict[str, Any]]]:
@@ -62,11 +84,11 @@ def next_request(requests: Any) -> Optional[tuple[str, Dict[str, Any]]]:
 
 
 def main() -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
-        print(listener.getsockname()[1], flush=True)
-        threading.Thread(target=lambda: os._exit(len(sys.stdin.read())), daemon=True).start()
-        while True:
-            threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+    listeners = [socket.create_server(("127.0.0.1", 0), backlog=256) for _ in range(2)]
+    for listener, pace in zip(listeners, (0, PACE)):
+        threading.Thread(target=accept, args=(listener, pace), daemon=True).start()
+    print(*[listener.getsockname()[1] for listener in listeners], flush=True)
+    sys.stdin.read()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ class Subject:
         name: as it is shown.
         module: its module in bench.clients; None for the bare Python.
         imports: what `import` imports.
-        packages: what is installed for it by name; the first is the one whose version is shown.
+        packages: what is installed for it, by name.
         extra: the extra of setup.cfg that installs it; None where nothing is needed.
         asynchronous: whether it can do that.
     """
@@ -62,6 +62,8 @@ class Place:
         self._pythons = {extra: str(environment.environment(extra)) for extra in extras}
         self._folder = folder
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
+        # That of the extra has setuptools, for wheels.
+        self.builder = self._pythons.get("bench", sys.executable)
         self.python = str(folder / "venv" / "bin" / "python")
         for package in (environment.ROOT / "flynn", SCRIPTS / "bench"):
             shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))

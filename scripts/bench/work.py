@@ -1,6 +1,6 @@
 """Measures one client from inside its process, and prints a line of JSON: measure to figures.
 
-    python -m bench.work CLIENT URL MEASURE...     # CLIENT: a module of bench.clients
+    python -m bench.work CLIENT URL URL MEASURE...     # CLIENT: a module of bench.clients; the server's two URLs
 
 CPU is `time.process_time`: user and system time of all threads. What a stream costs once (its request, its threads) is
 taken out: streams of two lengths are read and the difference divided by the tokens between. The longer length is chosen
@@ -25,9 +25,9 @@ Streams = Callable[[int, int], None]
 SECONDS = 0.4  # of CPU that the longer streams are to take, within bounds
 
 
-def main(client: str, url: str, *measures: str) -> None:
+def main(client: str, url: str, slow: str, *measures: str) -> None:
     module = importlib.import_module(f"bench.clients.{client}")
-    print(json.dumps({measure: MEASURES[measure](module, url) for measure in measures}), flush=True)
+    print(json.dumps({measure: MEASURES[measure](module, url, slow) for measure in measures}), flush=True)
     os._exit(0)  # not every client ends well with an event loop that has ended
 
 
@@ -105,12 +105,23 @@ def one_shot(module: Any, url: str, calls: int = 200) -> Figures:
     return {"cpu": (time.process_time() - cpu) / calls, "wall": sorted(walls)[calls // 2]}
 
 
-MEASURES: Dict[str, Callable[[Any, str], Figures]] = {
-    "sync-1": lambda module, url: per_token(synchronous(module, url), 1),
-    "sync-64": lambda module, url: per_token(synchronous(module, url), 64),
-    "async-1": lambda module, url: per_token(asynchronous(module, url), 1),
-    "async-64": lambda module, url: per_token(asynchronous(module, url), 64),
-    "one-shot": one_shot,
+def paced(run: Streams, streams: int, short: int = 5, long: int = 35) -> Figures:
+    """CPU seconds for each token that comes by itself, as a model generates them."""
+    run(streams, short)
+    cpu, _ = spent(run, streams, short)
+    long_cpu, _ = spent(run, streams, long)
+    return {"cpu": (long_cpu - cpu) / (streams * (long - short))}
+
+
+# Of the module, the URL that sends at once and the one that sends token by token.
+MEASURES: Dict[str, Callable[[Any, str, str], Figures]] = {
+    "sync-1": lambda module, url, slow: per_token(synchronous(module, url), 1),
+    "sync-64": lambda module, url, slow: per_token(synchronous(module, url), 64),
+    "sync-paced-64": lambda module, url, slow: paced(synchronous(module, slow), 64),
+    "async-1": lambda module, url, slow: per_token(asynchronous(module, url), 1),
+    "async-64": lambda module, url, slow: per_token(asynchronous(module, url), 64),
+    "async-paced-64": lambda module, url, slow: paced(asynchronous(module, slow), 64),
+    "one-shot": lambda module, url, slow: one_shot(module, url),
 }
 
 

@@ -26,11 +26,11 @@ def request(connection: socket.socket, **fields: object) -> None:
 def texts(connection: socket.socket, tokens: int) -> "Iterator[str]":
     request(connection, max_tokens=tokens, stream=True)
     left = end = b""
-    while end != b"0\r\n\r\n":
+    while end != b"\r\n0\r\n\r\n":
         block = connection.recv(65536)
         if not block:
             raise ConnectionError("the stream was cut")
-        end = (end + block)[-5:]
+        end = (end + block)[-7:]
         *lines, left = (left + block).split(b"\n")
         for line in lines:
             if line.startswith(b"data: {"):

@@ -1,0 +1,58 @@
+"""What is measured, and which figures come of it: said here once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, List, Tuple
+
+from .subjects import BARE, HTTP_CLIENT, RAW
+
+# The runs of each subject by figure, in seconds and bytes: `runs["import.wall"]["flynn"]`.
+Runs = Dict[str, Dict[str, List[float]]]
+
+# The same of a curve by size (as JSON has it: a string): `curves["events"]["1000000"]`.
+Curves = Dict[str, Dict[str, List[float]]]
+
+PROCESSES = ("import", "first-token")
+INSIDE = ("sync-1", "sync-64", "sync-paced-64", "async-1", "async-64", "async-paced-64", "one-shot")
+MEASURES = (*PROCESSES, *INSIDE, "curves", "wheel")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that a measure yields.
+
+    Attributes:
+        key: the measure, a dot, and what of it.
+        title: as it is shown.
+        unit, scale: as it is shown, and how many of these are a second or a byte.
+        floor: the figure and the subject that it is compared with.
+    """
+
+    key: str
+    title: str
+    unit: str
+    scale: float
+    floor: Tuple[str, str]
+
+
+_MS, _US, _MIB = ("ms", 1e3), ("µs", 1e6), ("MiB", 1 / 2**20)
+_CPU, _WALL, _PACED = ("sync-1.cpu", RAW.name), ("sync-1.wall", RAW.name), ("sync-paced-64.cpu", RAW.name)
+
+FIGURES = [
+    Figure("import.wall", "import: the whole process", *_MS, ("import.wall", BARE.name)),
+    Figure("first-token.wall", "a new process to its first token", *_MS, ("first-token.wall", HTTP_CLIENT.name)),
+    Figure("first-token.memory", "peak memory of that process", *_MIB, ("first-token.memory", HTTP_CLIENT.name)),
+    Figure("sync-1.cpu", "CPU per token, one stream", *_US, _CPU),
+    Figure("sync-1.wall", "wall per token, one stream", *_US, _WALL),
+    Figure("sync-64.cpu", "CPU per token, 64 streams in threads", *_US, _CPU),
+    Figure("sync-64.wall", "wall per token, 64 streams in threads", *_US, _WALL),
+    Figure("async-1.cpu", "CPU per token, one asynchronous stream", *_US, _CPU),
+    Figure("async-1.wall", "wall per token, one asynchronous stream", *_US, _WALL),
+    Figure("async-64.cpu", "CPU per token, 64 asynchronous streams", *_US, _CPU),
+    Figure("async-64.wall", "wall per token, 64 asynchronous streams", *_US, _WALL),
+    Figure("sync-paced-64.cpu", "the same in threads, 50 tokens/s each", *_US, _PACED),
+    Figure("async-paced-64.cpu", "the same asynchronous, 50 tokens/s each", *_US, _PACED),
+    Figure("one-shot.wall", "a one-shot call on a kept connection", *_US, ("one-shot.wall", HTTP_CLIENT.name)),
+    Figure("one-shot.cpu", "CPU of that call", *_US, ("one-shot.cpu", HTTP_CLIENT.name)),
+]

@@ -1,0 +1,63 @@
+"""How Flynn's CPU time grows with what it is given: one long line, many tiny events, a long history.
+
+    python -m bench.curves URL LARGEST-SHARE     # prints a line of JSON: curve to size to CPU seconds
+
+The share scales the sizes down: 1 for all of them, 0.01 for a look.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Callable, Dict
+
+# Of each curve the largest size; the others are halves, quarters, eighths and sixteenths of it.
+LARGEST: Dict[str, int] = {"line": 16 * 2**20, "events": 1_000_000, "history": 10_000}
+
+
+def main(url: str, share: str) -> None:
+    from flynn import LlamaCppClient, Message
+
+    client = LlamaCppClient(url)
+
+    def stream(model: str, size: int) -> int:
+        return sum(len(text) for text in client.chat_stream("Hi", model=model, max_tokens=size).text())
+
+    def line(size: int) -> None:
+        expect(stream("line", size) > size - 100)
+
+    def events(size: int) -> None:
+        expect(stream("tiny", size) == size)
+
+    def history(size: int) -> None:
+        client.chat(messages[:size])
+
+    text = "Thank you. And how long does it take until the bread is done, if the oven is only half as hot?"
+    messages = [Message("user" if number % 2 == 0 else "assistant", text) for number in range(LARGEST["history"])]
+    curves: Dict[str, Callable[[int], None]] = {"line": line, "events": events, "history": history}
+    client.chat("Hi")
+    print(json.dumps({name: spent_by(curve, sizes(name, float(share))) for name, curve in curves.items()}))
+
+
+def sizes(curve: str, share: float) -> list[int]:
+    largest = int(LARGEST[curve] * share)
+    return [largest // part for part in (16, 8, 4, 2, 1)]
+
+
+def spent_by(curve: Callable[[int], None], sizes: list[int]) -> Dict[int, float]:
+    spent = {}
+    for size in sizes:
+        cpu = time.process_time()
+        curve(size)
+        spent[size] = time.process_time() - cpu
+    return spent
+
+
+def expect(came: bool) -> None:
+    if not came:
+        raise SystemExit("not all came that was sent")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

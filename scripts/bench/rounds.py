@@ -1,0 +1,107 @@
+"""Runs what is measured: in each round every subject once for each measure, each time in another order."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from .catalogue import INSIDE, PROCESSES, Curves, Runs
+from .launch import ChildFailed, Launcher
+from .subjects import SCRIPTS, Place, Subject
+
+# The process ends with the token: what a client does at its end is not measured.
+FIRST_TOKEN = """
+import os
+from bench.clients.{} import connect, texts
+for text in texts(connect({!r}), 64):
+    os.write(1, text.encode())
+    os._exit(0)
+"""
+
+
+@contextlib.contextmanager
+def server() -> Iterator[Tuple[str, str]]:
+    """The URLs of the benchmark's server: where it sends at once, and where token by token."""
+    command = [sys.executable, "-m", "bench.server"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=SCRIPTS, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin and process.stdout
+        at_once, paced = process.stdout.readline().split()
+        yield f"http://127.0.0.1:{at_once}", f"http://127.0.0.1:{paced}"
+        process.stdin.close()
+
+
+def measure(place: Place, subjects: Sequence[Subject], measures: Sequence[str], rounds: int) -> Runs:
+    """Raises ChildFailed."""
+    runs: Runs = {}
+    inside = [name for name in measures if name in INSIDE]
+    parts = [name for name in PROCESSES if name in measures] + ["work"] * bool(inside)
+    with server() as urls, Launcher(place.python, place.variables) as launcher:
+        for number in range(-1, rounds):  # the first only warms up: files into memory, source to bytecode
+            for part in parts:
+                for subject in random.sample(subjects, len(subjects)):
+                    progress(f"round {number + 1} of {rounds}: {part}, {subject.name}" if number >= 0 else "warming up")
+                    if part != "work":
+                        figures = whole_process(place, launcher, subject, part, urls[0])
+                    else:
+                        figures = work(place, subject, inside, urls) if number >= 0 else []
+                    for key, value in figures if number >= 0 else []:
+                        runs.setdefault(key, {}).setdefault(subject.name, []).append(value)
+    progress("")
+    return runs
+
+
+def curves(place: Place, rounds: int, share: float) -> Curves:
+    """How Flynn's CPU time grows, for sizes up to this share of the largest. Raises ChildFailed."""
+    runs: Curves = {}
+    with server() as (url, _):
+        for number in range(rounds):
+            progress(f"round {number + 1} of {rounds}: curves")
+            for curve, costs in child(place, place.python, "bench.curves", url, str(share)).items():
+                for size, seconds in costs.items():
+                    runs.setdefault(curve, {}).setdefault(size, []).append(seconds)
+    progress("")
+    return runs
+
+
+def whole_process(
+    place: Place, launcher: Launcher, subject: Subject, measure: str, url: str
+) -> List[Tuple[str, float]]:
+    if measure == "first-token" and not subject.module:
+        return []
+    program = subject.imports if measure == "import" else FIRST_TOKEN.format(subject.module, url)
+    process = launcher.run([place.python_of(subject), "-c", program])
+    return [(f"{measure}.wall", process.wall), (f"{measure}.memory", process.memory)]
+
+
+def work(place: Place, subject: Subject, measures: Sequence[str], urls: Sequence[str]) -> List[Tuple[str, float]]:
+    able = [name for name in measures if subject.asynchronous or not name.startswith("async")]
+    if not able or not subject.module:
+        return []
+    came = child(place, place.python_of(subject), "bench.work", subject.module, *urls, *able)
+    return [(f"{name}.{key}", value) for name, figures in came.items() for key, value in figures.items()]
+
+
+def child(place: Place, python: str, module: str, *arguments: str, path: Optional[Path] = None) -> Dict[str, Any]:
+    """What `python -m module` prints as JSON, with `path` on its sys.path too. Raises ChildFailed."""
+    command = [python, "-m", module, *arguments]
+    variables = place.variables
+    if path:
+        variables["PYTHONPATH"] += f"{os.pathsep}{path}"
+    done = subprocess.run(command, capture_output=True, env=variables)
+    if done.returncode:
+        sys.stderr.write(done.stderr.decode(errors="replace"))
+        raise ChildFailed(f"this ended with status {done.returncode}: {' '.join(command)}")
+    came: Dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return came
+
+
+def progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{'':70}\r{text}", end="", file=sys.stderr, flush=True)
