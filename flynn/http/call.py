@@ -58,7 +58,7 @@ class Scope:
         return self
 
     def __exit__(self, *error: object) -> None:
-        del _scopes[get_ident()]
+        _scopes.pop(get_ident(), None)
 
     def add(self, call: Call) -> None:
         """A call that is made here and now."""
