@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
+import random
 from http.client import HTTPMessage
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import pytest
 
@@ -160,3 +161,31 @@ def test_two_transfer_encodings_are_refused() -> None:
 def test_a_status_without_body_has_none_whatever_the_headers_say(status: int) -> None:
     assert body_of(status, headers(("Content-Length", "5"))).complete
     assert body_of(status, headers(("Transfer-Encoding", "chunked"))).complete
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_random_chunks_hold_does_not_depend_on_how_they_arrive(seed: int) -> None:
+    chance = random.Random(f"chunks {seed}")
+    for _ in range(100):
+        sizes = [chance.choice([1, 5, 5, 16, 300]) for _ in range(chance.randrange(12))]
+        data = b"".join(b"%x\r\n%s\r\n" % (size, chance.randbytes(size)) for size in sizes) + b"0\r\n\r\n"
+        if chance.random() < 0.5:
+            place = chance.randrange(len(data))
+            piece = chance.choice([b"", b"\n", b"\r", b"\r\n", b"5\r\n", b";x", b"0", b" ", b"5\r\nHello\r\n"])
+            data = data[:place] + piece + data[place + chance.randrange(3) :]
+        whole, bytewise = outcome([data]), outcome([data[i : i + 1] for i in range(len(data))])
+        cut = chance.randrange(len(data) + 1)
+        assert whole == bytewise == outcome([data[:cut], data[cut:]])
+
+
+def outcome(blocks: List[bytes]) -> Tuple[bytes, Any]:
+    """What a body holds, and whether it is complete or was refused. What follows its end is left out."""
+    body, text = ChunkedBody(), b""
+    for block in blocks:
+        if body.complete:
+            break
+        try:
+            text += body.feed(block)
+        except ProtocolError:
+            return b"", "refused"
+    return text, body.complete
