@@ -25,7 +25,22 @@ if TYPE_CHECKING:
     from .errors import ServerNotRunningError as ServerNotRunningError
     from .errors import StreamInterruptedError as StreamInterruptedError
     from .errors import ToolRoundsError as ToolRoundsError
+    from .models.local.completion import Completion as Completion
+    from .models.local.completion import CompletionResponse as CompletionResponse
     from .models.local.llamacpp import LlamaCppClient as LlamaCppClient
+    from .models.local.metrics import Metric as Metric
+    from .models.local.metrics import Metrics as Metrics
+    from .models.local.retrieval import Embeddings as Embeddings
+    from .models.local.retrieval import RankedDocument as RankedDocument
+    from .models.local.retrieval import Ranking as Ranking
+    from .models.local.server import Health as Health
+    from .models.local.server import LoraAdapter as LoraAdapter
+    from .models.local.server import ModelEvent as ModelEvent
+    from .models.local.server import ModelInfo as ModelInfo
+    from .models.local.server import Props as Props
+    from .models.local.server import Slot as Slot
+    from .models.local.server import SlotFile as SlotFile
+    from .models.local.server import TokenPiece as TokenPiece
     from .models.router import create_client as create_client
     from .models.types import Audio as Audio
     from .models.types import ChatRequest as ChatRequest
@@ -55,7 +70,20 @@ _WHERE = {
         "StreamInterruptedError",
         "ToolRoundsError",
     ),
+    "models.local.completion": ("Completion", "CompletionResponse"),
     "models.local.llamacpp": ("LlamaCppClient",),
+    "models.local.metrics": ("Metric", "Metrics"),
+    "models.local.retrieval": ("Embeddings", "RankedDocument", "Ranking"),
+    "models.local.server": (
+        "Health",
+        "LoraAdapter",
+        "ModelEvent",
+        "ModelInfo",
+        "Props",
+        "Slot",
+        "SlotFile",
+        "TokenPiece",
+    ),
     "models.router": ("create_client",),
     "thread_iterator": ("ThreadIterator",),
     "tools.signature": ("Tool",),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Concatenate, ParamSpec, Self
 
+    from .models.local.completion import CompletionEvent, CompletionResponse, Prompts
+    from .models.local.server import ModelEvent
     from .models.local.stream import ServerStream
     from .models.types import ChatResponse, Prompt, StreamEvent
     from .tools.aio import AsyncToolRun
@@ -64,13 +66,28 @@ class AsyncLlamaCppClient:
 
     chat = _awaited(LlamaCppClient.chat)
     count_tokens = _awaited(LlamaCppClient.count_tokens)
+    apply_template = _awaited(LlamaCppClient.apply_template)
+    end_reasoning = _awaited(LlamaCppClient.end_reasoning)
+    complete = _awaited(LlamaCppClient.complete)
+    infill = _awaited(LlamaCppClient.infill)
+    embed = _awaited(LlamaCppClient.embed)
+    embed_tokens = _awaited(LlamaCppClient.embed_tokens)
+    rerank = _awaited(LlamaCppClient.rerank)
     tokenize = _awaited(LlamaCppClient.tokenize)
     detokenize = _awaited(LlamaCppClient.detokenize)
     health = _awaited(LlamaCppClient.health)
     wait_until_ready = _awaited(LlamaCppClient.wait_until_ready)
     props = _awaited(LlamaCppClient.props)
     models = _awaited(LlamaCppClient.models)
+    load_model = _awaited(LlamaCppClient.load_model)
+    unload_model = _awaited(LlamaCppClient.unload_model)
     slots = _awaited(LlamaCppClient.slots)
+    save_slot = _awaited(LlamaCppClient.save_slot)
+    restore_slot = _awaited(LlamaCppClient.restore_slot)
+    erase_slot = _awaited(LlamaCppClient.erase_slot)
+    lora_adapters = _awaited(LlamaCppClient.lora_adapters)
+    set_lora_adapters = _awaited(LlamaCppClient.set_lora_adapters)
+    metrics = _awaited(LlamaCppClient.metrics)
     request = _awaited(LlamaCppClient.request)
 
     def chat_stream(self, request: Prompt, **options: Any) -> AsyncChatStream:
@@ -94,6 +111,14 @@ class AsyncLlamaCppClient:
 
         rounds = Rounds(self._client._request(request, options), tools, max_rounds, max_result)
         return AsyncToolRun(self, rounds, stream, timeout)
+
+    def complete_stream(self, /, prompt: Prompts, **options: Any) -> AsyncCompletionStream:
+        """Continue a text, piece by piece as it is generated; see `LlamaCppClient.complete_stream`."""
+        return AsyncCompletionStream(self._client.complete_stream(prompt, **options))
+
+    def model_events(self, **options: Any) -> AsyncModelEvents:
+        """What happens to the models of a server that has several; see `LlamaCppClient.model_events`."""
+        return AsyncModelEvents(self._client.model_events(**options))
 
     async def close(self) -> None:
         """Close the idle connections. Streams under way go on."""
@@ -147,7 +172,18 @@ class AsyncServerStream:
         await self._events.aclose()
 
 
-class AsyncChatStream(AsyncServerStream):
+class AsyncTextStream(AsyncServerStream):
+    """`TextStream` for asyncio."""
+
+    async def text(self) -> AsyncIterator[str]:
+        """Only the text of the first choice, piece by piece."""
+        async with self:
+            async for event in self:
+                if event.type == "content" and event.choice == 0:
+                    yield event.text
+
+
+class AsyncChatStream(AsyncTextStream):
     """`ChatStream` for asyncio."""
 
     if TYPE_CHECKING:
@@ -157,9 +193,21 @@ class AsyncChatStream(AsyncServerStream):
 
         def __anext__(self) -> Coroutine[Any, Any, StreamEvent]: ...
 
-    async def text(self) -> AsyncIterator[str]:
-        """Only the text of the first choice, piece by piece."""
-        async with self:
-            async for event in self:
-                if event.type == "content" and event.choice == 0:
-                    yield event.text
+
+class AsyncCompletionStream(AsyncTextStream):
+    """`CompletionStream` for asyncio."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def response(self) -> CompletionResponse: ...
+
+        async def __anext__(self) -> CompletionEvent: ...
+
+
+class AsyncModelEvents(AsyncServerStream):
+    """`ModelEvents` for asyncio."""
+
+    if TYPE_CHECKING:
+
+        async def __anext__(self) -> ModelEvent: ...

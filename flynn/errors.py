@@ -9,8 +9,9 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Optional, Union
 
+    from .models.local.completion import CompletionResponse
     from .models.types import ChatResponse
 
 
@@ -79,10 +80,11 @@ class StreamInterruptedError(FlynnError, ConnectionError):
     """A stream was cut and could not be resumed.
 
     Attributes:
-        partial: the ChatResponse so far; its `finish_reason` is None unless the cut came after the last token.
+        partial: the ChatResponse, or CompletionResponse, so far; how it ended is None unless the cut came after the
+            last token.
     """
 
-    def __init__(self, message: str, partial: Optional[ChatResponse] = None) -> None:
+    def __init__(self, message: str, partial: Union[ChatResponse, CompletionResponse, None] = None) -> None:
         super().__init__(message)
         self.partial = partial
 

@@ -1,7 +1,7 @@
 """A request to the chat route: every field of it, declared once.
 
 The JSON that is sent, the keyword options of `chat` and `chat_stream`, the options of the command and the `defaults` of
-the configuration all follow from `ChatRequest`.
+the configuration all follow from `ChatRequest`, and so do the options of the completion routes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from .types import Message
 
 
-def _option(meaning: str, *, command: bool = False) -> Any:
-    """A field of the chat route. The command line offers it if `command` is true."""
-    return field(default=None, metadata={"help": meaning, "command": command})
+def _option(meaning: str, *, command: bool = False, completion: bool = True) -> Any:
+    """A field of the chat route, and of `completion` routes. The command line offers it if `command` is true."""
+    return field(default=None, metadata={"help": meaning, "command": command, "completion": completion})
+
+
+def _chat_option(meaning: str, *, command: bool = False) -> Any:
+    """A field of the chat route alone."""
+    return _option(meaning, command=command, completion=False)
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class ChatRequest:
     # choices and probabilities
     n: Optional[int] = _option("number of choices to generate")
     n_cmpl: Optional[int] = _option("the same as n")
-    logprobs: Optional[bool] = _option("return the log-probability of each token")
-    top_logprobs: Optional[int] = _option("number of likely tokens to return at each place; wants logprobs")
+    logprobs: Optional[bool] = _chat_option("return the log-probability of each token")
+    top_logprobs: Optional[int] = _chat_option("number of likely tokens to return at each place; wants logprobs")
     n_probs: Optional[int] = _option("the same as top_logprobs, in the server's own form")
     post_sampling_probs: Optional[bool] = _option("return probabilities after sampling instead of before")
     # sampling
@@ -90,21 +95,21 @@ class ChatRequest:
     grammar_triggers: Optional[Sequence[Any]] = _option("what makes a lazy grammar apply")
     preserved_tokens: Optional[Sequence[str]] = _option("strings that are kept as single tokens")
     json_schema: Optional[Mapping[str, Any]] = _option("JSON schema of the answer")
-    response_format: Optional[Mapping[str, Any]] = _option("JSON or a JSON schema, in OpenAI's form")
+    response_format: Optional[Mapping[str, Any]] = _chat_option("JSON or a JSON schema, in OpenAI's form")
     # tools
-    tools: Optional[Sequence[Mapping[str, Any]]] = _option("functions that the model may call, in OpenAI's form")
-    tool_choice: Union[str, Mapping[str, Any], None] = _option("auto, none, required, or the one function to call")
-    parallel_tool_calls: Optional[bool] = _option("allow several tool calls at once")
-    parse_tool_calls: Optional[bool] = _option("find tool calls in the text that was generated")
+    tools: Optional[Sequence[Mapping[str, Any]]] = _chat_option("functions that the model may call, in OpenAI's form")
+    tool_choice: Union[str, Mapping[str, Any], None] = _chat_option("auto, none, required, or the one function to call")
+    parallel_tool_calls: Optional[bool] = _chat_option("allow several tool calls at once")
+    parse_tool_calls: Optional[bool] = _chat_option("find tool calls in the text that was generated")
     # reasoning and the chat template
-    reasoning_effort: Optional[str] = _option("none, low, medium, high: for templates that know it", command=True)
-    reasoning_format: Optional[str] = _option("none: leave reasoning in the text; deepseek: apart", command=True)
+    reasoning_effort: Optional[str] = _chat_option("none, low, medium, high: for templates that know it", command=True)
+    reasoning_format: Optional[str] = _chat_option("none: leave reasoning in the text; deepseek: apart", command=True)
     reasoning_budget_tokens: Optional[int] = _option("most tokens of reasoning; -1: no limit", command=True)
     reasoning_budget_message: Optional[str] = _option("text that ends reasoning when its budget is used up")
     reasoning_control: Optional[bool] = _option("allow reasoning to be ended while it goes on")
-    chat_template_kwargs: Optional[Mapping[str, Any]] = _option("variables for the chat template")
-    add_generation_prompt: Optional[bool] = _option("let the template open the assistant's message")
-    continue_final_message: Union[bool, str, None] = _option("go on with the last message instead of a new one")
+    chat_template_kwargs: Optional[Mapping[str, Any]] = _chat_option("variables for the chat template")
+    add_generation_prompt: Optional[bool] = _chat_option("let the template open the assistant's message")
+    continue_final_message: Union[bool, str, None] = _chat_option("go on with the last message instead of a new one")
     # cache, slots, adapters
     cache_prompt: Optional[bool] = _option("use the prompt cache")
     id_slot: Optional[int] = _option("slot to use; -1: any")
@@ -118,9 +123,14 @@ class ChatRequest:
     timings_per_token: Optional[bool] = _option("send timings with each token")
     sse_ping_interval: Optional[int] = _option("seconds between pings in a silent stream; -1: none")
     response_fields: Optional[Sequence[str]] = _option("fields that the reply is reduced to")
-    echo: Optional[bool] = _option("begin the answer with the prefilled text")
+    echo: Optional[bool] = _chat_option("begin the answer with the prefilled text")
     verbose: Optional[bool] = _option("return debug information in __verbose")
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def completion_options() -> Tuple[str, ...]:
+    """The options that the completion routes have in common with the chat route."""
+    return tuple(o.name for o in fields(ChatRequest) if o.metadata.get("completion")) + ("extra",)
 
 
 # Python types of a JSON value, by the words that the annotations above are made of.

@@ -70,6 +70,22 @@ def objects(mapping: Mapping[str, Any], key: str) -> List[Dict[str, Any]]:
     return values
 
 
+def number(mapping: Mapping[str, Any], key: str) -> Optional[float]:
+    """A member of a JSON object that is a number; None if it is missing or null."""
+    value = mapping.get(key)
+    if value is None or isinstance(value, (int, float)):
+        return value
+    raise ProtocolError(f"expected a number as {key!r}, got {_shown(value)}")
+
+
+def integers(mapping: Mapping[str, Any], key: str) -> List[int]:
+    """A member of a JSON object that is a list of integers; empty if it is missing or null."""
+    values = get(mapping, key, list, [])
+    if not all(isinstance(value, int) for value in values):
+        raise ProtocolError(f"expected a list of integers as {key!r}, got {_shown(values)}")
+    return values
+
+
 def expect_object(value: Any, what: str) -> Dict[str, Any]:
     """The value, which must be a JSON object."""
     if not isinstance(value, dict):
@@ -181,6 +197,7 @@ def decode_logprobs(item: Mapping[str, Any]) -> Tuple[Mapping[str, Any], ...]:
 
 
 def decode_usage(raw: Mapping[str, Any]) -> Optional[Usage]:
+    """The `usage` of a reply; None if it has none."""
     usage = get(raw, "usage", dict, {})
     if not usage:
         return None
@@ -193,6 +210,7 @@ def decode_usage(raw: Mapping[str, Any]) -> Optional[Usage]:
 
 
 def decode_timings(raw: Mapping[str, Any]) -> Optional[Timings]:
+    """The `timings` of a reply; None if it has none."""
     timings = get(raw, "timings", dict, {})
     if not timings:
         return None

@@ -106,7 +106,7 @@ class ChatStreamDecoder:
                 choice = self._choices[index] = _ChoiceSoFar()
             self._take(item, index, choice, events)
         if self._progress and "prompt_progress" in chunk:
-            events.append(_decode_progress(get(chunk, "prompt_progress", dict, {}), index))
+            events.append(decode_progress(get(chunk, "prompt_progress", dict, {}), index))
         if "usage" in chunk:
             usage = decode_usage(chunk)
             if usage:
@@ -179,6 +179,7 @@ class ChatStreamDecoder:
         )
 
 
-def _decode_progress(progress: Mapping[str, Any], choice: int) -> ProgressEvent:
+def decode_progress(progress: Mapping[str, Any], choice: int) -> ProgressEvent:
+    """A `prompt_progress` as an event."""
     total, cached, processed = (get(progress, key, int, 0) for key in ("total", "cache", "processed"))
     return ProgressEvent(total, cached, processed, get(progress, "time_ms", int, 0), choice)

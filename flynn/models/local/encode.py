@@ -9,7 +9,7 @@ from ..types import Audio, ChatRequest, Image, Message, ToolCall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Mapping, Union
+    from typing import Any, Dict, Iterable, Mapping, Sequence, Union
 
     from ..types import Prompt
 
@@ -26,14 +26,7 @@ def chat_request(prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
     Raises:
         TypeError: an option is no field of the chat route, or the prompt is of none of its types.
     """
-    for name in options:
-        if name not in _OPTIONS:
-            from ...nearest import suggestion
-
-            raise TypeError(
-                f"unknown option {name!r}{suggestion(name, _OPTIONS)} "
-                f"(what llama-server knows and Flynn does not goes into extra={{{name!r}: ...}})"
-            )
+    check_options(options, _OPTIONS)
     if isinstance(prompt, ChatRequest):
         return replace(prompt, **options) if options else prompt
     if isinstance(prompt, str):
@@ -47,6 +40,22 @@ def chat_request(prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
         if not isinstance(message, Message) and not hasattr(message, "keys"):
             raise TypeError(f"{_A_PROMPT}, not a sequence of {type(message).__name__}")
     return ChatRequest(messages, **options)
+
+
+def check_options(options: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse what a route does not have.
+
+    Raises:
+        TypeError: an option is none of the known ones.
+    """
+    for name in options:
+        if name not in known:
+            from ...nearest import suggestion
+
+            raise TypeError(
+                f"unknown option {name!r}{suggestion(name, known)} "
+                f"(what llama-server knows and Flynn does not goes into extra={{{name!r}: ...}})"
+            )
 
 
 def with_defaults(request: ChatRequest, defaults: Mapping[str, Any]) -> ChatRequest:

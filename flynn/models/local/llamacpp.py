@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from ...errors import ConnectionLostError, FlynnError, ModelLoadingError, RequestTimeoutError, ServerNotRunningError
 from ...http.call import DEFAULT_TIMEOUT
-from . import server
-from .decode import decode_chat, decode_json
+from .decode import decode_chat
 from .decode_stream import ChatStreamDecoder
 from .encode import chat_request, encode_chat, encode_prompt, with_defaults
-from .session import Session
+from .server_routes import ServerRoutes
 from .stream import ChatStream
-from .transfer import Transfer
-from .transport import LOADING_PAUSE, MAX_ERROR, OWN, Transport
+from .text_routes import TextRoutes
+from .transport import OWN, Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Callable, Iterable, List, Mapping, Optional, Sequence, Union
+    from typing import Any, Callable, Iterable, Mapping, Optional, Union
 
     from ...tools.run import ToolRun
     from ...tools.signature import Tool
@@ -28,7 +26,7 @@ DEFAULT_RESULT = 20_000  # characters
 _CHAT = "/v1/chat/completions"
 
 
-class LlamaCppClient:
+class LlamaCppClient(TextRoutes, ServerRoutes):
     """A client of one llama-server. It may be shared by threads, and keeps connections alive between calls.
 
     Args:
@@ -124,15 +122,8 @@ class LlamaCppClient:
             An iterator of events; see `ChatStream` for what it raises.
         """
         made = self._request(request, options)
-        resuming = self._resume if resume is None else resume
-        transfer = Transfer(
-            self.transport.send,
-            self.transport.call(timeout, whole=False),
-            _CHAT,
-            encode_chat(made, stream=True),
-            Session(made.model) if resuming else None,
-            self._resume_for if resume_for is None else resume_for,
-        )
+        body = encode_chat(made, stream=True)
+        transfer = self._transfer(_CHAT, body, made.model, timeout, resume, resume_for)
         return ChatStream(transfer, ChatStreamDecoder(progress=bool(made.return_progress)))
 
     def run_tools(
@@ -182,79 +173,44 @@ class LlamaCppClient:
         Raises:
             FlynnError: as for `chat`.
         """
-        body = encode_prompt(self._request(request, options))
-        return server.decode_count(self.transport.json("POST", f"{_CHAT}/input_tokens", body, timeout))
+        from .server import decode_count
 
-    def tokenize(
-        self, text: str, *, add_special: bool = False, parse_special: bool = True, timeout: Optional[float] = OWN
-    ) -> List[int]:
-        """The tokens of a text.
+        body = encode_prompt(self._request(request, options))
+        return decode_count(self.transport.json("POST", f"{_CHAT}/input_tokens", body, timeout))
+
+    def apply_template(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> str:
+        """The prompt that the chat template makes of a request; it could be altered and given to `complete`.
 
         Args:
-            text: any text; no chat template is applied.
-            add_special: add what the model wants at the beginning, such as BOS.
-            parse_special: take `<|im_start|>` and the like for the tokens that they name.
+            request, options: as for `chat`.
+
+        Example:
+            >>> client.apply_template("Hi")                                                  # doctest: +SKIP
+            '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
         """
-        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
-        return server.decode_tokens(self.transport.json("POST", "/tokenize", body, timeout))
+        from .server import decode_text
 
-    def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = OWN) -> str:
-        """The text of tokens."""
-        return server.decode_text(self.transport.json("POST", "/detokenize", {"tokens": list(tokens)}, timeout))
+        body = encode_prompt(self._request(request, options))
+        return decode_text(self.transport.json("POST", "/apply-template", body, timeout), "prompt")
 
-    def health(self, *, timeout: Optional[float] = OWN) -> server.Health:
-        """Whether the server is ready, without waiting for it.
+    def end_reasoning(self, id: str, *, timeout: Optional[float] = OWN) -> bool:
+        """Make a model that thinks in a stream stop that and answer. Wants `reasoning_control=True` in its request.
+
+        Args:
+            id: of the answer: `stream.response.id`, once something of it has come.
 
         Returns:
-            Health: true if it is ready, false while its model loads.
+            False if no such answer is being generated, or not with `reasoning_control`.
 
-        Raises:
-            ServerNotRunningError: it is not up.
+        Example:
+            >>> stream = client.chat_stream("Why?", reasoning_control=True)                  # doctest: +SKIP
+            >>> for event in stream:                                                         # doctest: +SKIP
+            ...     if event.type == "reasoning" and time.monotonic() > limit:
+            ...         client.end_reasoning(stream.response.id)
         """
-        call = self.transport.call(timeout)
-        try:
-            reply = self.transport.send(call, "GET", "/health", wait_for_model=False).read(MAX_ERROR)
-        except ModelLoadingError:
-            return server.Health("loading")
-        return server.decode_health(decode_json(reply))
+        from .server import decode_success
 
-    def wait_until_ready(self, timeout: Optional[float] = OWN) -> None:
-        """Wait until the server is up and its model is loaded.
-
-        Raises:
-            ServerNotRunningError: it is not up after `timeout` seconds.
-            ModelLoadingError: it still loads the model then.
-        """
-        call = self.transport.call(timeout)
-        down: Optional[FlynnError] = None
-        while True:
-            try:
-                self.transport.send(call, "GET", "/health").close()
-                return
-            except (ServerNotRunningError, ConnectionLostError) as error:  # the latter while it goes down
-                down = error
-            except RequestTimeoutError:
-                raise down or RequestTimeoutError() from None
-            try:
-                call.pause(LOADING_PAUSE)
-            except RequestTimeoutError:
-                raise down from None
-
-    def props(self, *, timeout: Optional[float] = OWN) -> server.Props:
-        """What the server runs: model, context, slots, build."""
-        return server.decode_props(self.transport.json("GET", "/props", None, timeout))
-
-    def models(self, *, timeout: Optional[float] = OWN) -> List[server.ModelInfo]:
-        """The models that the server offers."""
-        return server.decode_models(self.transport.json("GET", "/v1/models", None, timeout))
-
-    def slots(self, *, timeout: Optional[float] = OWN) -> List[server.Slot]:
-        """What each slot of the server is doing.
-
-        Raises:
-            NotSupportedError: the server was started with `--no-slots`.
-        """
-        return server.decode_slots(self.transport.json("GET", "/slots", None, timeout))
+        return decode_success(self._post(f"{_CHAT}/control", timeout, {"id": id, "action": "reasoning_end"}))
 
     def request(
         self, method: str, path: str, body: Optional[Mapping[str, Any]] = None, *, timeout: Optional[float] = OWN
@@ -274,8 +230,8 @@ class LlamaCppClient:
             FlynnError: as for `chat`.
 
         Example:
-            >>> client.request("POST", "/apply-template", {"messages": []})["prompt"]          # doctest: +SKIP
-            ''
+            >>> client.request("GET", "/props")["total_slots"]                               # doctest: +SKIP
+            4
         """
         return self.transport.json(method, path, body, timeout)
 

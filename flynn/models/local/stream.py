@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..types import ChatResponse, StreamEvent
+    from .completion import CompletionEvent, CompletionResponse
+    from .server import ModelEvent
     from .transfer import Transfer
 
     class Decoder(Protocol):
@@ -176,7 +178,18 @@ class ServerStream:
             self.close()
 
 
-class ChatStream(ServerStream):
+class TextStream(ServerStream):
+    """A stream with text in it."""
+
+    def text(self) -> Iterator[str]:
+        """Only the text of the first choice, piece by piece."""
+        with self:
+            for event in self:
+                if event.type == "content" and event.choice == 0:
+                    yield event.text
+
+
+class ChatStream(TextStream):
     """A chat answer as it is generated. Made by `LlamaCppClient.chat_stream`; see `ServerStream`.
 
     Example:
@@ -193,9 +206,21 @@ class ChatStream(ServerStream):
 
         def __next__(self) -> StreamEvent: ...
 
-    def text(self) -> Iterator[str]:
-        """Only the text of the first choice, piece by piece."""
-        with self:
-            for event in self:
-                if event.type == "content" and event.choice == 0:
-                    yield event.text
+
+class CompletionStream(TextStream):
+    """Completions as they are generated. Made by `LlamaCppClient.complete_stream`; see `ServerStream`."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def response(self) -> CompletionResponse: ...
+
+        def __next__(self) -> CompletionEvent: ...
+
+
+class ModelEvents(ServerStream):
+    """What happens to the models of a server. Made by `LlamaCppClient.model_events`; see `ServerStream`."""
+
+    if TYPE_CHECKING:
+
+        def __next__(self) -> ModelEvent: ...

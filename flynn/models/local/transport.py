@@ -16,15 +16,18 @@ from .encode import encode_json
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Dict, Mapping, Optional
+    from typing import Any, Dict, List, Mapping, Optional, Union
 
     from ...http.connection import Response
+
+    Body = Union[Mapping[str, Any], List[Any]]
 
 # As a default of `timeout`: the client's own. None would be "no limit".
 OWN: Any = ...
 # The most bytes of a reply in one piece, and of an error.
 MAX_REPLY = 256 * 1024 * 1024
 MAX_ERROR = 1024 * 1024
+_JSON = "application/json"
 LOADING_PAUSE = 0.25  # seconds between two looks whether the model is loaded
 
 
@@ -49,7 +52,7 @@ class Transport:
         return Call(self.timeout if timeout is OWN else check_timeout(timeout), whole=whole)
 
     def json(
-        self, method: str, path: str, body: Optional[Mapping[str, Any]] = None, timeout: Optional[float] = OWN
+        self, method: str, path: str, body: Optional[Body] = None, timeout: Optional[float] = OWN
     ) -> Any:
         """The JSON with which a route answers.
 
@@ -64,12 +67,20 @@ class Transport:
         """
         return decode_json(self.fetch(method, path, None if body is None else encode_json(body), timeout))
 
-    def fetch(self, method: str, path: str, body: Optional[bytes] = None, timeout: Optional[float] = OWN) -> bytes:
-        """As `json`, bytes in and out."""
+    def fetch(
+        self,
+        method: str,
+        path: str,
+        body: Optional[bytes] = None,
+        timeout: Optional[float] = OWN,
+        kind: str = _JSON,
+    ) -> bytes:
+        """As `json`, bytes in and out. The answer must be of a media type."""
         response = self.send(self.call(timeout), method, path, body)
-        if response.content_type != "application/json":
+        if response.content_type != kind:
             response.close()
-            raise ProtocolError(f"expected JSON, got {response.content_type or 'no content type'!r}")
+            expected = "JSON" if kind == _JSON else kind
+            raise ProtocolError(f"expected {expected}, got {response.content_type or 'no content type'!r}")
         return response.read(MAX_REPLY)
 
     def send(

@@ -1,0 +1,256 @@
+"""Text that is continued or filled in, without a chat template: what those routes take and answer. No I/O.
+
+Source: `tools/server/README.md`, and `server-task.cpp` and `server-context.cpp` beside it, in ggml-org/llama.cpp.
+"""
+
+from __future__ import annotations
+
+from ...dataclass import dataclass, field
+from ..request import completion_options
+from ..types import ContentEvent, Usage
+from .decode import decode_error, decode_json, decode_timings, expect_object, get, integers, objects
+from .decode_stream import decode_progress
+from .encode import check_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Union
+
+    from ..types import ProgressEvent, Timings
+
+    # One prompt: text, tokens, both mixed, or an object in the server's own form.
+    TextPrompt = Union[str, Sequence[Union[int, str]], Mapping[str, Any]]
+    Prompts = Union[TextPrompt, Sequence[TextPrompt]]
+    CompletionEvent = Union[ContentEvent, ProgressEvent, "CompletionDoneEvent"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion of one prompt.
+
+    Attributes:
+        content: what the model wrote, without the prompt.
+        tokens: the IDs of that; of a reply in one piece only if `return_tokens` was asked for.
+        stop_type: why it ended: `"eos"`, `"limit"` (of tokens), `"word"` (one of `stop`); None while it goes on.
+        stopping_word: the one of `stop` that ended it, which is not in `content`; else empty.
+        usage: tokens that it cost; None if the server did not say.
+        timings: how long it took; None while it goes on.
+        logprobs: one mapping a token, as the server sends them, if `n_probs` was asked for.
+        raw: the server's JSON, untouched. Of a stream, the last chunk.
+    """
+
+    content: str
+    tokens: Sequence[int] = ()
+    stop_type: Optional[str] = None
+    stopping_word: str = ""
+    usage: Optional[Usage] = None
+    timings: Optional[Timings] = None
+    logprobs: Sequence[Mapping[str, Any]] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class CompletionResponse:
+    """The reply to a request for completions. What concerns one completion is also here, for the first one.
+
+    Attributes:
+        choices: the completions: `n_cmpl` of the first prompt, then those of the second, and so on.
+        raw: the server's JSON, untouched: an object, or a list of them where there are several completions. Of a
+            stream, the last chunk of each.
+    """
+
+    choices: Sequence[Completion]
+    raw: Any = field(default=None, repr=False)
+
+    @property
+    def content(self) -> str:
+        """The first completion's text."""
+        return self.choices[0].content
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The first completion's tokens."""
+        return self.choices[0].tokens
+
+    @property
+    def stop_type(self) -> Optional[str]:
+        """Why the first completion ended."""
+        return self.choices[0].stop_type
+
+    @property
+    def stopping_word(self) -> str:
+        """The one of `stop` that ended the first completion."""
+        return self.choices[0].stopping_word
+
+    @property
+    def usage(self) -> Optional[Usage]:
+        """Tokens that the first completion cost."""
+        return self.choices[0].usage
+
+    @property
+    def timings(self) -> Optional[Timings]:
+        """How long the first completion took."""
+        return self.choices[0].timings
+
+    @property
+    def logprobs(self) -> Sequence[Mapping[str, Any]]:
+        """The first completion's log-probabilities, one mapping a token."""
+        return self.choices[0].logprobs
+
+
+@dataclass(frozen=True)
+class CompletionDoneEvent:
+    """The end of a stream of completions.
+
+    Attributes:
+        response: all that came, assembled.
+    """
+
+    response: CompletionResponse
+    choice: int = 0
+    type: Literal["done"] = "done"
+
+
+def encode_completion(
+    prompt: Mapping[str, Any], options: Mapping[str, Any], defaults: Mapping[str, Any], *, stream: bool = False
+) -> Dict[str, Any]:
+    """The body of a request to a completion route.
+
+    Args:
+        prompt: the fields that the route has for it.
+        options: given by the caller.
+        defaults: the client's, for fields that the caller does not set; those of the chat route alone are left out.
+
+    Raises:
+        TypeError: an option is none of the route's.
+    """
+    known = completion_options()
+    check_options(options, known)
+    body = {name: value for name, value in prompt.items() if value is not None}
+    extra: Dict[str, Any] = {}
+    for given in (defaults, options):
+        body.update((name, given[name]) for name in known[:-1] if given.get(name) is not None)
+        extra.update(given.get("extra") or {})
+    if stream:
+        # The progress always: while llama-server reads a prompt it finds out that its client has gone only by writing.
+        body.update(stream=True, return_progress=True)
+    return {**body, **extra}
+
+
+def count_completions(body: Mapping[str, Any]) -> int:
+    """How many completions a body asks for: a stream of them has no other sign of its end.
+
+    A list is one prompt if any number is in it, else a list of prompts (`tokenize_input_prompts`, server-common.cpp).
+    """
+    prompt = body.get("prompt")
+    several = isinstance(prompt, (list, tuple)) and not any(isinstance(item, (int, float)) for item in prompt)
+    return (len(prompt) if several and prompt else 1) * (body.get("n_cmpl") or body.get("n") or 1)
+
+
+def decode_completions(value: Any) -> CompletionResponse:
+    """The reply to a request without `stream`.
+
+    Raises:
+        ProtocolError: it is not what a completion route answers.
+    """
+    raws = objects({"response": value if isinstance(value, list) else [value]}, "response")
+    choices = [
+        _completion(raw, get(raw, "content", str, ""), integers(raw, "tokens"), _logprobs(raw)) for raw in raws
+    ]
+    return CompletionResponse(tuple(choices or [Completion("")]), value)
+
+
+def _completion(
+    raw: Mapping[str, Any], content: str, tokens: Sequence[int], logprobs: Sequence[Mapping[str, Any]]
+) -> Completion:
+    stop_type = get(raw, "stop_type", str, "none")
+    timings = decode_timings(raw)
+    usage = Usage(
+        get(raw, "tokens_evaluated", int, 0), get(raw, "tokens_predicted", int, 0), timings.cache_n if timings else 0
+    )
+    return Completion(
+        content,
+        tuple(tokens),
+        None if stop_type == "none" else stop_type,
+        get(raw, "stopping_word", str, ""),
+        usage if "tokens_evaluated" in raw else None,
+        timings,
+        tuple(logprobs),
+        raw,
+    )
+
+
+def _logprobs(raw: Mapping[str, Any]) -> List[Dict[str, Any]]:
+    return objects(raw, "completion_probabilities")
+
+
+class _CompletionSoFar:
+    """The pieces of one completion."""
+
+    def __init__(self) -> None:
+        self.content: List[str] = []
+        self.tokens: List[int] = []
+        self.logprobs: List[Mapping[str, Any]] = []
+        self.last: Mapping[str, Any] = {}
+
+    def completion(self) -> Completion:
+        return _completion(self.last, "".join(self.content), self.tokens, self.logprobs)
+
+
+class CompletionStreamDecoder:
+    """Takes the data of a completion stream's events and gives typed events; assembles the response on the way.
+
+    Args:
+        count: completions to come.
+        progress: whether to give progress events, which every stream has.
+
+    Example:
+        >>> decoder = CompletionStreamDecoder(1)
+        >>> decoder.feed(b'{"content": "Hi", "tokens": [7], "stop": false}')
+        [ContentEvent(text='Hi', choice=0, logprobs=(), type='content')]
+        >>> decoder.response().tokens
+        (7,)
+    """
+
+    def __init__(self, count: int, *, progress: bool = False) -> None:
+        self.done = False
+        self._missing = count
+        self._progress = progress
+        self._choices: Dict[int, _CompletionSoFar] = {}
+
+    def feed(self, data: bytes) -> List[CompletionEvent]:
+        """The events in the data of one server-sent event.
+
+        Raises:
+            ServerError: it is an error event.
+            ProtocolError: it is not what a completion route sends.
+        """
+        chunk = expect_object(decode_json(data), "event")
+        if "error" in chunk:
+            raise decode_error(None, data)
+        index = get(chunk, "index", int, 0)
+        events: List[CompletionEvent] = []
+        if "prompt_progress" in chunk:  # with a content and a token that are none
+            if self._progress:
+                events.append(decode_progress(get(chunk, "prompt_progress", dict, {}), index))
+            return events
+        choice = self._choices.setdefault(index, _CompletionSoFar())
+        choice.last = chunk
+        choice.tokens.extend(integers(chunk, "tokens"))
+        content, logprobs = get(chunk, "content", str, ""), _logprobs(chunk)
+        if content or logprobs:
+            choice.content.append(content)
+            choice.logprobs.extend(logprobs)
+            events.append(ContentEvent(content, index, tuple(logprobs)))
+        if chunk.get("stop") is not False:  # the last of a completion; `response_fields` may have taken its "stop"
+            self._missing -= 1
+            if self._missing <= 0:
+                self.done = True
+                events.append(CompletionDoneEvent(self.response()))
+        return events
+
+    def response(self) -> CompletionResponse:
+        """All that came so far."""
+        choices = [so_far.completion() for _, so_far in sorted(self._choices.items())] or [Completion("")]
+        raws = [choice.raw for choice in choices]
+        return CompletionResponse(tuple(choices), raws[0] if len(raws) == 1 else raws)

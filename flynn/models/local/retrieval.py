@@ -1,0 +1,125 @@
+"""What models for retrieval answer: embeddings and rankings. Types and decoding, no I/O."""
+
+from __future__ import annotations
+
+import base64
+import struct
+
+from ...dataclass import dataclass, field
+from ...errors import ProtocolError
+from .decode import decode_usage, expect_object, get, number, objects
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+
+    from ..types import Usage
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors, one after the other: `len(embeddings)` of them, and each `embeddings[i]` a list of floats.
+
+    `numpy.asarray(embeddings)`, of the shape `(len(embeddings), dimensions)`, shares their memory: nothing is copied.
+
+    Attributes:
+        data: the numbers, 32-bit floats in little-endian order, vector after vector.
+        dimensions: numbers in a vector.
+        usage: tokens that they cost; None if the server did not say.
+        model: the model that made them.
+        raw: the server's JSON, untouched.
+    """
+
+    data: bytearray = field(repr=False)
+    dimensions: int
+    usage: Optional[Usage] = None
+    model: str = ""
+    raw: Any = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.data) // (4 * self.dimensions) if self.dimensions else 0
+
+    def __getitem__(self, index: int) -> List[float]:
+        place = range(len(self))[index]
+        return list(struct.unpack_from(f"<{self.dimensions}f", self.data, 4 * self.dimensions * place))
+
+    def __iter__(self) -> Iterator[List[float]]:
+        return map(self.__getitem__, range(len(self)))
+
+    @property
+    def __array_interface__(self) -> Dict[str, Any]:
+        """How NumPy is told of the memory: https://numpy.org/doc/stable/reference/arrays.interface.html"""
+        return {"version": 3, "shape": (len(self), self.dimensions), "typestr": "<f4", "data": self.data}
+
+
+@dataclass(frozen=True)
+class RankedDocument:
+    """A document and how well it fits the query.
+
+    Attributes:
+        index: its place among the documents that were asked about.
+        score: the model's; higher is better.
+        document: its text.
+    """
+
+    index: int
+    score: float
+    document: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Documents, the best one first.
+
+    Attributes:
+        results: the documents with their scores.
+        usage: tokens that it cost; None if the server did not say.
+        model: the model that judged.
+        raw: the server's JSON, untouched.
+    """
+
+    results: Sequence[RankedDocument]
+    usage: Optional[Usage] = None
+    model: str = ""
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def decode_embeddings(value: Any) -> Embeddings:
+    """What `/v1/embeddings` answers, in either of its encodings."""
+    raw = expect_object(value, "response")
+    items = sorted(objects(raw, "data"), key=lambda item: get(item, "index", int, 0))
+    return _embeddings([_vector(item.get("embedding")) for item in items], decode_usage(raw), raw)
+
+
+def decode_token_embeddings(value: Any) -> List[Embeddings]:
+    """What `/embeddings` answers: vectors for each input."""
+    items = sorted(objects({"response": value}, "response"), key=lambda item: get(item, "index", int, 0))
+    return [_embeddings([_vector(vector) for vector in get(item, "embedding", list, [])], None, item) for item in items]
+
+
+def _embeddings(vectors: Sequence[bytes], usage: Optional[Usage], raw: Mapping[str, Any]) -> Embeddings:
+    size = len(vectors[0]) if vectors else 1
+    if size % 4 or any(len(vector) != size for vector in vectors):
+        raise ProtocolError("expected embeddings of one length, in whole numbers of 4 bytes")
+    return Embeddings(bytearray().join(vectors), size // 4, usage, get(raw, "model", str, ""), raw)
+
+
+def _vector(value: Any) -> bytes:
+    try:
+        if isinstance(value, str):
+            return base64.b64decode(value, validate=True)
+        return struct.pack(f"<{len(value)}f", *value)
+    except (ValueError, TypeError, struct.error, OverflowError):
+        raise ProtocolError("expected an embedding as a list of numbers or in base64") from None
+
+
+def decode_ranking(value: Any, documents: Sequence[str]) -> Ranking:
+    """What `/rerank` answers about documents."""
+    raw = expect_object(value, "response")
+    results = []
+    for item in objects(raw, "results"):
+        index, score = get(item, "index", int, -1), number(item, "relevance_score")
+        if not 0 <= index < len(documents) or score is None:
+            raise ProtocolError(f"expected the index of one of {len(documents)} documents and its score")
+        results.append(RankedDocument(index, score, documents[index]))
+    return Ranking(tuple(results), decode_usage(raw), get(raw, "model", str, ""), raw)
