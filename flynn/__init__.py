@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .errors import ServerError as ServerError
     from .errors import ServerNotRunningError as ServerNotRunningError
     from .errors import StreamInterruptedError as StreamInterruptedError
+    from .errors import StructuredOutputError as StructuredOutputError
     from .errors import ToolRoundsError as ToolRoundsError
     from .models.local.completion import Completion as Completion
     from .models.local.completion import CompletionResponse as CompletionResponse
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .models.types import Message as Message
     from .models.types import ModelClient as ModelClient
     from .models.types import ToolCall as ToolCall
+    from .structured.limits import Limits as Limits
     from .thread_iterator import ThreadIterator as ThreadIterator
     from .tools.signature import Tool as Tool
 
@@ -68,6 +70,7 @@ _WHERE = {
         "ServerError",
         "ServerNotRunningError",
         "StreamInterruptedError",
+        "StructuredOutputError",
         "ToolRoundsError",
     ),
     "models.local.completion": ("Completion", "CompletionResponse"),
@@ -85,6 +88,7 @@ _WHERE = {
         "TokenPiece",
     ),
     "models.router": ("create_client",),
+    "structured.limits": ("Limits",),
     "thread_iterator": ("ThreadIterator",),
     "tools.signature": ("Tool",),
     "models.types": ("Audio", "ChatRequest", "ChatResponse", "Image", "Message", "ModelClient", "ToolCall"),

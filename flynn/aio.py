@@ -11,19 +11,34 @@ from .thread_iterator import ThreadIterator
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Optional, TypeVar, Union
+    from typing import (
+        Any,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Iterable,
+        Iterator,
+        Optional,
+        Type,
+        TypeVar,
+        Union,
+        overload,
+    )
 
     from typing_extensions import Concatenate, ParamSpec, Self
 
     from .models.local.completion import CompletionEvent, CompletionResponse, Prompts
     from .models.local.server import ModelEvent
     from .models.local.stream import ServerStream
+    from .models.local.structured import AwaitedChatJSON
     from .models.types import ChatResponse, Prompt, StreamEvent
+    from .structured.stream import AsyncJSONStream
     from .tools.aio import AsyncToolRun
     from .tools.signature import Tool
 
     P = ParamSpec("P")
     R = TypeVar("R")
+    T = TypeVar("T")
 
 
 def _awaited(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
@@ -65,6 +80,7 @@ class AsyncLlamaCppClient:
         self._client = LlamaCppClient(endpoint, **options)
 
     chat = _awaited(LlamaCppClient.chat)
+    chat_json: AwaitedChatJSON = _awaited(LlamaCppClient.chat_json)  # type: ignore[assignment, arg-type]
     count_tokens = _awaited(LlamaCppClient.count_tokens)
     apply_template = _awaited(LlamaCppClient.apply_template)
     end_reasoning = _awaited(LlamaCppClient.end_reasoning)
@@ -93,6 +109,21 @@ class AsyncLlamaCppClient:
     def chat_stream(self, request: Prompt, **options: Any) -> AsyncChatStream:
         """Answer a request, piece by piece as it is generated; see `LlamaCppClient.chat_stream`."""
         return AsyncChatStream(self._client.chat_stream(request, **options))
+
+    if TYPE_CHECKING:
+
+        @overload
+        def chat_json_stream(self, request: Prompt, schema: Type[T], **options: Any) -> AsyncJSONStream[T]: ...
+        @overload
+        def chat_json_stream(self, request: Prompt, schema: object, **options: Any) -> AsyncJSONStream[Any]: ...
+
+    def chat_json_stream(self, request: Prompt, schema: object, **options: Any) -> AsyncJSONStream[Any]:
+        """`chat_json`, with what there is of the answer as it grows; see `LlamaCppClient.chat_json_stream`."""
+        from .structured.answer import Answer
+        from .structured.stream import AsyncJSONStream
+
+        answer: Answer[Any] = Answer(schema)
+        return AsyncJSONStream(self.chat_stream(request, **answer.options(request, options)), answer)
 
     def run_tools(
         self,

@@ -113,6 +113,25 @@ class ConnectionLostError(ProtocolError, ConnectionError):
     """
 
 
+class StructuredOutputError(FlynnError, ValueError):
+    """What the model wrote does not fit the schema that was asked for, or the model ran out of tokens before its end.
+
+    The message says what is wrong, and where, as a path of keys. No ProtocolError, since the server did what it should.
+
+    Attributes:
+        response: the ChatResponse, as far as it came.
+        text: what the model wrote.
+    """
+
+    def __init__(self, message: str, response: Optional[ChatResponse] = None) -> None:
+        super().__init__(message)
+        self.response = response
+
+    @property
+    def text(self) -> str:
+        return self.response.content if self.response else ""
+
+
 class ConfigError(FlynnError, ValueError):
     """A configuration file or a value is wrong.
 

@@ -15,6 +15,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
+from .limits import Limits
+
 _KNOWN = (
     "bool, int, float, str, None, Any, Literal, Enum, list, tuple, set, dict, Union, dataclasses, TypedDict, "
     "date, time, datetime, UUID, and classes with model_json_schema and model_validate"
@@ -326,19 +328,21 @@ def _chosen(values: List[Tuple[Any, object]], where: str) -> Form:
 
 
 def _limited(form: Form, metadata: Sequence[Any], where: str) -> Form:
-    """A string describes, a mapping has keywords of JSON schema, and the rest of the metadata is somebody else's."""
+    """A string describes, and `Limits` limit; the rest of the metadata is somebody else's."""
+    kind = "array" if isinstance(form, Items) else form.name if isinstance(form, Plain) else ""
     keywords: Dict[str, Any] = {}
+    description = None
     for one in metadata:
         if isinstance(one, str):
-            keywords["description"] = one
-        elif isinstance(one, collections.abc.Mapping):
-            keywords.update(one)
-    description = keywords.pop("description", None)
-    kind = "array" if isinstance(form, Items) else getattr(form, "name", "") if isinstance(form, Plain) else ""
+            description = one
+        elif isinstance(one, Limits):
+            keywords.update((name, limit) for name, limit in vars(one).items() if limit is not None)
     for keyword, limit in keywords.items():
         allowed = _LIMITS.get(kind, ())
         if keyword not in allowed:
-            raise TypeError(f"{where}: llama-server obeys no {keyword!r} here, but {', '.join(allowed) or 'nothing'}")
+            raise TypeError(
+                f"{where}: {keyword} is no limit of this type; limits of it: {', '.join(allowed) or 'none'}"
+            )
         _check_limit(keyword, limit, where)
     return Limited(form, keywords, description)
 

@@ -51,13 +51,12 @@ def schema_of(annotation: object, where: str = "schema") -> Schema:
         >>> schema_of(Dict[str, Optional[int]])
         {'type': 'object', 'additionalProperties': {'anyOf': [{'type': 'integer'}, {'type': 'null'}]}}
     """
-    form = form_of(annotation, where)
-    if isinstance(form, Foreign):
-        return form.schema()
-    try:
-        return _Writer(form).whole()
-    except RecursionError:
-        raise TypeError(f"{where}: nested too deeply") from None
+    return schema_of_form(form_of(annotation, where))
+
+
+def schema_of_form(form: Form) -> Schema:
+    """The same, from what `form_of` made of the type."""
+    return form.schema() if isinstance(form, Foreign) else _Writer(form).whole()
 
 
 class _Writer:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, NewType, Optio
 
 import pytest
 
+from flynn import Limits
 from flynn.structured.schema import schema_of
 
 Annotated = typing.Annotated
@@ -98,14 +99,14 @@ ANYTHING = {"type": ["object", "array", "string", "number", "boolean", "null"]}
         (typing.Mapping[str, int], {"type": "object", "additionalProperties": INTEGER}),
         (NewType("Name", str), STRING),
         (Annotated[str, "of a city"], {"type": "string", "description": "of a city"}),
-        (Annotated[str, {"maxLength": 9}, object()], {"type": "string", "maxLength": 9}),
+        (Annotated[str, Limits(maxLength=9), object()], {"type": "string", "maxLength": 9}),
         (
-            Annotated[List[int], {"minItems": 1, "maxItems": 3}],
+            Annotated[List[int], Limits(minItems=1, maxItems=3)],
             {"type": "array", "items": INTEGER, "minItems": 1, "maxItems": 3},
         ),
-        (Annotated[int, {"minimum": 0}, "years"], {"type": "integer", "minimum": 0, "description": "years"}),
+        (Annotated[int, Limits(minimum=0), "years"], {"type": "integer", "minimum": 0, "description": "years"}),
         (
-            Annotated[str, {"pattern": "^a+$", "description": "d"}],
+            Annotated[str, Limits(pattern="^a+$"), "d"],
             {"type": "string", "pattern": "^a+$", "description": "d"},
         ),
     ],

@@ -8,6 +8,7 @@ from .decode_stream import ChatStreamDecoder
 from .encode import chat_request, encode_chat, encode_prompt, with_defaults
 from .server_routes import ServerRoutes
 from .stream import ChatStream
+from .structured import Structured
 from .text_routes import TextRoutes
 from .transport import OWN, Transport
 
@@ -26,7 +27,7 @@ DEFAULT_RESULT = 20_000  # characters
 _CHAT = "/v1/chat/completions"
 
 
-class LlamaCppClient(TextRoutes, ServerRoutes):
+class LlamaCppClient(Structured, TextRoutes, ServerRoutes):
     """A client of one llama-server. It may be shared by threads, and keeps connections alive between calls.
 
     Args:
