@@ -79,12 +79,14 @@ class Misfit(ValueError):
 
 
 def key_path(keys: Sequence[Key]) -> str:
-    """Where a value is, in one line.
+    """Where a value is, in one line; the middle of a very long path is left out.
 
     Example:
         >>> key_path(["people", 2, "full name"])
         'people[2]["full name"]'
     """
+    if len(keys) > 20:
+        return f"{key_path(keys[:10])}…{key_path(keys[-10:])}"
     path = ""
     for key in keys:
         if isinstance(key, str) and key.isidentifier():

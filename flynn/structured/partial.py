@@ -1,8 +1,7 @@
 """JSON that is still growing: what is there of a value, at each piece of its text.
 
 The grammar is RFC 8259's, the values are those of `json.loads`. A number, a word (`true`) and a key are there once they
-are complete, a string as far as it has come. Each piece of text is looked at once; what is copied is the string that it
-adds to.
+are complete, a string as far as it has come. Each piece of text is looked at once, however much there is already.
 """
 
 from __future__ import annotations
@@ -154,7 +153,11 @@ class PartialJSON:
     def _string(self, text: str, position: int) -> int:
         piece, position = self._characters(text, position)
         if piece:
-            self._open[-1][self._keys[-1]] += piece
+            inside, key = self._open[-1], self._keys[-1]
+            grown = inside[key]
+            inside[key] = None  # where nothing else refers to a string, CPython adds to it in place
+            grown += piece
+            inside[key] = grown
             self._changed = True
         if text[position : position + 1] == '"':
             self._state = PartialJSON._separator

@@ -118,3 +118,58 @@ def test_a_value_that_does_not_fit_is_an_error_that_says_where(annotation: Any, 
     with pytest.raises(ValueError) as raised:
         build(annotation, json.loads(text))
     assert str(raised.value) == message
+
+
+# --- hostile values ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class One:
+    child: Union[One, Other, None]
+    x: int
+
+
+@dataclass
+class Other:
+    child: Union[One, Other, None]
+    x: bool
+
+
+def test_a_union_of_records_takes_no_longer_with_each_level_of_nesting() -> None:
+    """Whether it is One or Other is seen only after all that is in it: two ways at each level, 2**100 in all."""
+    text = '{"child":' * 100 + "null" + ',"x":"neither"}' * 100
+    with pytest.raises(ValueError, match='x: expected an integer, got "neither"$'):
+        build(One, json.loads(text))
+    text = '{"child":' * 100 + "null" + "".join(',"x":true}' if level % 2 else ',"x":1}' for level in range(100))
+    built, depth = build(Union[One, Other], json.loads(text)), 0
+    while built is not None:
+        assert type(built) is (One if built.x is not True else Other)
+        built, depth = built.child, depth + 1
+    assert depth == 100
+
+
+def test_a_value_nested_too_deeply_is_an_error_and_no_crash() -> None:
+    value: Any = None
+    for _ in range(100_000):
+        value = {"name": "A", "best": value}
+    with pytest.raises(ValueError, match="^nested too deeply$"):
+        build(Person, value)
+
+
+def test_a_value_that_json_does_not_have_is_called_so() -> None:
+    with pytest.raises(ValueError, match="^expected an integer, got bytes, which is no JSON$"):
+        build(int, b"1")
+
+
+@dataclass
+class Positive:
+    value: int
+
+    def __post_init__(self) -> None:
+        if self.value < 1:
+            raise ValueError(f"{self.value} is\nnot positive")
+
+
+def test_what_a_class_refuses_itself_is_an_error_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^\[1\]: 0 is not positive$"):
+        build(List[Positive], [{"value": 1}, {"value": 0}])

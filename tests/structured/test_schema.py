@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import enum
+import sys
 import typing
 import uuid
 from dataclasses import InitVar, dataclass, field, make_dataclass
@@ -11,6 +12,7 @@ from datetime import date, datetime, time
 from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, NewType, Optional, Sequence, Set, Tuple, Union
 
 import pytest
+import typing_extensions
 
 from flynn import Limits
 from flynn.structured.schema import schema_of
@@ -167,3 +169,154 @@ def test_a_typed_dict_requires_what_it_says() -> None:
     assert list(schema["properties"]) == ["verbose", "level", "name"]
     assert schema["required"] == ["name"]
     assert schema["additionalProperties"] is False
+
+
+class Flag(typing_extensions.TypedDict):
+    name: str
+    level: typing_extensions.NotRequired[Annotated[int, Limits(minimum=0)]]
+    kind: typing_extensions.Literal["a"]
+
+
+class Loose(typing_extensions.TypedDict, total=False):
+    name: typing_extensions.Required[str]
+    level: typing_extensions.ReadOnly[int]
+
+
+@pytest.mark.parametrize(("kind", "keys"), [(Flag, ["name", "level", "kind"]), (Loose, ["name", "level"])])
+def test_typing_extensions_say_the_same(kind: Any, keys: List[str]) -> None:
+    """Their annotations are strings here, so that the class itself does not know what it requires."""
+    schema = schema_of(kind)
+    assert list(schema["properties"]) == keys
+    assert schema["required"] == [key for key in keys if key != "level"]
+
+
+def test_a_class_of_a_function_knows_itself_and_what_its_module_knows() -> None:
+    @dataclass
+    class Node:
+        next: Optional[Node]
+        address: Optional[Address] = None
+
+    assert schema_of(Node)["$defs"]["Node"]["properties"]["next"]["anyOf"][0] == {"$ref": "#/$defs/Node"}
+
+
+def test_two_classes_of_one_name_are_two_definitions() -> None:
+    one, other = (make_dataclass("Ünit", [("value", kind)]) for kind in (int, str))
+    schema = schema_of(Tuple[one, one, other, other])
+    assert [item["$ref"] for item in schema["prefixItems"]] == ["#/$defs/nit"] * 2 + ["#/$defs/nit-2"] * 2
+    assert [definition["properties"]["value"] for definition in schema["$defs"].values()] == [INTEGER, STRING]
+
+
+def test_definitions_are_named_after_the_type_that_they_belong_to() -> None:
+    """llama.cpp puts the definitions of all tools together: two tools' definitions must not have the same name."""
+    one, other = (make_dataclass(name, [("a", Tree), ("b", Tree)]) for name in ("first_tool", "second_tool"))
+    assert list(schema_of(one)["$defs"]) == ["first-tool-Tree"]
+    assert list(schema_of(other)["$defs"]) == ["second-tool-Tree"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="X | Y is new in Python 3.10")
+def test_new_spellings_of_unions() -> None:
+    kind = make_dataclass(
+        "Kind", [("a", "int | None"), ("b", "list[str | Address]")], namespace={"__module__": __name__}
+    )
+    assert schema_of(kind)["properties"] == {
+        "a": {"anyOf": [INTEGER, {"type": "null"}]},
+        "b": {"type": "array", "items": {"anyOf": [STRING, ADDRESS]}},
+    }
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 10), reason="the advice is for Python 3.9")
+def test_new_spellings_of_unions_get_advice() -> None:
+    kind = make_dataclass("Kind", [("a", "int | None")])
+    with pytest.raises(
+        TypeError, match=r"^Kind: its annotations cannot be read: .*; Python 3.9 wants Optional\[X\], Union"
+    ):
+        schema_of(kind)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the type statement is new in Python 3.12")
+def test_a_recursive_alias() -> None:
+    names: Dict[str, Any] = {}
+    exec("type Nested = list[int | Nested]\ntype Plain = list[int]", names)
+    nested = {"type": "array", "items": {"anyOf": [INTEGER, {"$ref": "#/$defs/Nested"}]}}
+    assert schema_of(names["Nested"]) == {"$ref": "#/$defs/Nested", "$defs": {"Nested": nested}}
+    assert schema_of(names["Plain"]) == {"type": "array", "items": INTEGER}
+
+
+# --- what cannot be expressed -----------------------------------------------------------------------------------------
+
+
+def holding(annotation: Any) -> Any:
+    return make_dataclass("Kind", [("field", annotation)])
+
+
+class Nothing(enum.Enum):
+    pass
+
+
+class Tuples(enum.Enum):
+    RED = (255, 0, 0)
+
+
+class Endless(enum.Enum):
+    MOST = float("inf")
+
+
+class Words(str):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        (complex, "Kind.field: complex cannot be expressed in JSON; what can: bool, int, "),
+        (bytes, "Kind.field: bytes cannot be"),
+        (Words, "Kind.field: Words cannot be"),
+        (typing.Callable[[int], int], "Kind.field: Callable cannot be"),
+        (typing.TypeVar("T"), "Kind.field: ~T cannot be"),
+        (typing.Type[int], "Kind.field: type cannot be"),
+        (5, "Kind.field: 5 cannot be"),
+        (Address("x"), "Kind.field: Address("),
+        (List[bytes], "Kind.field[]: bytes cannot be"),
+        (Tuple[int, bytes], "Kind.field[1]: bytes cannot be"),
+        (Dict[str, List[bytes]], "Kind.field[][]: bytes cannot be"),
+        (Dict[int, str], "Kind.field: the keys of a JSON object are str, not int"),
+        (Set[List[int]], "Kind.field: typing.List[int] cannot be in a set: it has no hash"),
+        (Set[Address], "Kind.field: Address cannot be in a set: it has no hash"),
+        (Literal[b"x"], "Kind.field: JSON has no b'x'; choose from strings and numbers"),
+        (Tuples, "Kind.field: JSON has no (255, 0, 0); choose"),
+        (Endless, "Kind.field: JSON has no inf; choose"),
+        (Nothing, "Kind.field: there is nothing to choose from"),
+        (List["Missing"], "Kind: its annotations cannot be read: name 'Missing' is not defined"),  # type: ignore  # noqa: F821
+        (Annotated[float, Limits(minimum=0)], "Kind.field: minimum is no limit of this type; limits of it: none"),
+        (
+            Annotated[int, Limits(maxLength=5)],
+            "Kind.field: maxLength is no limit of this type; limits of it: minimum, ",
+        ),
+        (Annotated[str, Limits(maxLength=True)], "Kind.field: maxLength is an int, not True"),
+        (Annotated[str, Limits(pattern="x")], "Kind.field: a pattern for llama-server begins with ^ and ends with $"),
+        (Annotated[str, Limits(pattern="^($")], "Kind.field: '^($' is no pattern: missing )"),
+    ],
+)
+def test_what_json_cannot_express_is_a_type_error_that_says_where(annotation: Any, message: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        schema_of(holding(annotation))
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_name_alone_cannot_be_looked_up() -> None:
+    with pytest.raises(TypeError, match="^schema: 'Person' is the name of a type and cannot be looked up here$"):
+        schema_of("Person")
+
+
+def test_nesting_without_end_is_a_type_error() -> None:
+    annotation: Any = int
+    for _ in range(2000):
+        annotation = list[annotation]
+    with pytest.raises(TypeError, match="^schema: nested too deeply$"):
+        schema_of(annotation)
+
+
+def test_ten_thousand_fields() -> None:
+    kind = make_dataclass("Kind", [(f"field_{number}", int) for number in range(10_000)])
+    assert len(schema_of(kind)["required"]) == 10_000

@@ -1,0 +1,322 @@
+"""chat_json and chat_json_stream: what is sent, what comes back, and what is no answer."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, List, Optional
+
+import pytest
+from scripted import (
+    STREAM_HEAD,
+    Peer,
+    Script,
+    ScriptedServer,
+    answering,
+    chunk,
+    delta,
+    eventually,
+    response,
+    serve,
+    stream,
+)
+
+import flynn
+from flynn import AsyncLlamaCppClient, ChatRequest, FlynnError, LlamaCppClient, Message, StructuredOutputError
+from flynn.structured.schema import schema_of
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+@dataclass
+class Pet:
+    name: str
+    color: Color = Color.RED
+
+
+@dataclass
+class Person:
+    name: str
+    pets: List[Pet]
+    age: Optional[int] = None
+
+
+TEXT = '{"name": "Ada", "pets": [{"name": "Rex", "color": "red"}]}'
+ADA = Person("Ada", [Pet("Rex")])
+
+
+def reply(content: Optional[str], finish_reason: str = "stop", **more: Any) -> bytes:
+    choice = {"message": {"role": "assistant", "content": content, **more}, "finish_reason": finish_reason}
+    return response(json.dumps({"choices": [choice], "usage": {"completion_tokens": 7}}).encode())
+
+
+def streamed(text: str, finish_reason: str = "stop", size: int = 3) -> bytes:
+    pieces = [delta(text[start : start + size]) for start in range(0, len(text), size)]
+    return stream(*pieces, delta(finish_reason=finish_reason))
+
+
+def sent(server: ScriptedServer) -> Any:
+    return server.requests[0].json["response_format"]
+
+
+# --- in one piece -----------------------------------------------------------------------------------------------------
+
+
+def test_it_sends_the_schema_and_returns_an_instance() -> None:
+    with serve(answering(reply(TEXT))) as server:
+        assert LlamaCppClient(server.endpoint).chat_json("Invent a person", Person, max_tokens=5) == ADA
+    assert sent(server) == {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema_of(Person)}}
+    assert server.requests[0].json["max_tokens"] == 5
+
+
+def test_a_json_schema_is_sent_as_it_is_and_returns_json() -> None:
+    schema = {"type": "object", "additionalProperties": {"type": "string"}}
+    with serve(answering(reply('{"a": "b"}'))) as server:
+        assert LlamaCppClient(server.endpoint).chat_json("Hi", schema) == {"a": "b"}
+    assert sent(server)["json_schema"]["schema"] == schema
+
+
+def test_any_annotation_is_a_schema() -> None:
+    with serve(answering(reply("[1, 2]"), reply('"red"'))) as server:
+        client = LlamaCppClient(server.endpoint)
+        assert client.chat_json("Hi", List[int]) == [1, 2]
+        assert client.chat_json("Hi", Color) is Color.RED
+
+
+@pytest.mark.parametrize("request_", ["Hi", [Message("user", "Hi")], ChatRequest([Message("user", "Hi")], seed=1)])
+def test_a_request_is_what_it_is_for_chat(request_: Any) -> None:
+    with serve(answering(reply(TEXT))) as server:
+        assert LlamaCppClient(server.endpoint).chat_json(request_, Person) == ADA
+    assert server.requests[0].json["messages"] == [{"role": "user", "content": "Hi"}]
+
+
+def test_the_schema_wins_over_the_defaults_of_the_client() -> None:
+    with serve(answering(reply(TEXT))) as server:
+        client = LlamaCppClient(server.endpoint, defaults={"response_format": {"type": "text"}})
+        assert client.chat_json("Hi", Person) == ADA
+    assert sent(server)["type"] == "json_schema"
+
+
+@pytest.mark.parametrize("name", ["response_format", "json_schema", "grammar"])
+def test_a_second_constraint_is_refused(name: str) -> None:
+    client = LlamaCppClient("http://127.0.0.1:9")
+    with pytest.raises(TypeError, match=f"^the schema is all that may constrain the answer: leave out {name}$"):
+        client.chat_json("Hi", Person, **{name: "x"})
+    with pytest.raises(TypeError, match=f"leave out {name}$"):
+        client.chat_json_stream(ChatRequest([], **{name: "x"}), Person)
+
+
+def test_what_cannot_be_expressed_is_refused_before_anything_is_sent() -> None:
+    client = LlamaCppClient("http://127.0.0.1:9")  # nothing listens there
+    for call in (client.chat_json, client.chat_json_stream, AsyncLlamaCppClient("http://127.0.0.1:9").chat_json_stream):
+        with pytest.raises(TypeError, match="^schema: complex cannot be expressed in JSON"):
+            call("Hi", complex)
+
+
+# --- no answer --------------------------------------------------------------------------------------------------------
+
+HOSTILE = "[" * 100_000
+NO_ANSWERS = [
+    (
+        '{"name": "Ada", "pets": [{"na',
+        "length",
+        r"the model ran out of tokens at pets\[0\], after 7 of them: raise max_tok",
+    ),
+    ('{"name": "A', "length", "the model ran out of tokens at name, after 7 of them: raise max_tokens, or bound what "),
+    ("", "length", "the model ran out of tokens, after 7 of them: raise"),
+    ("", "stop", "the answer is empty"),
+    ("Sure! Here", "stop", 'the answer is not JSON: expected a value, got "Sure! Here"'),
+    ('{"name": Ada}', "stop", 'the answer is not JSON at name: expected a value, got "Ada}"'),
+    ('{"name": "Ada", "pets": [', "stop", r"the answer is not JSON at pets\[0\]: it ends in the middle"),
+    ('{"name": "Ada"}', "stop", "the answer does not fit: pets: missing"),
+    (
+        '{"name": "Ada", "pets": [{"name": 5}]}',
+        "stop",
+        r"the answer does not fit: pets\[0\].name: expected a string, got 5",
+    ),
+    ('{"name": NaN}', "stop", 'the answer is not JSON at name: expected a value, got "NaN}"'),
+    ('{"name": "a", "pets": [], "age": ' + "1" * 5000 + "}", "stop", "the answer is not JSON at age: "),
+    (
+        '{"name": "a", "pets": [], "age": 1e999}',
+        "stop",
+        "the answer does not fit: age: expected an integer or null, got Inf",
+    ),
+    (HOSTILE, "stop", r"the answer is not JSON at (\[0\]){10}…(\[0\]){10}: nested deeper than 1000$"),
+    ('{"name": "a\x00', "stop", "the answer is not JSON at name: expected a character of a string, got "),
+]
+
+
+@pytest.mark.parametrize(("text", "finish_reason", "message"), NO_ANSWERS)
+def test_what_is_no_answer_is_an_error_that_holds_the_text(text: str, finish_reason: str, message: str) -> None:
+    with serve(answering(reply(text, finish_reason))) as server, pytest.raises(StructuredOutputError) as raised:
+        LlamaCppClient(server.endpoint).chat_json("Hi", Person)
+    assert raised.match(f"^{message}")
+    error = raised.value
+    assert "\n" not in str(error)
+    assert len(str(error)) < 200
+    assert error.text == text
+    assert error.response is not None
+    assert error.response.finish_reason == finish_reason
+    assert isinstance(error, FlynnError)
+    assert isinstance(error, ValueError)
+
+
+def test_a_model_that_calls_tools_does_not_answer() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    with serve(answering(reply(None, "tool_calls", tool_calls=[call]))) as server, pytest.raises(FlynnError) as raised:
+        LlamaCppClient(server.endpoint).chat_json("Hi", Person)
+    assert str(raised.value) == "the model calls tools instead of answering"
+
+
+def test_what_is_complete_is_an_answer_even_if_no_token_was_left() -> None:
+    with serve(answering(reply(TEXT, "length"))) as server:
+        assert LlamaCppClient(server.endpoint).chat_json("Hi", Person) == ADA
+
+
+def test_a_number_is_not_complete_if_no_token_was_left() -> None:
+    with serve(answering(reply("12", "length"), reply("12"))) as server:
+        client = LlamaCppClient(server.endpoint)
+        with pytest.raises(StructuredOutputError, match="^the model ran out of tokens, after 7 of them"):
+            client.chat_json("Hi", int)
+        assert client.chat_json("Hi", int) == 12
+
+
+def test_the_last_of_two_equal_keys_counts() -> None:
+    with serve(answering(reply('{"name": "Eve", "pets": [], "name": "Ada"}'))) as server:
+        assert LlamaCppClient(server.endpoint).chat_json("Hi", Person) == Person("Ada", [])
+
+
+def test_the_error_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(StructuredOutputError("the answer is empty")))
+    assert (str(error), error.text, error.response) == ("the answer is empty", "", None)
+
+
+# --- streamed ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_gives_what_there_is_and_in_the_end_the_instance() -> None:
+    with serve(answering(streamed('{"name": "Ada", "pets": [{"name": "Rex"}]}', size=4))) as server:
+        with LlamaCppClient(server.endpoint).chat_json_stream("Hi", Person) as growing:
+            seen = [json.dumps(value) for value in growing]
+        assert seen == [
+            "{}",
+            '{"name": "Ad"}',
+            '{"name": "Ada"}',
+            '{"name": "Ada", "pets": [{}]}',
+            '{"name": "Ada", "pets": [{"name": "Rex"}]}',
+        ]
+        assert growing.result == ADA
+        assert growing.value == {"name": "Ada", "pets": [{"name": "Rex"}]}
+        assert growing.response.content.startswith('{"name"')
+    assert sent(server)["type"] == "json_schema"
+    assert server.requests[0].json["stream"] is True
+
+
+def test_a_stream_of_a_json_schema_results_in_json() -> None:
+    with serve(answering(streamed('{"a": [1]}'))) as server:
+        growing = LlamaCppClient(server.endpoint).chat_json_stream("Hi", {"type": "object"})
+        list(growing)
+        assert growing.result == {"a": [1]}
+
+
+@pytest.mark.parametrize(("text", "finish_reason", "message"), NO_ANSWERS)
+def test_a_stream_of_what_is_no_answer_raises_the_same(text: str, finish_reason: str, message: str) -> None:
+    with serve(answering(streamed(text, finish_reason, size=10**6))) as server:
+        growing = LlamaCppClient(server.endpoint).chat_json_stream("Hi", Person)
+        with pytest.raises(StructuredOutputError, match=f"^{message.replace(', after 7 of them', '')}"):
+            list(growing)
+        with pytest.raises(StructuredOutputError, match="^there is no result: "):
+            growing.result  # noqa: B018
+
+
+def unfinished(*texts: str) -> Script:
+    """A stream that stops in the middle, and goes on waiting for the client to go."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(STREAM_HEAD + b"".join(chunk(delta(text)) for text in texts))
+        peer.stall()
+
+    return script
+
+
+def test_a_stream_that_cannot_become_json_any_more_is_closed_at_once() -> None:
+    with serve(unfinished('{"name": "Ada"', " oops")) as server:
+        growing = LlamaCppClient(server.endpoint).chat_json_stream("Hi", Person)
+        with pytest.raises(StructuredOutputError) as raised:
+            list(growing)
+        assert str(raised.value) == 'the answer is not JSON at name: expected a comma or }, got "oops"'
+        assert raised.value.text == '{"name": "Ada" oops'
+        eventually(lambda: server.left == 1)
+
+
+def test_a_closed_stream_has_no_result() -> None:
+    with serve(unfinished('{"name": "Ad')) as server:
+        with LlamaCppClient(server.endpoint).chat_json_stream("Hi", Person) as growing:
+            assert next(growing) == {"name": "Ad"}
+        assert list(growing) == []
+        assert growing.value == {"name": "Ad"}
+        with pytest.raises(StructuredOutputError, match="^there is no result: the stream was not read to its end"):
+            growing.result  # noqa: B018
+        eventually(lambda: server.left == 1)
+
+
+# --- asynchronous -----------------------------------------------------------------------------------------------------
+
+
+def test_asynchronous_calls_do_the_same() -> None:
+    async def main(endpoint: str) -> List[Any]:
+        async with AsyncLlamaCppClient(endpoint) as client:
+            instance = await client.chat_json("Hi", Person)
+            async with client.chat_json_stream("Hi", Person) as growing:
+                seen = [json.dumps(value) async for value in growing]
+            return [instance, growing.result, seen[0], seen[-1]]
+
+    with serve(answering(reply(TEXT), streamed(TEXT))) as server:
+        assert asyncio.run(main(server.endpoint)) == [ADA, ADA, "{}", TEXT]
+
+
+def test_asynchronous_calls_raise_the_same() -> None:
+    async def main(endpoint: str) -> None:
+        async with AsyncLlamaCppClient(endpoint) as client:
+            with pytest.raises(StructuredOutputError, match="^the model ran out of tokens at name"):
+                await client.chat_json("Hi", Person)
+            growing = client.chat_json_stream("Hi", Person)
+            with pytest.raises(StructuredOutputError, match="^the model ran out of tokens at name"):
+                async for _ in growing:
+                    pass
+            with pytest.raises(StructuredOutputError, match="^the answer is not JSON: expected a value"):
+                async for _ in client.chat_json_stream("Hi", Person):
+                    pass
+
+    answers = answering(reply('{"name": "', "length"), streamed('{"name": "', "length"), streamed("No, endless"))
+    with serve(answers) as server:
+        asyncio.run(main(server.endpoint))
+        eventually(lambda: server.left == server.connections)
+
+
+# --- what it costs those who do not use it ----------------------------------------------------------------------------
+
+
+def test_a_chat_loads_none_of_it() -> None:
+    program = """
+import sys
+from flynn import LlamaCppClient
+list(LlamaCppClient(sys.argv[1]).chat_stream("Hi"))
+print(*sys.modules)
+"""
+    with serve(answering(streamed("Hi"))) as server:
+        command = [sys.executable, "-S", "-E", "-c", program, server.endpoint]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(flynn.__file__).parents[1], timeout=60)
+    loaded = set(ended.stdout.split())
+    assert "flynn.models.local.llamacpp" in loaded, ended.stderr
+    assert not any(name.startswith("flynn.structured") for name in loaded)
+    assert not loaded & {"dataclasses", "inspect", "typing"}
