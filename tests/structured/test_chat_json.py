@@ -211,6 +211,7 @@ def test_a_stream_gives_what_there_is_and_in_the_end_the_instance() -> None:
             '{"name": "Ad"}',
             '{"name": "Ada"}',
             '{"name": "Ada", "pets": [{}]}',
+            '{"name": "Ada", "pets": [{"name": "R"}]}',
             '{"name": "Ada", "pets": [{"name": "Rex"}]}',
         ]
         assert growing.result == ADA
