@@ -8,62 +8,99 @@ Examples:
     make bench ARGS="--quick"                                   # does it work? The figures are worth nothing
     make bench ARGS="--readme"                                  # and put the table and the chart into the README
 
+    make bench ARGS="--endpoint"                                # with the small model of make demo, on the CPU
+    make bench ARGS="--endpoint http://localhost:8080 --streams 1,32 --tokens 256"
+
+The last one is for a server of yours. On a GPU start it first, with a slot for each stream, as in
+    llama-server -m model.gguf -ngl 99 -np 32 -c 65536 --backend-sampling
+Then tokens/s, the seconds to the first token and the client's CPU are measured, and nothing else.
+
 Wants a machine that does nothing else. A table goes to standard output, every run to --output. Exit codes: 0 done,
 1 failed, 2 usage, 130 interrupted.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List, Sequence
 
 import environment  # the first of ours: it is what an old Python can still read
 from bench import report, rounds
-from bench.catalogue import MEASURES
+from bench.catalogue import MEASURES, real_figures
 from bench.launch import ChildFailed
-from bench.subjects import OURS, PEERS, Place
+from bench.readme import CHART, replaced
+from bench.subjects import OURS, PEERS, SCRIPTS, Place
 from bench.wheel import flynn_wheel
+from real_server import RealServer, ServerFailed
+
+SMALL = "small"  # an --endpoint of our own
 
 
 def main() -> int:
     options = arguments()
     try:
         with tempfile.TemporaryDirectory(prefix="flynn-bench-") as folder:
-            results = measured(options, Path(folder))
-    except (environment.Unavailable, ChildFailed) as error:
+            place = Place(Path(folder, "place"), peers=options.peers)
+            if options.endpoint:
+                against_a_real_server(options, place)
+            else:
+                against_a_recording(options, place, Path(folder))
+    except (environment.Unavailable, ServerFailed, ChildFailed) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    print(report.table(results))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def measured(options: argparse.Namespace, folder: Path) -> Dict[str, Any]:
-    place = Place(folder / "place", peers=options.peers)
-    peers = PEERS if options.peers else []
-    subjects = [subject for subject in [*OURS, *peers] if subject.name in (options.subjects or subject.name)]
+def against_a_recording(options: argparse.Namespace, place: Place, folder: Path) -> None:
+    results = described(options, place)
+    if "wheel" in options.only and options.peers:
+        results["sizes"]["flynn"] = flynn_wheel(place, folder)
+    results["runs"] = rounds.measure(place, options.subjects, options.only, options.rounds)
+    if "curves" in options.only:
+        results["curves"] = rounds.curves(place, options.rounds, 0.01 if options.quick else 1.0)
+    print(report.table(results))
+    write(results, options.output)
+    if options.readme:
+        readme = environment.ROOT / "README.md"
+        readme.write_text(replaced(readme.read_text(encoding="utf-8"), results), encoding="utf-8")
+        chart = [place.builder, "-m", "bench.chart", str(options.output), str(environment.ROOT / CHART)]
+        subprocess.run(chart, check=True, cwd=SCRIPTS)
+
+
+def against_a_real_server(options: argparse.Namespace, place: Place) -> None:
+    results = described(options, place)
+    with contextlib.ExitStack() as stack:
+        url = options.endpoint
+        if url == SMALL:
+            url = stack.enter_context(
+                RealServer(parallel=max(options.streams), ctx_size=1024 * max(options.streams))
+            ).endpoint
+        results["runs"] = rounds.against(place, options.subjects, url, options.streams, options.tokens, options.rounds)
+    print(report.table(results, real_figures(options.streams)))
+    write(results, options.output)
+
+
+def described(options: argparse.Namespace, place: Place) -> Dict[str, Any]:
+    """Results with all but what is measured."""
     sizes = {
         subject.name: rounds.child(place, place.python_of(subject), "bench.sizes", *subject.packages)
-        for subject in subjects
-        if subject in peers
+        for subject in options.subjects
+        if subject.extra
     }
-    if "wheel" in options.only and options.peers:
-        sizes["flynn"] = flynn_wheel(place, folder)
-    share = 0.01 if options.quick else 1.0
-    return {
-        "machine": machine(),
-        "rounds": options.rounds,
-        "sizes": sizes,
-        "runs": rounds.measure(place, subjects, options.only, options.rounds),
-        "curves": rounds.curves(place, options.rounds, share) if "curves" in options.only else {},
-    }
+    return {"machine": machine(), "rounds": options.rounds, "sizes": sizes, "runs": {}, "curves": {}}
+
+
+def write(results: Dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def machine() -> Dict[str, Any]:
@@ -83,24 +120,50 @@ def machine() -> Dict[str, Any]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=names, default=list(MEASURES), help=f"some of {', '.join(MEASURES)}")
-    parser.add_argument("--subjects", type=lambda text: text.split(","), help="some of them, by name")
-    parser.add_argument("--rounds", type=int, default=7, help="how often each is measured (7)")
-    parser.add_argument("--quick", action="store_true", help="one round, small curves")
+    parser.add_argument("--only", type=chosen(MEASURES), default=MEASURES, help=f"some of: {', '.join(MEASURES)}")
+    known = [subject.name for subject in [*OURS, *PEERS]]
+    parser.add_argument("--subjects", type=chosen(known), default=known, help=f"some of: {', '.join(known)}")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="Flynn and the floors alone")
+    parser.add_argument("--rounds", type=positive, default=7, help="how often each is measured (7)")
+    parser.add_argument("--quick", action="store_true", help="one round, small curves")
+    parser.add_argument("--readme", action="store_true", help="renew the README's table and chart; wants all measures")
+    parser.add_argument("--endpoint", nargs="?", const=SMALL, metavar="URL", help="measure with a real llama-server")
+    parser.add_argument("--streams", type=counts, default=[1, 4], help="with --endpoint: how many at once (1,4)")
+    parser.add_argument("--tokens", type=positive, default=128, help="with --endpoint: in each stream (128)")
     parser.add_argument("--output", type=Path, default=environment.ROOT / "build" / "benchmarks.json", help="all runs")
     options = parser.parse_args()
+    if options.readme and (
+        options.endpoint or not options.peers or options.only != MEASURES or options.subjects != known
+    ):
+        parser.error("--readme wants everything measured")
+    options.subjects = [
+        subject
+        for subject in [*OURS, *PEERS]
+        if subject.name in options.subjects and (options.peers or not subject.extra)
+    ]
     if options.quick:
         options.rounds = 1
     return options
 
 
-def names(text: str) -> List[str]:
-    chosen = text.split(",")
-    for name in chosen:
-        if name not in MEASURES:
-            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(MEASURES)}")
-    return chosen
+def chosen(known: Sequence[str]) -> Callable[[str], List[str]]:
+    def names(text: str) -> List[str]:
+        for name in text.split(","):
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
+        return text.split(",")
+
+    return names
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def counts(text: str) -> List[int]:
+    return [positive(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

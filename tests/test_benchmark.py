@@ -6,11 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import List
 
 import environment
 import pytest
 from bench import recording
 from bench.figures import Summary, exponent, ratios, summary
+from bench.readme import BEGIN, COLUMNS, END, replaced
+from real_server import RealServer
+
+SCRIPT = environment.ROOT / "scripts" / "benchmark.py"
 
 
 def test_a_summary_is_the_median_and_the_range() -> None:
@@ -33,14 +38,76 @@ def test_a_stream_is_the_recorded_one_but_for_its_length() -> None:
     assert recording.stream(1000).count(b'"content":"') == 1000
 
 
-def test_it_measures_flynn_and_the_floors(tmp_path: Path) -> None:
-    output = tmp_path / "benchmarks.json"
-    script = environment.ROOT / "scripts" / "benchmark.py"
-    command = [sys.executable, str(script), "--quick", "--no-peers", "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+def measured(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    runs = json.loads(output.read_text())["runs"]
+    return done.stdout
+
+
+def test_flynn_and_the_floors_are_measured(tmp_path: Path) -> None:
+    output = tmp_path / "benchmarks.json"
+    shown = measured("--quick", "--no-peers", "--output", str(output))
+    assert "CPU per token, one stream" in shown
+    assert "so many tiny events" in shown
+    results = json.loads(output.read_text())
+    runs = results["runs"]
     for figure in ("import.wall", "first-token.memory", "sync-1.cpu", "async-64.cpu", "one-shot.wall"):
         assert runs[figure]["flynn"][0] > 0
     assert runs["sync-1.cpu"].keys() == {"raw socket", "http.client", "flynn"}
-    assert "CPU per token, one stream" in done.stdout
+    assert results["curves"].keys() == {"line", "events", "history"}
+
+
+def test_the_readme_has_a_place_for_the_table() -> None:
+    readme = (environment.ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.index(BEGIN) < readme.index(END)
+
+
+def test_only_what_is_between_the_marks_is_replaced() -> None:
+    runs = {"import.wall": {"bare python": [0.010, 0.020], "flynn": [0.011, 0.024], "openai": [1.1, 1.2]}}
+    machine = {"python": "CPython 3", "system": "Linux", "cores": 2, "processor": "x", "load": 0.0}
+    size = {"versions": {"x": "1"}, "packages": 1, "bytes": 10**6, "wheel": 70_000}
+    sizes = {column.name: size for column in COLUMNS}
+    curves = {"line": {"10": [0.1], "100": [1.0]}}
+    results = {"machine": machine, "rounds": 2, "runs": runs, "sizes": sizes, "curves": curves}
+    made = replaced(f"before\n{BEGIN}\nold\n{END}\nafter", results)
+    assert made.startswith(f"before\n{BEGIN}\n")
+    assert made.endswith(f"{END}\nafter")
+    assert "old" not in made
+    assert "| import: the whole process, ms | 15 bare python | **17.5** (1.15 × floor) |  | 1,150 (75 ×) |" in made
+    assert "10: 100 ms, 100: 1,000 ms. Exponent: 1.00." in made
+    with pytest.raises(ValueError, match="no place for the table"):
+        replaced("nothing", results)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--only", "imports"], "'imports' is not one of import, "),
+        (["--subjects", "flyn"], "'flyn' is not one of bare python, "),
+        (["--rounds", "0"], "'0' is not a number above 0"),
+        (["--readme", "--only", "import"], "--readme wants everything measured"),
+    ],
+)
+def test_a_wrong_option_is_answered_in_one_line(arguments: List[str], problem: str) -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert problem in done.stderr.splitlines()[-1]
+
+
+def test_flynn_and_the_floors_are_measured_with_a_real_server(real_server: RealServer, tmp_path: Path) -> None:
+    output = tmp_path / "benchmarks.json"
+    measured(
+        "--no-peers",
+        "--quick",
+        "--endpoint",
+        real_server.endpoint,
+        "--streams",
+        "1,2",
+        "--tokens",
+        "8",
+        "--output",
+        str(output),
+    )
+    runs = json.loads(output.read_text())["runs"]
+    assert runs["async-2.rate"].keys() == {"flynn"}
+    assert runs["sync-1.first"].keys() == {"raw socket", "http.client", "flynn"}

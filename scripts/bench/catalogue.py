@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 from .subjects import BARE, HTTP_CLIENT, RAW
 
@@ -27,6 +27,7 @@ class Figure:
         title: as it is shown.
         unit, scale: as it is shown, and how many of these are a second or a byte.
         floor: the figure and the subject that it is compared with.
+        main: it is in the README's table too.
     """
 
     key: str
@@ -34,7 +35,15 @@ class Figure:
     unit: str
     scale: float
     floor: Tuple[str, str]
+    main: bool = True
 
+
+# Against a real server, for each number of streams, in threads and asynchronous.
+REAL = {
+    "first": ("seconds to the first token", "ms", 1e3),
+    "rate": ("tokens in a second", "tokens/s", 1.0),
+    "cpu": ("CPU per token", "µs", 1e6),
+}
 
 _MS, _US, _MIB = ("ms", 1e3), ("µs", 1e6), ("MiB", 1 / 2**20)
 _CPU, _WALL, _PACED = ("sync-1.cpu", RAW.name), ("sync-1.wall", RAW.name), ("sync-paced-64.cpu", RAW.name)
@@ -44,15 +53,31 @@ FIGURES = [
     Figure("first-token.wall", "a new process to its first token", *_MS, ("first-token.wall", HTTP_CLIENT.name)),
     Figure("first-token.memory", "peak memory of that process", *_MIB, ("first-token.memory", HTTP_CLIENT.name)),
     Figure("sync-1.cpu", "CPU per token, one stream", *_US, _CPU),
-    Figure("sync-1.wall", "wall per token, one stream", *_US, _WALL),
+    Figure("sync-1.wall", "wall per token, one stream", *_US, _WALL, main=False),
     Figure("sync-64.cpu", "CPU per token, 64 streams in threads", *_US, _CPU),
-    Figure("sync-64.wall", "wall per token, 64 streams in threads", *_US, _WALL),
+    Figure("sync-64.wall", "wall per token, 64 streams in threads", *_US, _WALL, main=False),
     Figure("async-1.cpu", "CPU per token, one asynchronous stream", *_US, _CPU),
-    Figure("async-1.wall", "wall per token, one asynchronous stream", *_US, _WALL),
+    Figure("async-1.wall", "wall per token, one asynchronous stream", *_US, _WALL, main=False),
     Figure("async-64.cpu", "CPU per token, 64 asynchronous streams", *_US, _CPU),
-    Figure("async-64.wall", "wall per token, 64 asynchronous streams", *_US, _WALL),
-    Figure("sync-paced-64.cpu", "the same in threads, 50 tokens/s each", *_US, _PACED),
-    Figure("async-paced-64.cpu", "the same asynchronous, 50 tokens/s each", *_US, _PACED),
+    Figure("async-64.wall", "wall per token, 64 asynchronous streams", *_US, _WALL, main=False),
+    Figure("sync-paced-64.cpu", "CPU per token, 64 streams in threads, one by one", *_US, _PACED),
+    Figure("async-paced-64.cpu", "CPU per token, 64 asynchronous, one by one", *_US, _PACED),
     Figure("one-shot.wall", "a one-shot call on a kept connection", *_US, ("one-shot.wall", HTTP_CLIENT.name)),
-    Figure("one-shot.cpu", "CPU of that call", *_US, ("one-shot.cpu", HTTP_CLIENT.name)),
+    Figure("one-shot.cpu", "CPU of that call", *_US, ("one-shot.cpu", HTTP_CLIENT.name), main=False),
 ]
+
+
+def real_figures(streams: Sequence[int]) -> List[Figure]:
+    """Those of bench.real: the floor of each is the http.client script in threads."""
+    return [
+        Figure(
+            f"{mode}-{count}.{name}",
+            f"{title}: {mode}, {count} at once",
+            unit,
+            scale,
+            (f"sync-{count}.{name}", HTTP_CLIENT.name),
+        )
+        for count in streams
+        for name, (title, unit, scale) in REAL.items()
+        for mode in ("sync", "async")
+    ]

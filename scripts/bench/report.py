@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Sequence
 
 from .catalogue import FIGURES, Curves, Figure, Runs
 from .figures import exponent, ratios, summary
@@ -15,11 +15,11 @@ CURVES = {
 }
 
 
-def table(results: Dict[str, Any]) -> str:
+def table(results: Dict[str, Any], figures: Sequence[Figure] = FIGURES) -> str:
     """All that was measured, in blocks."""
     runs: Runs = results["runs"]
     lines = list(_about(results))
-    for figure in FIGURES:
+    for figure in figures:
         if figure.key in runs:
             lines += _figure(figure, runs)
     for curve in results["curves"]:

@@ -57,6 +57,22 @@ def measure(place: Place, subjects: Sequence[Subject], measures: Sequence[str], 
     return runs
 
 
+def against(
+    place: Place, subjects: Sequence[Subject], url: str, streams: Sequence[int], tokens: int, rounds: int
+) -> Runs:
+    """The same against a real server. Raises ChildFailed."""
+    runs: Runs = {}
+    able = [subject for subject in subjects if subject.module and subject.llama_server]
+    for number in range(rounds):
+        for subject in random.sample(able, len(able)):
+            progress(f"round {number + 1} of {rounds}: {subject.name}")
+            arguments = [str(subject.module), url, str(tokens), *map(str, streams)]
+            for key, value in child(place, place.python_of(subject), "bench.real", *arguments).items():
+                runs.setdefault(key, {}).setdefault(subject.name, []).append(value)
+    progress("")
+    return runs
+
+
 def curves(place: Place, rounds: int, share: float) -> Curves:
     """How Flynn's CPU time grows, for sizes up to this share of the largest. Raises ChildFailed."""
     runs: Curves = {}

@@ -26,6 +26,7 @@ class Subject:
         packages: what is installed for it, by name.
         extra: the extra of setup.cfg that installs it; None where nothing is needed.
         asynchronous: whether it can do that.
+        llama_server: whether it speaks to one.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Subject:
     packages: Tuple[str, ...] = ()
     extra: Optional[str] = None
     asynchronous: bool = False
+    llama_server: bool = True
 
 
 BARE = Subject("bare python")
@@ -42,7 +44,7 @@ HTTP_CLIENT = Subject("http.client", "http_client", "import http.client, json")
 FLYNN = Subject("flynn", "with_flynn", "import flynn", ("flynn",), asynchronous=True)
 OURS = [BARE, RAW, HTTP_CLIENT, FLYNN]
 PEERS = [
-    Subject("ollama", "with_ollama", "import ollama", ("ollama",), "bench", True),
+    Subject("ollama", "with_ollama", "import ollama", ("ollama",), "bench", True, llama_server=False),
     Subject("openai", "with_openai", "import openai", ("openai",), "bench", True),
     Subject("httpx + httpx-sse", "with_httpx", "import httpx, httpx_sse", ("httpx", "httpx-sse"), "bench", True),
     Subject("requests", "with_requests", "import requests", ("requests",), "bench"),

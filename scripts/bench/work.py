@@ -83,9 +83,9 @@ def spent(run: Streams, streams: int, tokens: int) -> tuple[float, float]:
 def per_token(run: Streams, streams: int) -> Figures:
     """CPU and wall seconds for each token, when so many streams run at once."""
     short = 200 if streams == 1 else 20
-    run(streams, short)
+    run(streams, 2)
     cpu, wall = spent(run, streams, short)
-    long = short * max(5, min(100, round(SECONDS / cpu)))
+    long = short * max(3, min(100, round(SECONDS / cpu)))
     long_cpu, long_wall = spent(run, streams, long)
     between = streams * (long - short)
     return {"cpu": (long_cpu - cpu) / between, "wall": (long_wall - wall) / between}

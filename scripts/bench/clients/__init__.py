@@ -5,6 +5,9 @@
     ask(client)                 the text of a chat's reply in one piece
     connect_async(url), texts_async(client, tokens)     the same, asynchronous
 
+A client that does not notice that its connection was closed says so by `RECONNECT`: llama-server closes a connection on
+which it has streamed.
+
 They import only what such a program has to, and are written as its documentation shows.
 """
 

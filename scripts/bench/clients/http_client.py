@@ -9,6 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator
 
+RECONNECT = True
+
 
 def connect(url: str) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(url.partition("//")[2])

@@ -9,6 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator
 
+RECONNECT = True
+
 
 def connect(url: str) -> socket.socket:
     host, _, port = url.partition("//")[2].partition(":")
