@@ -94,7 +94,7 @@ def _listens(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def nginx(folder: Path, *ports: int) -> Iterator[str]:
+def nginx(folder: Path, *ports: int, balance: str = "least_conn") -> Iterator[str]:
     """The endpoint of a real nginx in front of servers, as the documentation has it."""
     command = shutil.which("nginx") or "/usr/sbin/nginx"
     with socket.socket() as probe:
@@ -109,7 +109,7 @@ http {{
     access_log off;
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-    upstream llama {{ least_conn; {servers} keepalive 32; }}
+    upstream llama {{ {balance}; {servers} keepalive 32; }}
     server {{
         listen 127.0.0.1:{port};
         client_max_body_size 0;

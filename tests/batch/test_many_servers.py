@@ -8,12 +8,13 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 from urllib.parse import urlsplit
 
 import pytest
 from command import Home
 from dask_cluster import DaskCluster
+from faults import Proxy, cut
 from real_server import RealServer
 
 from flynn import LlamaCppClient
@@ -85,10 +86,32 @@ def test_a_batch_behind_nginx_outlives_one_of_the_servers(
 @without_nginx
 def test_a_stream_that_could_be_resumed_goes_through_nginx(proxy: str) -> None:
     with LlamaCppClient(proxy) as client:
-        options = {"max_tokens": 30, "temperature": 0, "cache_prompt": False}
-        whole = client.chat("Count to ten", **options).content
-        with client.chat_stream("Count to ten", resume=True, **options) as stream:
-            assert "".join(event.text for event in stream if event.type == "content") == whole
+        assert told(client) == (client.chat(COUNT, **OPTIONS).content, 0)
+
+
+@without_nginx
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_a_cut_stream_goes_on_through_nginx_that_keeps_a_client_to_one_server(
+    two_servers: List[RealServer], tmp_path: Path, how: str
+) -> None:
+    with nginx(tmp_path, *map(port, two_servers), balance="ip_hash") as endpoint:
+        with LlamaCppClient(endpoint) as client:
+            whole = told(client)[0]
+        with Proxy(endpoint, cut(1500, how), cut(2500, how)) as between, LlamaCppClient(between.endpoint) as client:
+            assert told(client) == (whole, 2)
+    # The other one was asked for nothing: two whole streams, and the replays, were one server's.
+    assert sorted(server.log.count("prompt eval time") for server in two_servers) == [0, 2]
+
+
+COUNT = "Count to ten"
+OPTIONS: Dict[str, Any] = {"max_tokens": 30, "temperature": 0, "cache_prompt": False}
+
+
+def told(client: LlamaCppClient) -> Tuple[str, int]:
+    """The text of a stream, and how often it was resumed."""
+    with client.chat_stream(COUNT, resume=True, **OPTIONS) as stream:
+        text = "".join(event.text for event in stream if event.type == "content")
+        return text, stream.resumes
 
 
 def test_dask_workers_use_their_own_servers_and_one_may_die(two_servers: List[RealServer], home: Home) -> None:
