@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import random
@@ -34,8 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TOPICS = ["tides", "volcanoes", "bread", "glass", "bees", "rust", "sleep", "rainbows", "magnets", "yeast", "ice", "tea"]
 
 
-def prompts(count: int) -> Iterator[str]:
-    for number in range(count):
+def prompts(count: int, start: int = 0) -> Iterator[str]:
+    for number in range(start, start + count):
         yield f"In a few words, question {number}: what is special about {TOPICS[number % len(TOPICS)]}?"
 
 
@@ -89,16 +90,13 @@ def real(endpoint: Optional[str]) -> Iterator[str]:
 # --- speed ------------------------------------------------------------------------------------------------------------
 
 
-def bare(endpoint: str, path: Path, jobs: int) -> None:
-    """A loop of threads, in this process: read a line, ask, keep the answer. Prints tokens and seconds."""
-    began = time.monotonic()
+def bare(endpoint: str, path: Path, output: Path, jobs: int) -> None:
+    """A loop of threads, in this process: read a line, ask, write down the answer."""
     host = urlsplit(endpoint).netloc
     lock = threading.Lock()
-    tokens = 0
-    with path.open(encoding="utf-8") as lines, path.with_suffix(".bare").open("w", encoding="utf-8") as output:
+    with path.open(encoding="utf-8") as lines, output.open("w", encoding="utf-8") as results:
 
         def work() -> None:
-            nonlocal tokens
             connection = http.client.HTTPConnection(host)
             while True:
                 with lock:
@@ -106,63 +104,68 @@ def bare(endpoint: str, path: Path, jobs: int) -> None:
                 if not line:
                     return
                 given = json.loads(line)
+                del given["custom_id"]
                 body = {"messages": [{"role": "user", "content": given.pop("prompt")}], **given}
                 headers = {"Content-Type": "application/json"}
                 connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
                 reply = connection.getresponse().read()
+                json.loads(reply)
                 with lock:
-                    tokens += json.loads(reply)["usage"]["completion_tokens"]
-                    output.write(reply.decode() + "\n")
+                    results.write(reply.decode() + "\n")
 
         threads = [threading.Thread(target=work) for _ in range(jobs)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    print(json.dumps({"tokens": tokens, "seconds": time.monotonic() - began}))
 
 
-def measured(command: List[str], requests: int) -> Dict[str, float]:
+def measured(command: List[str]) -> Tuple[float, float]:
+    """The seconds that a process takes, and those of them on a processor."""
     began = time.monotonic()
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert process.stdout
-    output = process.stdout.read()
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
     code, usage = finished(process)
-    seconds = time.monotonic() - began
     assert code == 0, f"{command} ended with {code}"
-    process.stdout.close()
-    cpu = (usage.ru_utime + usage.ru_stime) / requests * 1e6
-    return {"seconds": seconds, "cpu_us": cpu, **(json.loads(output) if output else {}), "process_seconds": seconds}
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime
 
 
 def speed(options: argparse.Namespace, folder: Path) -> None:
-    """Tokens/s of whole processes, begun one after the other, each first in turn."""
-    path = folder / "in.jsonl"
-    write_lines(path, prompts(options.prompts), max_tokens=options.max_tokens, temperature=0, ignore_eos=True)
+    """Tokens/s of whole processes, begun one after the other, each first in turn.
+
+    Each has prompts of its own, as long as those of the others: the server would still know what the last one asked.
+    """
+    numbers = itertools.count()
     with contextlib.ExitStack() as stack:
         endpoint = stack.enter_context(canned() if options.canned else real(options.endpoint))
-        loop = [sys.executable, __file__, "bare", endpoint, str(path), str(options.jobs)]
-        for number in range(options.rounds):
-            output = folder / f"out{number}.jsonl"
-            ours = [sys.executable, "-m", "flynn", "batch", str(path), "-o", str(output), "--endpoint", endpoint]
-            results = {}
-            for name, command in random.sample([("bare", loop), ("flynn", ours)], 2):
-                results[name] = measured(command, options.prompts)
-            usages = [json.loads(line)["response"]["body"]["usage"] for line in output.open(encoding="utf-8")]
-            tokens = {"flynn": sum(usage["completion_tokens"] for usage in usages), "bare": results["bare"]["tokens"]}
-            rates = {name: tokens[name] / results[name]["process_seconds"] for name in results}
+        for round_number in range(options.rounds):
+            rates, cpu = {}, {}
+            for name in random.sample(["bare", "flynn"], 2):
+                path, output = folder / f"{round_number}.{name}", folder / f"{round_number}.{name}.out"
+                asked = prompts(options.prompts, start=100_000 + options.prompts * next(numbers))
+                write_lines(path, asked, max_tokens=options.max_tokens, temperature=0, ignore_eos=True)
+                command = [sys.executable, __file__, "bare", endpoint, str(path), str(output), str(options.jobs)]
+                if name == "flynn":
+                    command = [sys.executable, "-m", "flynn", "batch", str(path), "-o", str(output)]
+                    command += ["--endpoint", endpoint]
+                seconds, cpu[name] = measured(command)
+                tokens = [completion_tokens(line) for line in output.open(encoding="utf-8")]
+                assert len(tokens) == options.prompts
+                rates[name] = sum(tokens) / seconds
             report = {
-                "round": number,
-                "prompts": len(usages),
+                "round": round_number,
+                "prompts": options.prompts,
                 **{f"{name}_tokens_per_second": round(rates[name], 2) for name in rates},
                 "speed_ratio": round(rates["flynn"] / rates["bare"], 4),
-                **{f"{name}_cpu_us_per_request": round(results[name]["cpu_us"]) for name in results},
-                "cpu_ratio": round(results["flynn"]["cpu_us"] / results["bare"]["cpu_us"], 3),
+                **{f"{name}_cpu_us_per_request": round(cpu[name] / options.prompts * 1e6) for name in cpu},
+                "cpu_ratio": round(cpu["flynn"] / cpu["bare"], 3),
             }
             print(json.dumps(report), flush=True)
-            assert len(usages) == options.prompts
+
+
+def completion_tokens(line: str) -> int:
+    """Of a line of either's output."""
+    answer = json.loads(line)
+    return int(answer.get("response", {}).get("body", answer)["usage"]["completion_tokens"])
 
 
 # --- a Dask scheduler -------------------------------------------------------------------------------------------------
@@ -204,24 +207,24 @@ def processed(endpoint: str) -> int:
 
 
 def prefix(options: argparse.Namespace, folder: Path) -> None:
-    """20 long texts, 20 questions each: by flynn batch, shuffled; by a bare loop, in file order and shuffled."""
+    """Long texts, some questions about each: by flynn batch, shuffled; by a bare loop, shuffled and in file order."""
     random.seed(1)
-    texts = [" ".join(random.choice(TOPICS) for _ in range(options.words)) for _ in range(20)]
-    in_order = [f"{text}\nQuestion {number}: which word comes {number}th?" for text in texts for number in range(20)]
+    texts = [" ".join(random.choice(TOPICS) for _ in range(options.words)) for _ in range(options.texts)]
+    questions = range(1, options.questions + 1)
+    in_order = [f"{text}\nQuestion {number}: which word comes {number}th?" for text in texts for number in questions]
     shuffled = random.sample(in_order, len(in_order))
-    report: Dict[str, Any] = {}
+    path, output = folder / "in.jsonl", folder / "out.jsonl"
     for name, asked in {"flynn, shuffled": shuffled, "bare, shuffled": shuffled, "bare, file order": in_order}.items():
-        path = folder / "in.jsonl"
         write_lines(path, iter(asked), max_tokens=1, temperature=0)
         with real(options.endpoint) as endpoint:
-            before, began = processed(endpoint), time.monotonic()
-            command = [sys.executable, __file__, "bare", endpoint, str(path), str(options.jobs)]
+            before = processed(endpoint)
+            command = [sys.executable, __file__, "bare", endpoint, str(path), str(output), str(options.jobs)]
             if name.startswith("flynn"):
-                command = [sys.executable, "-m", "flynn", "batch", str(path), "--endpoint", endpoint]
-                command += ["-o", str(folder / "out.jsonl")]
-            measured(command, len(asked))
-            report[name] = {"read": processed(endpoint) - before, "seconds": round(time.monotonic() - began, 1)}
-        print(json.dumps({name: report[name]}), flush=True)
+                command = [sys.executable, "-m", "flynn", "batch", str(path), "-o", str(output)]
+                command += ["--endpoint", endpoint]
+            seconds, _ = measured(command)
+            read = processed(endpoint) - before
+        print(json.dumps({"loop": name, "prompts": len(asked), "read": read, "seconds": round(seconds, 1)}), flush=True)
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------
@@ -348,27 +351,31 @@ PROOFS = {
 
 def main() -> None:
     if sys.argv[1:2] == ["bare"]:
-        bare(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+        bare(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
         return
     parser = argparse.ArgumentParser(description="The long proofs of flynn batch.")
-    parser.add_argument("proof", choices=sorted(PROOFS))
+    parser.add_argument("proof", choices=sorted(PROOFS), nargs="+")
     parser.add_argument("--endpoint", help="a server that runs; otherwise one is started")
     parser.add_argument("--canned", action="store_true", help="speed: against a server that answers at once")
     parser.add_argument("--prompts", type=int, default=2000)
     parser.add_argument("--max-tokens", type=int, default=16)
     parser.add_argument("--jobs", type=int, default=4, help="of the bare loop: as many as the server has slots")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--words", type=int, default=400, help="prefix: of each text")
+    parser.add_argument("--texts", type=int, default=20, help="prefix: how many")
+    parser.add_argument("--questions", type=int, default=20, help="prefix: about each text")
+    parser.add_argument("--words", type=int, default=200, help="prefix: of each text")
     parser.add_argument("--times", type=int, default=100, help="kill: how often")
     parser.add_argument("--delay", type=float, default=0.02, help="kill, dask: seconds that an answer takes")
     parser.add_argument("--workers", type=int, default=2, help="dask: from one up to this many, of 4 threads each")
     parser.add_argument("--longest", type=float, default=1.5, help="kill: seconds that a run may last")
     parser.add_argument("--lines", type=int)
     options = parser.parse_args()
-    proof, lines = PROOFS[options.proof]
-    options.lines = options.lines or lines
-    with tempfile.TemporaryDirectory() as folder:
-        proof(options, Path(folder))
+    lines = options.lines
+    for name in options.proof:
+        proof, own_lines = PROOFS[name]
+        options.lines = lines or own_lines
+        with tempfile.TemporaryDirectory() as folder:
+            proof(options, Path(folder))
 
 
 if __name__ == "__main__":
