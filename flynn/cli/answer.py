@@ -6,18 +6,19 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional
+    from typing import Any, Dict, Optional, Union
 
     from ..models.local.stream import ChatStream
     from ..models.types import ChatResponse, ProgressEvent
+    from ..tools.run import ToolRun
     from .screen import Screen
 
 # A prompt with fewer tokens to read is read before anyone wonders.
 _LONG_PROMPT = 100
 
 
-def show(stream: ChatStream, screen: Screen, *, text: bool = True) -> Optional[float]:
-    """Print an answer as it comes, closing the stream whatever happens.
+def show(stream: Union[ChatStream, ToolRun], screen: Screen, *, text: bool = True) -> Optional[float]:
+    """Print an answer as it comes, and the calls of tools on the way to it, closing the stream whatever happens.
 
     Args:
         text: False prints nothing but the progress.
@@ -38,7 +39,13 @@ def show(stream: ChatStream, screen: Screen, *, text: bool = True) -> Optional[f
                 continue
             if first is None and event.type != "done":
                 first = time.monotonic() - began
-                screen.clear_progress()
+            screen.clear_progress()
+            if event.type == "tool_result":
+                screen.note(f"-> {event.content}")
+            if event.type == "done" and event.response.tool_calls:
+                screen.end_line()
+                for call in event.response.tool_calls:
+                    screen.note(f"{call.name} {call.arguments}")
             if text and event.choice == 0:
                 if event.type == "content":
                     screen.write(event.text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from ..errors import ConfigError
 from .answer import as_json, show, statistics
 from .exits import DONE
@@ -9,8 +11,10 @@ from .options import connect, read_text, request_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Union
+    from typing import Any, Dict, List, Optional, Tuple, Union
 
+    from ..models.local.llamacpp import LlamaCppClient
+    from ..models.types import ChatResponse
     from .options import Given, Parser
     from .screen import Screen
 
@@ -20,8 +24,10 @@ EXAMPLES = """\
   flynn ask --image photo.jpg "What is this?"
   flynn ask --json-schema person.json "Invent a person" | jq .name
   flynn ask --json --max-tokens 20 Hello | jq -r '.choices[0].message.content'
+  flynn ask --tool weather.py:get_weather "Do I need a coat in Oslo?"
 
-What the model thinks before it answers is shown dimmed, and only on a terminal."""
+What the model thinks before it answers, and the tools that it calls, are shown dimmed, and only on a terminal.
+A tool is a Python function with a docstring and annotations; what it prints goes to standard error."""
 
 
 def add_options(parser: Parser) -> None:
@@ -34,6 +40,13 @@ def add_options(parser: Parser) -> None:
         "--image", metavar="FILE|URL", action="append", default=[], help="image to ask about (repeatable)"
     )
     parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that the answer keeps to")
+    parser.add_argument(
+        "--tool",
+        metavar="MODULE:FUNCTION",
+        action="append",
+        default=[],
+        help="Python function that the model may call; or FILE.py:FUNCTION (repeatable)",
+    )
     parser.add_argument("--json", action="store_true", help="print the reply as one object, as the chat route makes it")
     parser.add_argument("--stats", action="store_true", help="tell tokens, tokens/s and time to the first token")
     parser.add_request_options()
@@ -49,13 +62,34 @@ def run(given: Given, screen: Screen) -> int:
     if screen.err_is_terminal:
         options["return_progress"] = True
     with connect(given) as client:
-        stream = client.chat_stream(_messages(prompt, given), **options)
-        first = show(stream, screen, text=not given.json)
+        if given.tool:
+            response, first = _with_tools(client, _messages(prompt, given), options, given, screen)
+        else:
+            stream = client.chat_stream(_messages(prompt, given), **options)
+            first = show(stream, screen, text=not given.json)
+            response = stream.response
     if given.json:
-        screen.write_json(as_json(stream.response))
+        screen.write_json(as_json(response))
     if given.stats:
-        screen.say(statistics(stream.response, first))
+        screen.say(statistics(response, first))
     return DONE
+
+
+def _with_tools(
+    client: LlamaCppClient, messages: List[Any], options: Dict[str, Any], given: Given, screen: Screen
+) -> Tuple[ChatResponse, Optional[float]]:
+    from contextlib import redirect_stdout
+
+    from .functions import load_tool
+
+    with redirect_stdout(sys.stderr):  # what functions print is not the result; the screen keeps its own streams
+        tools = [load_tool(name) for name in given.tool]
+        try:
+            run = client.run_tools(messages, tools, stream=True, **options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"--tool: {error}") from None
+        first = show(run, screen, text=not given.json)
+        return run.answer(), first
 
 
 def _messages(prompt: str, given: Given) -> List[Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # C0 without tab and newline, DEL, C1 (ECMA-48).
 _CONTROLS = dict.fromkeys([*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
+_LONGEST_NOTE = 300  # characters
 
 
 def printable(text: str) -> str:
@@ -96,9 +97,15 @@ class Screen:
         """A piece of what the model thinks: dimmed, and only on a terminal."""
         if self.err_is_terminal:
             self.clear_progress()
-            text = printable(text)
             self._open_aside = True
-            self._put_err(f"\x1b[2m{text}\x1b[0m" if self._dims else text)
+            self._put_err(self._dimmed(text))
+
+    def note(self, text: str) -> None:
+        """What happens on the way to the answer: one dimmed line, cut if it is long, and only on a terminal."""
+        if self.err_is_terminal:
+            self.break_line()
+            line = " ".join(text.split())
+            self._put_err(self._dimmed(line if len(line) <= _LONGEST_NOTE else f"{line[:_LONGEST_NOTE]}…") + "\n")
 
     def progress(self, text: str) -> None:
         """A line that the next one replaces, or whatever else comes. Only on a terminal."""
@@ -113,6 +120,9 @@ class Screen:
             blank = " " * (self._progress + len("^C"))
             self._progress = 0
             self._put_err(f"\r{blank}\r")
+
+    def _dimmed(self, text: str) -> str:
+        return f"\x1b[2m{printable(text)}\x1b[0m" if self._dims else printable(text)
 
     def flush(self) -> None:
         """Write out what others, such as argparse, have printed."""
