@@ -8,6 +8,8 @@ import threading
 from collections import deque
 from typing import Callable, Deque, Generic, Iterable, List, Optional, TypeVar
 
+from .thread import start
+
 T = TypeVar("T")
 
 _LOOK = 1.0  # seconds after which a thread whose buffer is full looks whether the loop was closed
@@ -118,8 +120,11 @@ class _Channel(Generic[T]):
         loop = asyncio.get_running_loop()
         if self._loop is None and not self.finished:
             self._loop = loop
-            context = contextvars.copy_context()
-            threading.Thread(target=context.run, args=(self._produce,), name="flynn-iterator", daemon=True).start()
+            try:
+                start(contextvars.copy_context().run, self._produce, name="flynn-iterator")
+            except BaseException:
+                self._loop = None  # it has not begun, and there is no thread to wait for
+                raise
         elif self._loop not in (None, loop):
             raise RuntimeError("a ThreadIterator belongs to the event loop that it was first used in")
         return loop

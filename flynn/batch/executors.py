@@ -13,6 +13,7 @@ import threading
 import time
 
 from ..errors import ConfigError, FlynnError, ServerNotRunningError
+from ..thread import start
 from .results import success
 from .threads import limit
 
@@ -50,7 +51,7 @@ class Executed:
         self._together = 1
 
     def begin(self) -> None:
-        threading.Thread(target=self._submit, name="flynn-batch-submit", daemon=True).start()
+        start(self._submit, name="flynn-batch-submit")
 
     def abort(self) -> None:
         """Take back what has not begun; an executor cannot be made to stop what has."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections import deque
 
 from ..errors import ConfigError
 from ..http.call import check_timeout
+from ..thread import start
 from .requests import Defaults, Request, make_request
 from .results import Result
 from .work import Work
@@ -66,6 +66,7 @@ def run(
     Raises, from the iterator:
         ServerNotRunningError, ModelLoadingError, ServerError: there was no server for `wait` seconds.
         AuthenticationError: the token is missing or wrong.
+        ConfigError: what the environment says of proxies is wrong, or this Python lacks ssl for `https:`.
         FlynnError: `max_failures` requests have failed.
         Exception: what `requests` raises.
 
@@ -138,8 +139,7 @@ class Run:
         """
         if not self._begun:
             self._begun = True
-            arguments = (self._requests, self._work, self._expected)
-            threading.Thread(target=_read, args=arguments, name="flynn-batch-reader", daemon=True).start()
+            start(_read, self._requests, self._work, self._expected, name="flynn-batch-reader")
             self._hands.begin()
         return self._work.results(timeout)
 

@@ -7,6 +7,7 @@ import threading
 
 from ..errors import FlynnError, NotSupportedError
 from ..http.call import CallAborted, Scope
+from ..thread import start
 from .results import success
 
 TYPE_CHECKING = False
@@ -43,7 +44,7 @@ class Threads:
     def begin(self) -> None:
         self._use(self._work.limit)
         if self._look:
-            threading.Thread(target=self._watch, name="flynn-batch-slots", daemon=True).start()
+            start(self._watch, name="flynn-batch-slots")
 
     def abort(self) -> None:
         """End what is under way; `Work` has been stopped."""
@@ -52,11 +53,16 @@ class Threads:
             scope.abort()
 
     def _use(self, jobs: int) -> None:
+        """Have so many threads, or as many as there is room for, but at least one."""
         self._work.set_limit(jobs)
         while self._count < jobs:
+            try:
+                start(self._answer, self._count + 1, name=f"flynn-batch-{self._count + 1}")
+            except FlynnError:
+                if not self._count:
+                    raise
+                return self._work.set_limit(self._count)
             self._count += 1
-            name = f"flynn-batch-{self._count}"
-            threading.Thread(target=self._answer, args=(self._count,), name=name, daemon=True).start()
 
     def _scope(self, worker: int) -> Scope:
         scope = self._scopes[worker] = Scope()
@@ -91,9 +97,12 @@ class Threads:
                     jobs = self._free_slots()
             except FlynnError:  # those who work will say it
                 jobs = max(1, self._work.limit)
-            self._use(jobs)
+            try:
+                self._use(jobs)
+            except FlynnError as error:
+                return self._work.stop(error)
             if self._aborted.wait(_LOOK) or self._work.stopping:
-                return
+                return None
 
     def _free_slots(self) -> int:
         ours = self._work.in_flight

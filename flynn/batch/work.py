@@ -13,6 +13,7 @@ from collections import deque
 
 from ..errors import (
     AuthenticationError,
+    ConfigError,
     FlynnError,
     ModelLoadingError,
     NotSupportedError,
@@ -165,12 +166,12 @@ class Work:
             self._probing = False
             final = is_final(error) or self._counts(task, error, away) >= ATTEMPTS
         result = failure(task.request, error)
-        authorised = not isinstance(error, AuthenticationError)
-        if final and authorised:
+        for_all = isinstance(error, (AuthenticationError, ConfigError))  # so would all others fail
+        if final and not for_all:
             self._hand_over(result)
         with self._lock:
             self.in_flight -= 1
-            if not authorised:  # nor would all others be
+            if for_all:
                 self._give_up(error)
             elif final:
                 self._put(result)

@@ -111,11 +111,13 @@ def _without_command(argv: Sequence[str], screen: Screen) -> int:
 
 
 def _accept_any_input() -> None:
-    """Read what is not in the terminal's encoding as U+FFFD instead of failing."""
+    """Read what is not in the terminal's encoding as U+FFFD instead of failing; where that is ASCII, read UTF-8."""
+    import codecs
     import io
 
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
+        is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"
+        sys.stdin.reconfigure(encoding="utf-8" if is_ascii else None, errors="replace")
 
 
 def _end_by_exception() -> List[signal.Signals]:

@@ -117,7 +117,10 @@ def _run(given: Given, screen: Screen, lines: Lines) -> int:
 
 def _open(given: Given) -> BinaryIO:
     if given.input == "-":
-        return open(0, "rb", closefd=False)
+        try:
+            return open(0, "rb", closefd=False)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard input") from None
     try:
         return open(os.path.expanduser(given.input), "rb")
     except OSError as error:

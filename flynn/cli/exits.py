@@ -63,6 +63,8 @@ def report(error: BaseException, screen: Screen) -> int:
             screen.break_line()
         elif isinstance(error, FlynnError):
             screen.fail(f"{error}{_HINTS.get(ended, '')}")
+        elif isinstance(error, MemoryError):
+            screen.fail("out of memory")
         elif isinstance(error, OSError):
             screen.abandon()
             screen.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))

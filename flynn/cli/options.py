@@ -132,7 +132,9 @@ def read_text(words: Sequence[str]) -> str:
             raise OSError(error.errno, error.strerror, "standard input") from None
     elif not words:
         raise ConfigError("no text: give it as arguments or on standard input")
-    return "\n\n".join(part for part in (" ".join(words), piped) if part)
+    # Python decodes arguments in the locale's encoding; bytes that are not of it come as surrogates (PEP 383).
+    argued = " ".join(words).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "\n\n".join(part for part in (argued, piped) if part)
 
 
 def _endpoint(text: str) -> str:
