@@ -1,0 +1,166 @@
+"""flynn.pyz: what is in it, that it is the same wherever it is made, and that it is all of Flynn."""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import List
+
+import build_pyz
+import environment
+import pytest
+from command import Home
+from real_server import RealServer
+
+import flynn
+
+SCRIPT = Path(build_pyz.__file__)
+MAX_SIZE = 100_000  # bytes
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def test_it_is_small(pyz: Path) -> None:
+    assert pyz.stat().st_size < MAX_SIZE
+
+
+def test_it_is_the_same_byte_for_byte_whoever_makes_it(pyz: Path, tmp_path: Path) -> None:
+    # Another Python, folder, umask, locale and time zone; a folder whose order, dates and permissions are its own.
+    copy = tmp_path / "copy"
+    originals = [
+        *(environment.ROOT / "flynn").rglob("*.py"),
+        *SCRIPT.parent.glob("*pyz*.py"),
+        environment.ROOT / "LICENSE",
+    ]
+    for file in sorted(originals, reverse=True):
+        target = copy / file.relative_to(environment.ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+        target.chmod(0o600)
+    made = tmp_path / "another name"
+    script = ["sh", "-c", 'umask 077; exec "$@"', "sh"]
+    variables = {"LC_ALL": "C", "TZ": "Pacific/Auckland", "PYTHONHASHSEED": "7"}
+    for python in environment.pythons():
+        command = [*script, python, "-B", str(copy / "scripts" / SCRIPT.name), str(made)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=variables, cwd="/")
+        assert made.read_bytes() == pyz.read_bytes(), python
+        assert made.stat().st_mode & 0o777 == 0o755
+        made.unlink()
+
+
+def test_source_date_epoch_is_the_date_of_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    build_pyz.build(tmp_path / "flynn.pyz")
+    with zipfile.ZipFile(tmp_path / "flynn.pyz") as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(2023, 11, 14, 22, 13, 20)}
+
+
+def test_it_holds_every_module_and_the_licence(pyz: Path) -> None:
+    names = [module.name for module in pkgutil.walk_packages(flynn.__path__, "flynn.")]
+    assert "flynn.models.local.llamacpp" in names
+    program = """
+import importlib, sys
+sys.path.insert(0, sys.argv[1])
+for name in sys.argv[2:]: importlib.import_module(name)
+"""
+    wanted = [name for name in names if name not in ("flynn.__main__", "flynn.batch.dask")]
+    subprocess.run([sys.executable, "-I", "-S", "-W", "error", "-c", program, str(pyz), *wanted], check=True)
+    with zipfile.ZipFile(pyz) as archive:
+        assert archive.read("LICENSE") == (environment.ROOT / "LICENSE").read_bytes()
+
+
+def test_it_runs_by_itself_and_by_python(pyz: Path, tmp_path: Path) -> None:
+    (tmp_path / "python3").symlink_to(sys.executable)
+    for command in ([str(pyz)], [sys.executable, str(pyz)]):
+        said = subprocess.check_output([*command, "--version"], env={"PATH": str(tmp_path)}, text=True)
+        assert said == f"flynn {flynn.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["", "ask", "chat", "batch", "status", "tokens"])
+def test_its_help_is_the_whole_help(command: str, pyz: Path, home: Home) -> None:
+    arguments = [*command.split(), "--help"]
+    assert home.run(*arguments, python=(sys.executable, str(pyz))) == home.run(*arguments)
+
+
+def test_every_command_works_from_it(pyz: Path, home: Home, real_server: RealServer) -> None:
+    home.write("in.jsonl", '{"prompt": "Hi", "max_tokens": 3}\n' * 3)
+    commands: List[List[str]] = [
+        ["ask", "--max-tokens", "3", "Hi"],
+        ["chat", "--max-tokens", "3"],
+        ["status"],
+        ["tokens", "Hi"],
+        ["batch", "in.jsonl", "-o", "out.jsonl"],
+    ]
+    for command in commands:
+        ended = home.run(
+            *command, "--endpoint", real_server.endpoint, stdin="Hi\n", python=(sys.executable, "-W", "error", str(pyz))
+        )
+        assert ended.code == 0, (command, ended)
+        assert ended.out or command[0] == "batch"
+    assert (home.path / "out.jsonl").read_text().count('"error":null') == 3
+
+
+LIBRARY = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import asyncio, flynn
+from flynn.batch import run
+client = flynn.LlamaCppClient(sys.argv[2])
+assert client.chat("Hi", max_tokens=3).content
+assert "".join(client.chat_stream("Hi", max_tokens=3).text())
+assert [result.error for result in run(["Hi"], client, defaults={"max_tokens": 3})] == [None]
+async def main():
+    async with flynn.AsyncLlamaCppClient(sys.argv[2]) as client:
+        return await client.chat("Hi", max_tokens=3)
+assert asyncio.run(main()).content
+print(flynn.__file__, flynn.errors.__file__)
+"""
+
+
+def test_it_is_the_library_on_sys_path(pyz: Path, home: Home, real_server: RealServer) -> None:
+    ended = home.run(str(pyz), real_server.endpoint, python=(sys.executable, "-I", "-S", "-W", "error", "-c", LIBRARY))
+    assert ended == (0, f"{pyz}/flynn/__init__.py {pyz}/flynn/errors.py\n", "")
+
+
+def test_its_tracebacks_name_the_lines_of_the_sources(pyz: Path) -> None:
+    program = """
+import sys, traceback
+sys.path.insert(0, sys.argv[1])
+import flynn
+try:
+    flynn.LlamaCppClient("nonsense")
+except flynn.ConfigError as error:
+    for frame in traceback.extract_tb(error.__traceback__)[1:]:
+        print(frame.filename, frame.lineno, frame.line, sep="|")
+"""
+    said = subprocess.check_output([sys.executable, "-I", "-c", program, str(pyz)], text=True)
+    frames = [line.split("|", 2) for line in said.splitlines()]
+    assert len(frames) > 1
+    for path, number, line in frames:
+        source = environment.ROOT / os.path.relpath(path, pyz)
+        assert source.read_text(encoding="utf-8").splitlines()[int(number) - 1].strip() == line
+
+
+def test_an_old_python_is_told_in_one_line_that_it_is_too_old(pyz: Path, home: Home) -> None:
+    as_old = "import runpy, sys; sys.version_info = (3, 8, 20); sys.version = '3.8.20 (x)'; runpy.run_path(sys.argv[1])"
+    ended = home.run(str(pyz), python=(sys.executable, "-c", as_old))
+    assert ended == (1, "", "Flynn needs Python 3.9 or later, and this is 3.8.20\n")
+
+
+def test_a_date_that_is_none_is_one_line(tmp_path: Path) -> None:
+    made = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path / "x")],
+        env={"SOURCE_DATE_EPOCH": "now"},
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 1
+    assert made.stderr.splitlines() == [f"{tmp_path}/x: SOURCE_DATE_EPOCH is a number of seconds, not 'now'"]
+    assert not (tmp_path / "x").exists()
