@@ -228,6 +228,15 @@ def test_a_stream_of_a_json_schema_results_in_json() -> None:
         assert growing.result == {"a": [1]}
 
 
+def test_a_stream_takes_the_options_of_chat_stream() -> None:
+    with serve(answering(streamed(TEXT))) as server:
+        growing = LlamaCppClient(server.endpoint).chat_json_stream("Hi", Person, resume=True, timeout=5, seed=1)
+        list(growing)
+        assert growing.resumes == 0
+    assert "x-conversation-id" in server.requests[0].headers
+    assert server.requests[0].json["seed"] == 1
+
+
 @pytest.mark.parametrize(("text", "finish_reason", "message"), NO_ANSWERS)
 def test_a_stream_of_what_is_no_answer_raises_the_same(text: str, finish_reason: str, message: str) -> None:
     with serve(answering(streamed(text, finish_reason, size=10**6))) as server:
