@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import sys
 import threading
 import time
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from typing import List, Optional, Sequence, Set, Tuple, Union
 
     from ..models.local.llamacpp import LlamaCppClient
-    from .work import Task, Work
+    from .waiting import Task
+    from .work import Work
 
     # Route, body and the seconds that it may take.
     Asked = Tuple[str, bytes, Optional[float]]
@@ -51,6 +53,7 @@ class Executed:
         self._together = 1
 
     def begin(self) -> None:
+        self._work.set_limit(sys.maxsize)
         start(self._submit, name="flynn-batch-submit")
 
     def abort(self) -> None:

@@ -80,20 +80,26 @@ def run(
     check_timeout(timeout)
     plain: Any = getattr(client, "_client", client)
     made = _made(requests, Defaults(system, {**defaults_of(plain), **(defaults or {})}))
-    hands: Union[Threads, Executed]
+    work = Work(one_server=executor is None, wait=wait, max_failures=max_failures)
+    return Run(made, work, _hands(plain, executor, work, timeout, jobs), ordered)
+
+
+def _hands(
+    client: Optional[LlamaCppClient],
+    executor: Optional[Executor],
+    work: Work,
+    timeout: Optional[float],
+    jobs: Optional[int],
+) -> Union[Threads, Executed]:
     if executor is not None:
         from .executors import Executed
 
-        work = Work(limit=sys.maxsize, one_server=False, wait=wait, max_failures=max_failures)
-        hands = Executed(executor, plain, work, timeout, jobs or _EXECUTOR_JOBS)
-    else:
-        from .threads import Threads
+        return Executed(executor, client, work, timeout, jobs or _EXECUTOR_JOBS)
+    if client is None:
+        raise ConfigError("a batch without an executor needs a client")
+    from .threads import Threads
 
-        if plain is None:
-            raise ConfigError("a batch without an executor needs a client")
-        work = Work(limit=jobs or 0, one_server=True, wait=wait, max_failures=max_failures)
-        hands = Threads(plain, work, timeout, look=jobs is None)
-    return Run(made, work, hands, ordered)
+    return Threads(client, work, timeout, jobs)
 
 
 def _made(requests: Iterable[Union[Source, Result]], defaults: Defaults) -> Iterator[Any]:

@@ -114,12 +114,14 @@ def requests(
         digest = hashed.hexdigest()
         # Most of a long input that is run again is done: that can be seen without reading the JSON.
         found = _NAME.search(said)
-        if done.has(found[1] if found else b'"request-%d"' % number, digest.encode()):
+        likely = found[1] if found else b'"request-%d"' % number
+        if done.has(likely, digest.encode()):
             continue
         try:
             value = read()
             custom_id = id_of(value, number)
-            if not done.has(id_json(custom_id), digest.encode()):
+            name = id_json(custom_id)
+            if name == likely or not done.has(name, digest.encode()):
                 done.ask(custom_id)
                 yield make_request(value, number, defaults, digest)
         except InputChanged as error:

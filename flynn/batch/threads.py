@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from typing import Dict, Optional
 
     from ..models.local.llamacpp import LlamaCppClient
-    from .work import Task, Work
+    from .waiting import Task
+    from .work import Work
 
 _LOOK = 2.0  # seconds between two looks at the server's slots
 _UNKNOWN_SLOTS = 4  # how many a server has that does not tell
@@ -31,19 +32,20 @@ class Threads:
 
     Args:
         timeout: seconds for one attempt.
-        look: keep to the slots that the server has free.
+        jobs: requests at a time; None for the slots that the server has free.
     """
 
-    def __init__(self, client: LlamaCppClient, work: Work, timeout: Optional[float], *, look: bool) -> None:
-        self._client, self._work, self._timeout, self._look = client, work, timeout, look
+    def __init__(self, client: LlamaCppClient, work: Work, timeout: Optional[float], jobs: Optional[int]) -> None:
+        self._client, self._work, self._timeout, self._jobs = client, work, timeout, jobs
         self._count = 0
         self._others = sys.maxsize  # slots that others used at the last look
         self._scopes: Dict[int, Scope] = {}
         self._aborted = threading.Event()
 
     def begin(self) -> None:
-        self._use(self._work.limit)
-        if self._look:
+        if self._jobs is not None:
+            self._use(self._jobs)
+        else:
             start(self._watch, name="flynn-batch-slots")
 
     def abort(self) -> None:
@@ -91,7 +93,7 @@ class Threads:
 
     def _watch(self) -> None:
         """Keep to the slots that nobody else uses, and at least to one."""
-        while self._look:
+        while self._jobs is None:
             try:
                 with self._scope(0):
                     jobs = self._free_slots()
@@ -109,9 +111,8 @@ class Threads:
         try:
             slots = self._client.slots(timeout=_LOOK)
         except NotSupportedError:
-            slots_at_all = self._client.props(timeout=_LOOK).total_slots
-            self._look = False
-            return slots_at_all or _UNKNOWN_SLOTS
+            self._jobs = self._client.props(timeout=_LOOK).total_slots or _UNKNOWN_SLOTS
+            return self._jobs
         ours = max(ours, self._work.in_flight)
         others = max(0, sum(slot.is_processing for slot in slots) - ours)
         # A slot may be busy for a moment more after its answer has come. What others use, they use at two looks.

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, List, Optional, Sequence
 
-    from .work import Task
+    from .waiting import Task
 
 
 class Window:

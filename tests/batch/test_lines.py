@@ -13,8 +13,8 @@ from flynn.batch.requests import Defaults, Request, make_request
 from flynn.batch.results import Result, encode_result, failure, is_torn, read_line, success
 from flynn.batch.sources import Done, Lines, Template, read_jsonl, read_table, read_text, read_values, requests
 from flynn.batch.tally import Tally
+from flynn.batch.waiting import Task
 from flynn.batch.window import Window
-from flynn.batch.work import Task
 from flynn.errors import ConfigError, ProtocolError, ServerError
 
 NOTHING = Defaults()

@@ -13,7 +13,7 @@ import pytest
 from scripted import eventually, response, serve
 
 from flynn import AsyncLlamaCppClient, ChatRequest, LlamaCppClient, Message
-from flynn.batch import Request, executors, run, work
+from flynn.batch import Request, executors, run, waiting, work
 from flynn.batch.executors import MOST_TOGETHER
 from flynn.errors import AuthenticationError, ConfigError, FlynnError, ServerError, ServerNotRunningError
 
@@ -156,7 +156,7 @@ def test_what_may_pass_is_tried_again(trouble: Any) -> None:
 
 
 def test_a_request_that_always_breaks_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(waiting, "FIRST_PAUSE", 0.001)
     with serve(answers(lambda prompt: BROKEN if prompt == "bad" else echo(prompt))) as server:
         results = list(run(["bad", "good"], LlamaCppClient(server.endpoint), ordered=True))
     assert [result.error is None for result in results] == [False, True]
@@ -332,7 +332,7 @@ def test_what_a_worker_had_no_time_for_is_done_by_the_next(monkeypatch: pytest.M
 
 
 def test_a_request_that_breaks_workers_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(waiting, "FIRST_PAUSE", 0.001)
     with serving(answers()) as (_, client), Counting() as executor:
         results = list(run(["poison" if n == 70 else str(n) for n in range(100)], client, executor=executor, jobs=2))
     failed = [result for result in results if result.error is not None]
