@@ -37,6 +37,13 @@ def _keys(path: str) -> List[str]:
     return [line for line in _text(path).splitlines() if line and not line.startswith("#")]
 
 
+def _adapters(paths: str) -> List[Any]:
+    adapters = [xllamacpp.CommonAdapterLoraInfo() for _ in _list(paths)]
+    for adapter, path in zip(adapters, _list(paths)):
+        adapter.path, adapter.scale = path, 1.0
+    return adapters
+
+
 def _member(enumeration: Any) -> Convert:
     """Members are called by their names without what all the names begin with, in small letters with dashes."""
     prefix = os.path.commonprefix([member.name for member in enumeration])
@@ -73,6 +80,7 @@ OPTIONS: Dict[str, Tuple[str, Union[bool, Convert]]] = {
     "--slot-save-path": ("slot_save_path", lambda path: os.path.join(path, "")),
     "--embedding --embeddings": ("embedding", True),
     "--pooling": ("pooling_type", _member(xllamacpp.llama_pooling_type)),
+    "--lora": ("lora_adapters", _adapters),
     "--no-jinja": ("use_jinja", False),
     "--chat-template": ("chat_template", str),
     "--chat-template-file": ("chat_template", _text),

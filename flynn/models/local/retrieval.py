@@ -108,9 +108,11 @@ def _vector(value: Any) -> bytes:
     try:
         if isinstance(value, str):
             return base64.b64decode(value, validate=True)
-        return struct.pack(f"<{len(value)}f", *value)
-    except (ValueError, TypeError, struct.error, OverflowError):
-        raise ProtocolError("expected an embedding as a list of numbers or in base64") from None
+        if isinstance(value, list):
+            return struct.pack(f"<{len(value)}f", *value)
+    except (ValueError, struct.error, OverflowError):
+        pass
+    raise ProtocolError("expected an embedding as a list of numbers or in base64")
 
 
 def decode_ranking(value: Any, documents: Sequence[str]) -> Ranking:

@@ -1,0 +1,195 @@
+"""A server with several models: loading and unloading them, and what it tells meanwhile.
+
+On a llama-server where there is one on PATH, or in $LLAMA_SERVER; and always on a stand-in, since xllamacpp has no such
+mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import Any, Callable, Iterator, List
+
+import environment
+import pytest
+from model_router import ModelRouter
+from real_server import RealServer
+from scripted import eventually
+
+from flynn import (
+    AsyncLlamaCppClient,
+    LlamaCppClient,
+    ModelEvent,
+    RequestTimeoutError,
+    ServerError,
+    StreamInterruptedError,
+)
+
+
+@pytest.fixture(scope="module")
+def stand_in() -> Iterator[str]:
+    with ModelRouter() as router:
+        yield router.endpoint
+
+
+@pytest.fixture(scope="module")
+def native(server_at_hand: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if len(environment.server_command()) > 1:
+        pytest.skip("xllamacpp has no router mode, and there is no llama-server on PATH")
+    models = tmp_path_factory.mktemp("models")
+    for name in ("a", "b"):
+        os.symlink(environment.model(), models / f"{name}.gguf")
+    (models / "broken.gguf").write_text("no model at all")
+    options = {"models_dir": models, "no_models_autoload": True, "ctx_size": 512, "parallel": 1}
+    with RealServer(model=None, **options) as server:
+        yield server.endpoint
+
+
+@pytest.fixture(params=["stand_in", "native"])
+def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
+    endpoint: str = request.getfixturevalue(request.param)
+    yield endpoint
+    with LlamaCppClient(endpoint) as client:
+        for model in client.models():
+            if model.status != "unloaded":
+                client.unload_model(model.id)
+
+
+@pytest.fixture
+def client(endpoint: str) -> Iterator[LlamaCppClient]:
+    with LlamaCppClient(endpoint) as client:
+        yield client
+
+
+def status(client: LlamaCppClient, name: str) -> Any:
+    return next(model.status for model in client.models() if model.id == name)
+
+
+def test_models_are_loaded_and_unloaded(client: LlamaCppClient) -> None:
+    assert (status(client, "a"), status(client, "b")) == ("unloaded", "unloaded")
+    client.load_model("a")
+    client.load_model("b")
+    assert (status(client, "a"), status(client, "b")) == ("loaded", "loaded")
+    client.unload_model("a")
+    assert (status(client, "a"), status(client, "b")) == ("unloaded", "loaded")
+
+
+def test_loading_is_not_waited_for_where_nobody_wants_to(client: LlamaCppClient) -> None:
+    client.load_model("a", wait=False)
+    assert status(client, "a") == "loading"
+    eventually(lambda: status(client, "a") == "loaded", 60)
+    client.unload_model("a", wait=False)
+    eventually(lambda: status(client, "a") == "unloaded")
+
+
+def test_what_cannot_be_loaded_or_unloaded_is_an_error(client: LlamaCppClient) -> None:
+    with pytest.raises(ServerError) as caught:
+        client.load_model("missing")
+    assert caught.value.status == 404
+    with pytest.raises(ServerError, match="model is not found"):
+        client.unload_model("missing")
+    with pytest.raises(ServerError, match="model is not running"):
+        client.unload_model("a")
+    client.load_model("a")
+    with pytest.raises(ServerError, match="model is already running"):
+        client.load_model("a")
+
+
+def test_a_model_that_fails_to_load_is_an_error(client: LlamaCppClient) -> None:
+    with pytest.raises(ServerError, match="model 'broken' could not be loaded"):
+        client.load_model("broken")
+    assert status(client, "broken") == "unloaded"
+
+
+def check(events: List[ModelEvent]) -> None:
+    """What a client hears of the loading of `a`."""
+    assert {event.model for event in events} == {"a"}
+    assert {event.status for event in events[:-1]} == {"loading"}
+    assert events[-1].status == "loaded"
+    progress = [event.progress for event in events if event.stage == "text_model"]
+    assert progress == sorted(progress)  # type: ignore[type-var]
+    assert progress[-1] == 1.0
+    assert all(event.raw["event"] == event.event for event in events)
+
+
+def test_progress_is_told_as_it_is_made(client: LlamaCppClient) -> None:
+    heard = []
+    with client.model_events() as events:
+        client.load_model("a", wait=False)
+        for event in events:
+            heard.append(event)
+            if event.status == "loaded":
+                break
+    check(heard)
+
+
+def test_progress_is_told_to_the_asynchronous_client(endpoint: str) -> None:
+    async def main() -> List[ModelEvent]:
+        heard = []
+        async with AsyncLlamaCppClient(endpoint) as client, client.model_events() as events:
+            loading = asyncio.ensure_future(client.load_model("a"))
+            async for event in events:
+                heard.append(event)
+                if event.status == "loaded":
+                    break
+            await loading
+            assert {model.id: model.status for model in await client.models()}["a"] == "loaded"
+            await client.unload_model("a")
+        return heard
+
+    check(asyncio.run(main()))
+
+
+def test_listening_is_ended_from_another_thread(client: LlamaCppClient) -> None:
+    events = client.model_events()
+    with events:
+        listening = threading.Thread(target=list, args=(events,))
+        listening.start()
+        events.close()
+        listening.join(10)
+    assert not listening.is_alive()
+
+
+def test_listening_has_a_limit_only_if_one_is_set(client: LlamaCppClient) -> None:
+    with pytest.raises(RequestTimeoutError):
+        list(client.model_events(timeout=0.2))
+
+
+def test_requests_go_to_the_model_of_the_client(client: LlamaCppClient, endpoint: str) -> None:
+    calls: List[Callable[[LlamaCppClient], Any]] = [lambda c: c.tokenize("Hi"), lambda c: c.slots()]
+    with LlamaCppClient(endpoint, model="a") as client_of_a:
+        for call in calls:
+            with pytest.raises(ServerError, match="model name is missing"):
+                call(client)
+            with pytest.raises(ServerError, match="model is not loaded"):
+                call(client_of_a)
+        client.load_model("a")
+        for call in calls:
+            assert call(client_of_a)
+
+
+# --- what only the stand-in can show ----------------------------------------------------------------------------------
+
+
+def test_a_model_goes_by_its_alias_too() -> None:
+    with ModelRouter() as router, LlamaCppClient(router.endpoint) as client:
+        client.load_model("a-alias")
+        assert status(client, "a") == "loaded"
+        client.unload_model("a-alias")
+        assert status(client, "a") == "unloaded"
+
+
+def test_waiting_for_a_model_has_a_limit() -> None:
+    with ModelRouter() as router, LlamaCppClient(router.endpoint) as client:
+        with pytest.raises(RequestTimeoutError):
+            client.load_model("slow", timeout=0.4)
+        assert status(client, "slow") == "loading"
+
+
+def test_the_end_of_the_server_ends_the_listening() -> None:
+    with ModelRouter() as router, LlamaCppClient(router.endpoint) as client, client.model_events() as events:
+        eventually(lambda: router.listeners)
+        router.listeners[0].put(None)
+        with pytest.raises(StreamInterruptedError, match="after 0 bytes$"):
+            next(events)

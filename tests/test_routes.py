@@ -1,0 +1,273 @@
+"""Routes beside chat: what is sent, and how answers are read, without a model."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from typing import Any, Dict, List
+
+import numpy
+import pytest
+from scripted import LAST_CHUNK, STREAM_HEAD, answering, chunk, event, response, serve
+
+from flynn import Embeddings, LlamaCppClient, Metric, ModelEvent, ProtocolError, ServerError, StreamInterruptedError
+from flynn.models.local.completion import CompletionStreamDecoder, count_completions, decode_completions
+from flynn.models.local.metrics import decode_metrics
+from flynn.models.local.retrieval import decode_embeddings, decode_ranking, decode_token_embeddings
+from flynn.models.local.server import ModelEventDecoder, decode_lora_adapters, decode_pieces
+
+
+def answered(reply: Any) -> Any:
+    return serve(answering(response(json.dumps(reply).encode())))
+
+
+def feed(decoder: Any, *chunks: Dict[str, Any]) -> List[Any]:
+    return [event for data in chunks for event in decoder.feed(json.dumps(data).encode())]
+
+
+# --- completions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body, count",
+    [
+        ({"prompt": "a"}, 1),
+        ({"prompt": [1, 2, 3]}, 1),
+        ({"prompt": ["a", 2]}, 1),
+        ({"prompt": ["a", "b"]}, 2),
+        ({"prompt": [[1, 2], [3]]}, 2),
+        ({"prompt": [[1, "a"], "b", {"prompt_string": "c"}]}, 3),
+        ({"prompt": {"prompt_string": "a"}}, 1),
+        ({"prompt": []}, 1),
+        ({"prompt": "a", "n": 3}, 3),
+        ({"prompt": ["a", "b"], "n_cmpl": 2, "n": 5}, 4),
+        ({"prompt": "a", "n_cmpl": None, "n": 2}, 2),
+    ],
+)
+def test_completions_are_counted_as_the_server_does(body: Dict[str, Any], count: int) -> None:
+    assert count_completions(body) == count
+
+
+def test_a_stream_is_done_when_all_its_completions_are() -> None:
+    decoder = CompletionStreamDecoder(2)
+    feed(decoder, {"index": 1, "content": "b", "tokens": [2], "stop": False}, {"index": 1, "content": "", "stop": True})
+    assert not decoder.done
+    *_, done = feed(decoder, {"index": 0, "content": "a", "stop": False}, {"index": 0, "content": "", "stop": True})
+    assert decoder.done
+    assert [choice.content for choice in done.response.choices] == ["a", "b"]
+    assert done.response.choices[1].tokens == (2,)
+
+
+def test_the_token_that_comes_with_progress_is_none() -> None:
+    progress = {"total": 9, "cache": 3, "processed": 5, "time_ms": 7}
+    data = {"index": 0, "content": "", "tokens": [0], "stop": False, "prompt_progress": progress}
+    silent, telling = CompletionStreamDecoder(1), CompletionStreamDecoder(1, progress=True)
+    assert feed(silent, data) == []
+    (told,) = feed(telling, data)
+    assert (told.total, told.cached, told.processed, told.time_ms) == (9, 3, 5, 7)
+    assert telling.response().tokens == ()
+
+
+def test_an_error_in_a_stream_is_raised() -> None:
+    with pytest.raises(ServerError, match="out of memory"):
+        feed(CompletionStreamDecoder(1), {"error": {"code": 500, "message": "out of memory", "type": "server_error"}})
+
+
+@pytest.mark.parametrize(
+    "reply", [None, "text", [1], {"content": 1}, {"tokens": "a"}, {"tokens": ["a"]}, {"completion_probabilities": [1]}]
+)
+def test_what_is_no_completion_is_a_protocol_error(reply: Any) -> None:
+    with pytest.raises(ProtocolError):
+        decode_completions(reply)
+
+
+def test_a_stream_that_ends_early_has_what_came() -> None:
+    first = event({"index": 0, "content": "Hel", "tokens": [1], "stop": False})
+    with serve(answering(STREAM_HEAD + chunk(first) + LAST_CHUNK)) as server, LlamaCppClient(server.endpoint) as client:
+        with pytest.raises(StreamInterruptedError, match="3 characters of text") as caught:
+            list(client.complete_stream("Hi"))
+        assert caught.value.partial.content == "Hel"
+    assert server.requests[0].target == "/completion"
+    assert server.requests[0].json == {"prompt": "Hi", "stream": True, "return_progress": True}
+
+
+def test_extra_is_merged_last() -> None:
+    with answered({"content": ""}) as server, LlamaCppClient(server.endpoint, defaults={"extra": {"a": 1}}) as client:
+        client.complete("Hi", n_predict=3, extra={"n_predict": 4, "b": 2})
+    assert server.requests[0].json == {"prompt": "Hi", "n_predict": 4, "a": 1, "b": 2}
+
+
+# --- the model of a client goes to every route ------------------------------------------------------------------------
+
+SUCCESS = {"success": True}
+ROUTES = {
+    "POST /completion": lambda client: client.complete("a"),
+    "POST /infill": lambda client: client.infill("a", "b"),
+    "POST /v1/embeddings": lambda client: client.embed("a"),
+    "POST /embeddings": lambda client: client.embed_tokens("a"),
+    "POST /rerank": lambda client: client.rerank("a", ["b"]),
+    "POST /tokenize": lambda client: client.tokenize("a"),
+    "POST /detokenize": lambda client: client.detokenize([1]),
+    "POST /apply-template": lambda client: client.apply_template("a"),
+    "POST /slots/1?action=erase": lambda client: client.erase_slot(1),
+    "POST /v1/chat/completions/control": lambda client: client.end_reasoning("a"),
+    "GET /slots": lambda client: client.slots(),
+    "GET /lora-adapters": lambda client: client.lora_adapters(),
+    "GET /metrics": lambda client: client.metrics(),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_model_of_the_client_goes_to_every_route(route: str) -> None:
+    with answered([]) as server, LlamaCppClient(server.endpoint, model="a/b:Q4 ü&") as client:
+        try:
+            ROUTES[route](client)
+        except ProtocolError:
+            pass  # what came is not what the route answers
+    (request,) = server.requests
+    if request.method == "POST":
+        assert f"POST {request.target}" == route
+        assert request.json["model"] == "a/b:Q4 ü&"
+    else:
+        assert f"GET {request.target}" == f"{route}?model=a%2Fb%3AQ4%20%C3%BC%26"
+
+
+# --- embeddings -------------------------------------------------------------------------------------------------------
+
+VECTORS = [[1.0, -2.5], [0.0, 3.25]]
+BASE64 = [base64.b64encode(struct.pack("<2f", *vector)).decode() for vector in VECTORS]
+
+
+@pytest.mark.parametrize("encoded", [VECTORS, BASE64])
+def test_embeddings_come_in_digits_or_in_base64_and_in_any_order(encoded: List[Any]) -> None:
+    items = [{"index": 1, "embedding": encoded[1]}, {"index": 0, "embedding": encoded[0]}]
+    embeddings = decode_embeddings({"data": items, "model": "m", "usage": {"prompt_tokens": 4}})
+    assert list(embeddings) == VECTORS
+    assert embeddings[-1] == VECTORS[1]
+    assert (len(embeddings), embeddings.dimensions, embeddings.model) == (2, 2, "m")
+    assert embeddings.usage and embeddings.usage.prompt_tokens == 4
+    with pytest.raises(IndexError):
+        embeddings[2]
+
+
+def test_numpy_shares_the_memory_of_embeddings() -> None:
+    embeddings = decode_embeddings({"data": [{"index": i, "embedding": e} for i, e in enumerate(BASE64)]})
+    array = numpy.asarray(embeddings)
+    assert array.dtype == numpy.float32
+    assert array.tolist() == VECTORS
+    array[1, 0] = 7
+    assert embeddings[1] == [7, 3.25]
+    assert numpy.shares_memory(array, numpy.frombuffer(embeddings.data, "<f4"))
+
+
+def test_each_token_has_a_vector() -> None:
+    (embeddings,) = decode_token_embeddings([{"index": 0, "embedding": VECTORS}])
+    assert list(embeddings) == VECTORS
+
+
+@pytest.mark.parametrize(
+    "embedded",
+    [
+        [BASE64[0], [1.0]],
+        ["A" * 6],
+        ["AAAA"],
+        ["ä"],
+        [["a"]],
+        [None],
+        [1],
+        [[1e39]],
+        [],
+        [{}],
+    ],
+)
+def test_what_is_no_embedding_is_a_protocol_error(embedded: List[Any]) -> None:
+    with pytest.raises(ProtocolError):
+        decode_embeddings({"data": [{"index": 0, "embedding": value} for value in embedded]})
+
+
+def test_empty_embeddings_are_empty() -> None:
+    assert len(Embeddings(bytearray(), 0)) == 0
+
+
+@pytest.mark.parametrize(
+    "result",
+    [{"index": 2, "relevance_score": 1}, {"index": -1, "relevance_score": 1}, {"index": 0}, {"relevance_score": 1}],
+)
+def test_a_ranking_of_other_documents_is_a_protocol_error(result: Dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError):
+        decode_ranking({"results": [result]}, ["a", "b"])
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_prometheus_text_is_read() -> None:
+    text = (
+        b"# HELP requests What came in.\\nIn all.\n# TYPE requests counter\n"
+        b'requests{path="/a",what="say \\"hi\\"\\n\\\\"} 3\n'
+        b"requests 1.5e3 1700000000000\n\n# a comment\n#\n  odd_one   NaN\r\nbig +Inf\nsmall -Inf\n"
+    )
+    metrics = decode_metrics(text)
+    labelled, plain, odd, big, small = metrics.samples
+    assert labelled == Metric(
+        "requests", 3.0, "counter", "What came in.\nIn all.", {"path": "/a", "what": 'say "hi"\n\\'}
+    )
+    assert metrics["requests"] == plain.value == 1500
+    assert odd.type == "untyped"
+    assert math.isnan(odd.value)
+    assert (big.value, small.value) == (math.inf, -math.inf)
+    assert metrics.raw == text.decode()
+
+
+@pytest.mark.parametrize("line", ["requests", "requests one", "9lives 1", 'a{b="c} 1 2 3', "<html>", "a" * 100_000])
+def test_what_is_no_metric_is_a_protocol_error(line: str) -> None:
+    with pytest.raises(ProtocolError, match="expected a metric") as caught:
+        decode_metrics(line.encode())
+    assert len(str(caught.value)) < 200
+
+
+def test_a_page_in_place_of_metrics_is_a_protocol_error() -> None:
+    page = answering(response(b"<html>", kind="text/html"))
+    with serve(page) as server, pytest.raises(ProtocolError, match="expected text/plain, got 'text/html'"):
+        LlamaCppClient(server.endpoint).metrics()
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("piece", [[256], [-1], ["a"], 10**12, {"a": 1}, True])
+def test_what_is_no_piece_of_a_token_is_a_protocol_error(piece: Any) -> None:
+    with pytest.raises(ProtocolError):
+        decode_pieces({"tokens": [{"id": 1, "piece": piece}]})
+
+
+@pytest.mark.parametrize("reply", [{}, [1], [{"id": "a"}], [{"id": 0, "scale": "a"}], [{"id": 0, "path": 1}]])
+def test_what_is_no_adapter_is_a_protocol_error(reply: Any) -> None:
+    with pytest.raises(ProtocolError):
+        decode_lora_adapters(reply)
+
+
+def test_events_of_models_are_read() -> None:
+    loading = {
+        "model": "m",
+        "event": "status_change",
+        "data": {
+            "status": "loading",
+            "progress": {"stages": ["text_model", "mmproj_model"], "current": "text_model", "value": 0.5},
+        },
+    }
+    reloaded = {"model": "*", "event": "models_reload"}
+    downloading = {"model": "m", "event": "download_progress", "data": {"progress": {"url": {"done": 1, "total": 2}}}}
+    assert feed(ModelEventDecoder(), loading, reloaded, downloading) == [
+        ModelEvent("m", "status_change", "loading", "text_model", 0.5, loading),
+        ModelEvent("*", "models_reload", None, None, None, reloaded),
+        ModelEvent("m", "download_progress", None, None, None, downloading),
+    ]
+
+
+@pytest.mark.parametrize("data", [{"model": 1}, {"data": []}, {"data": {"progress": {"value": "half"}}}, []])
+def test_what_is_no_event_of_a_model_is_a_protocol_error(data: Any) -> None:
+    with pytest.raises(ProtocolError):
+        feed(ModelEventDecoder(), data)
