@@ -31,10 +31,11 @@ test-all:  ## the same with each Python from 3.9 to 3.13 that is found here
 	done && \
 	{ test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }; }
 
-lint:  ## ruff, mypy --strict, and Flynn's reading of YAML compared with PyYAML's
+lint:  ## ruff, mypy --strict, pyright on what callers see, and Flynn's reading of YAML compared with PyYAML's
 	@python=$$($(PYTHON) scripts/environment.py lint) && \
 	$$python -m ruff check && \
 	$$python -m mypy && \
+	$$python -m basedpyright --project tests/typed && \
 	{ test ! -e scripts/compare_yaml.py || $$python scripts/compare_yaml.py; }
 
 stress:  ## the long trials, about five minutes: what Flynn survives, in figures

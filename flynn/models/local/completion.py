@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from ..types import ProgressEvent, Timings
 
-    # One prompt: text, tokens, both mixed, or an object in the server's own form.
-    TextPrompt = Union[str, Sequence[Union[int, str]], Mapping[str, Any]]
-    Prompts = Union[TextPrompt, Sequence[TextPrompt]]
+    # A prompt is text, tokens, both mixed, or an object in the server's own form; and there may be several.
+    Prompts = Union[str, Mapping[str, Any], Sequence[Union[int, str, Mapping[str, Any], Sequence[Union[int, str]]]]]
     CompletionEvent = Union[ContentEvent, ProgressEvent, "CompletionDoneEvent"]
 
 
