@@ -64,6 +64,7 @@ def test_the_readme_has_a_place_for_the_table() -> None:
 
 def test_only_what_is_between_the_marks_is_replaced() -> None:
     runs = {"import.wall": {"bare python": [0.010, 0.020], "flynn": [0.011, 0.024], "openai": [1.1, 1.2]}}
+    runs.update({"sync-1.cpu": {"raw socket": [0.9]}, "sync-1.wall": {"raw socket": [1.0]}})
     machine = {"python": "CPython 3", "system": "Linux", "cores": 2, "processor": "x", "load": 0.0}
     size = {"versions": {"x": "1"}, "packages": 1, "bytes": 10**6, "wheel": 70_000}
     sizes = {column.name: size for column in COLUMNS}
@@ -74,6 +75,7 @@ def test_only_what_is_between_the_marks_is_replaced() -> None:
     assert made.endswith(f"{END}\nafter")
     assert "old" not in made
     assert "| import: the whole process, ms | 15 bare python | **17.5** (1.15 × floor) |  | 1,150 (75 ×) |" in made
+    assert "CPU over wall of the raw socket, one stream: 90%" in made
     assert "10: 100 ms, 100: 1,000 ms. Exponent: 1.00." in made
     with pytest.raises(ValueError, match="no place for the table"):
         replaced("nothing", results)
@@ -109,5 +111,5 @@ def test_flynn_and_the_floors_are_measured_with_a_real_server(real_server: RealS
         str(output),
     )
     runs = json.loads(output.read_text())["runs"]
-    assert runs["async-2.rate"].keys() == {"flynn"}
-    assert runs["sync-1.first"].keys() == {"raw socket", "http.client", "flynn"}
+    assert runs["real-async-2.rate"].keys() == {"flynn"}
+    assert runs["real-sync-1.first"].keys() == {"raw socket", "http.client", "flynn"}

@@ -40,7 +40,7 @@ class Figure:
 
 # Against a real server, for each number of streams, in threads and asynchronous.
 REAL = {
-    "first": ("seconds to the first token", "ms", 1e3),
+    "first": ("time to the first token", "ms", 1e3),
     "rate": ("tokens in a second", "tokens/s", 1.0),
     "cpu": ("CPU per token", "µs", 1e6),
 }
@@ -71,11 +71,11 @@ def real_figures(streams: Sequence[int]) -> List[Figure]:
     """Those of bench.real: the floor of each is the http.client script in threads."""
     return [
         Figure(
-            f"{mode}-{count}.{name}",
+            f"real-{mode}-{count}.{name}",
             f"{title}: {mode}, {count} at once",
             unit,
             scale,
-            (f"sync-{count}.{name}", HTTP_CLIENT.name),
+            (f"real-sync-{count}.{name}", HTTP_CLIENT.name),
         )
         for count in streams
         for name, (title, unit, scale) in REAL.items()

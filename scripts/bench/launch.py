@@ -1,4 +1,4 @@
-"""Whole processes, measured from outside: wall time, CPU time, peak memory.
+"""Whole processes, measured from outside: wall time and peak memory.
 
 Linux counts in a process's ru_maxrss also what it was before it became another program, and a process that was just
 started (vfork) is still its parent. So the parent has to be smaller than all that it measures: a bare Python, without
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Dict, List, Optional, Type
 
-# Reads lines, each a list of arguments as Python writes it. Writes nanoseconds, user and system seconds, KiB, status.
+# Reads lines, each a list of arguments as Python writes it. Writes nanoseconds, KiB, status.
 # It imports what is built in, no more.
 LAUNCHER = """
 import posix, sys, time
@@ -24,16 +24,15 @@ for line in sys.stdin:
     pid = posix.posix_spawn(command[0], command, posix.environ, file_actions=devices)
     _, status, usage = posix.wait4(pid, 0)
     wall = time.perf_counter_ns() - began
-    print(wall, usage.ru_utime, usage.ru_stime, usage.ru_maxrss, status, flush=True)
+    print(wall, usage.ru_maxrss, status, flush=True)
 """
 
 
 @dataclass(frozen=True)
 class Process:
-    """What a process took: seconds, seconds, and bytes at its largest."""
+    """What a process took: seconds, and bytes at its largest."""
 
     wall: float
-    cpu: float
     memory: int
 
 
@@ -57,10 +56,10 @@ class Launcher:
         """Run to the end. Raises ChildFailed if the exit code is not 0."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(f"{command!r}\n")
-        wall, user, system, kibibytes, status = self._process.stdout.readline().split()
+        wall, kibibytes, status = self._process.stdout.readline().split()
         if status != "0":
             raise ChildFailed(f"this ended with status {status}: {' '.join(command)}")
-        return Process(int(wall) / 1e9, float(user) + float(system), int(kibibytes) * 1024)
+        return Process(int(wall) / 1e9, int(kibibytes) * 1024)
 
     def __enter__(self) -> Launcher:
         return self

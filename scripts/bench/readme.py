@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, List
 
 from .catalogue import FIGURES, Figure, Runs
 from .figures import exponent, summary
-from .report import CURVES, number, ratio
+from .report import CURVES, busy, number, ratio
 from .subjects import FLYNN, PEERS
 
 BEGIN, END = "<!-- made by: make bench ARGS=--readme -->", "<!-- up to here -->"
@@ -29,6 +29,7 @@ def lines(results: Dict[str, Any]) -> Iterator[str]:
     yield f"Medians of {results['rounds']} interleaved rounds. {machine['python']}, {machine['system']},"
     yield f"{machine['cores']} cores ({machine['processor']}), load {machine['load']} at the beginning."
     yield f"{', '.join(versions)}."
+    yield f"{busy(runs)}."
     yield ""
     yield row("", "floor", *[subject.name for subject in COLUMNS])
     yield row("---", "---", *["---"] * len(COLUMNS))

@@ -2,7 +2,7 @@
 
     python -m bench.real CLIENT URL TOKENS STREAMS...     # CLIENT: a module of bench.clients
 
-`sync-32.rate` are the tokens in a second that 32 streams in threads bring together, `first` is the median of the
+`real-sync-32.rate` are the tokens in a second that 32 streams in threads bring together, `first` is the median of the
 seconds until their first tokens, `cpu` are the client's CPU seconds for a token.
 """
 
@@ -28,7 +28,7 @@ def main(client: str, url: str, tokens: str, *streams: str) -> None:
         for mode, make in MODES.items():
             if mode == "sync" or hasattr(module, "connect_async"):
                 for name, value in measured(make(module, url), count, int(tokens)).items():
-                    figures[f"{mode}-{count}.{name}"] = value
+                    figures[f"real-{mode}-{count}.{name}"] = value
     print(json.dumps(figures), flush=True)
     os._exit(0)  # not every client ends well with an event loop that has ended
 

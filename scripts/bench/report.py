@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 
 from .catalogue import FIGURES, Curves, Figure, Runs
 from .figures import exponent, ratios, summary
-from .subjects import FLYNN
+from .subjects import FLYNN, RAW
 
 CURVES = {
     "line": "one event of so many bytes",
@@ -22,6 +22,8 @@ def table(results: Dict[str, Any], figures: Sequence[Figure] = FIGURES) -> str:
     for figure in figures:
         if figure.key in runs:
             lines += _figure(figure, runs)
+    if RAW.name in runs.get("sync-1.cpu", {}):
+        lines += [busy(runs), ""]
     for curve in results["curves"]:
         lines += _curve(curve, results["curves"])
     if "flynn" in results["sizes"]:
@@ -36,6 +38,13 @@ def _about(results: Dict[str, Any]) -> Iterator[str]:
     versions = [f"{name} {version}" for size in results["sizes"].values() for name, version in size["versions"].items()]
     yield ", ".join(versions)
     yield ""
+
+
+def busy(runs: Runs) -> str:
+    """How far the server was waited for, told by the client that computes least."""
+    shares = ratios(runs["sync-1.cpu"][RAW.name], runs["sync-1.wall"][RAW.name])
+    share = summary(shares).median
+    return f"CPU over wall of the raw socket, one stream: {share:.0%} (at 100% the server is never waited for)"
 
 
 def _figure(figure: Figure, runs: Runs) -> Iterator[str]:
@@ -70,7 +79,7 @@ def _sizes(sizes: Dict[str, Any]) -> Iterator[str]:
 
 
 def _row(first: str, *columns: str) -> str:
-    return f"{first:44}" + "".join(f"{column:>11}" for column in columns)
+    return f"{first:54}" + "".join(f"{column:>11}" for column in columns)
 
 
 def ratio(runs: List[float], base: List[float]) -> str:

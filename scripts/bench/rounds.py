@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 from .catalogue import INSIDE, PROCESSES, Curves, Runs
 from .launch import ChildFailed, Launcher
 from .subjects import SCRIPTS, Place, Subject
+
+# Measures one subject: figures by their keys.
+Step = Callable[[Subject], Dict[str, float]]
 
 # The process ends with the token: what a client does at its end is not measured.
 FIRST_TOKEN = """
@@ -41,20 +45,27 @@ def measure(place: Place, subjects: Sequence[Subject], measures: Sequence[str], 
     """Raises ChildFailed."""
     runs: Runs = {}
     inside = [name for name in measures if name in INSIDE]
-    parts = [name for name in PROCESSES if name in measures] + ["work"] * bool(inside)
     with server() as urls, Launcher(place.python, place.variables) as launcher:
-        for number in range(-1, rounds):  # the first only warms up: files into memory, source to bytecode
-            for part in parts:
+        process = functools.partial(whole_process, place, launcher, urls[0])
+        steps: Dict[str, Step] = {name: functools.partial(process, name) for name in PROCESSES if name in measures}
+        for step in steps.values():
+            for subject in subjects:
+                progress(f"warming up: {subject.name}")  # files into memory, source to bytecode
+                step(subject)
+        if inside:
+            steps["CPU and calls"] = functools.partial(work, place, urls, inside)
+        for number in range(rounds):
+            for name, step in steps.items():
                 for subject in random.sample(subjects, len(subjects)):
-                    progress(f"round {number + 1} of {rounds}: {part}, {subject.name}" if number >= 0 else "warming up")
-                    if part != "work":
-                        figures = whole_process(place, launcher, subject, part, urls[0])
-                    else:
-                        figures = work(place, subject, inside, urls) if number >= 0 else []
-                    for key, value in figures if number >= 0 else []:
-                        runs.setdefault(key, {}).setdefault(subject.name, []).append(value)
+                    progress(f"round {number + 1} of {rounds}: {name}, {subject.name}")
+                    keep(runs, subject, step(subject))
     progress("")
     return runs
+
+
+def keep(runs: Runs, subject: Subject, figures: Dict[str, float]) -> None:
+    for key, value in figures.items():
+        runs.setdefault(key, {}).setdefault(subject.name, []).append(value)
 
 
 def against(
@@ -67,8 +78,7 @@ def against(
         for subject in random.sample(able, len(able)):
             progress(f"round {number + 1} of {rounds}: {subject.name}")
             arguments = [str(subject.module), url, str(tokens), *map(str, streams)]
-            for key, value in child(place, place.python_of(subject), "bench.real", *arguments).items():
-                runs.setdefault(key, {}).setdefault(subject.name, []).append(value)
+            keep(runs, subject, child(place, place.python_of(subject), "bench.real", *arguments))
     progress("")
     return runs
 
@@ -86,22 +96,20 @@ def curves(place: Place, rounds: int, share: float) -> Curves:
     return runs
 
 
-def whole_process(
-    place: Place, launcher: Launcher, subject: Subject, measure: str, url: str
-) -> List[Tuple[str, float]]:
+def whole_process(place: Place, launcher: Launcher, url: str, measure: str, subject: Subject) -> Dict[str, float]:
     if measure == "first-token" and not subject.module:
-        return []
+        return {}
     program = subject.imports if measure == "import" else FIRST_TOKEN.format(subject.module, url)
     process = launcher.run([place.python_of(subject), "-c", program])
-    return [(f"{measure}.wall", process.wall), (f"{measure}.memory", process.memory)]
+    return {f"{measure}.wall": process.wall, f"{measure}.memory": process.memory}
 
 
-def work(place: Place, subject: Subject, measures: Sequence[str], urls: Sequence[str]) -> List[Tuple[str, float]]:
+def work(place: Place, urls: Sequence[str], measures: Sequence[str], subject: Subject) -> Dict[str, float]:
     able = [name for name in measures if subject.asynchronous or not name.startswith("async")]
     if not able or not subject.module:
-        return []
+        return {}
     came = child(place, place.python_of(subject), "bench.work", subject.module, *urls, *able)
-    return [(f"{name}.{key}", value) for name, figures in came.items() for key, value in figures.items()]
+    return {f"{name}.{key}": value for name, figures in came.items() for key, value in figures.items()}
 
 
 def child(place: Place, python: str, module: str, *arguments: str, path: Optional[Path] = None) -> Dict[str, Any]:
