@@ -217,8 +217,8 @@ def test_a_function_given_twice_is_wrong_usage(home: Home) -> None:
 
 
 def test_a_file_in_the_current_folder_does_not_take_the_place_of_pythons_own(home: Home) -> None:
-    for name in ("inspect.py", "json.py", "difflib.py"):
-        home.write(name, "raise SystemExit('taken')")
+    home.write("helping.py", "import colorsys\ndef sun(city): return city")
+    home.write("colorsys.py", "raise ValueError('taken')")
     with serve(replying(calling(OSLO), WARM)) as server:
         # As the installed command does: with `-m` and `-c` Python itself puts the current folder first.
         python = [sys.executable, "-c", "import sys; sys.path.remove(''); import flynn.cli; sys.exit(flynn.cli.main())"]

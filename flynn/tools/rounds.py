@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..models.types import ChatRequest, ChatResponse, ToolCall
 
-# The most calls of one reply that are executed.
+# The most calls of one reply that are made. The others are forgotten; the model, which finds no result, can ask again.
 MAX_CALLS = 32
 
 
@@ -167,9 +167,9 @@ class Rounds:
             self.answer = response
             self.messages.append(response.message)
         elif self._left:
-            calls = response.tool_calls
+            calls = response.tool_calls[:MAX_CALLS]
             self._round = [dataclasses.replace(response.message, tool_calls=tuple(map(_to_be_replayed, calls)))]
-            return [self._invocation(call, number, response) for number, call in enumerate(calls)]
+            return [self._invocation(call, cut=response.finish_reason == "length") for call in calls]
         return []
 
     def add(self, result: ToolResultEvent) -> None:
@@ -178,20 +178,17 @@ class Rounds:
         if len(self._round) > len(self._round[0].tool_calls):
             self.messages += self._round
 
-    def _invocation(self, call: ToolCall, number: int, response: ChatResponse) -> Invocation:
+    def _invocation(self, call: ToolCall, cut: bool) -> Invocation:
         tool = self._tools.get(call.name)
 
         def bind() -> Callable[[], Any]:
-            if number >= MAX_CALLS:
-                raise ArgumentsError(f"not called: of the calls in one reply only the first {MAX_CALLS} are made")
             if tool is None:
                 near = suggestion(call.name, self._tools)
                 raise ArgumentsError(f"no tool is named {call.name!r:.80}{near} (there is: {', '.join(self._tools)})")
             try:
                 return tool.bind(call.arguments)
             except ArgumentsError as error:
-                cut = " (the reply was cut at the token limit)" if response.finish_reason == "length" else ""
-                raise ArgumentsError(f"{error}{cut}") from None
+                raise ArgumentsError(f"{error} (the reply was cut at the token limit)" if cut else str(error)) from None
 
         return Invocation(call, tool is not None and tool.asynchronous, bind, self._max_result)
 

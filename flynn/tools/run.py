@@ -19,7 +19,7 @@ class ToolRun:
     """A run with tools: an iterator of its steps, and a context manager. Made by `LlamaCppClient.run_tools`.
 
     Nothing is sent before the first step is asked for, and no function is called before the step after the reply that
-    calls it: to leave the loop there is to refuse the call.
+    calls it: to leave the loop there is to refuse the call. Of the calls in one reply the first 32 are made.
 
     The steps, told apart by `type`:
         `"done"`: a reply has come, its `response` says what it is: calls of tools, or at last the answer
