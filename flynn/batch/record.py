@@ -19,7 +19,7 @@ from .results import encode_result, is_torn, read_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterable, List, Sequence
+    from typing import Sequence
 
     from .results import Result
     from .sources import Done
@@ -105,15 +105,15 @@ class Record:
                     raise ConfigError(f"a second result of {found[1].decode()}", file=self.path, line=number)
         return number
 
-    def write(self, results: Iterable[Result]) -> None:
+    def write(self, results: Sequence[Result]) -> None:
         """Append results."""
-        lines: Dict[int, List[bytes]] = {self._output: [], self._errors: []}
-        for result in results:
-            lines[self._errors if result.error else self._output].append(encode_result(result))
-        for file, some in lines.items():
-            data = b"".join(some)
-            while data:
-                data = data[os.write(file, data) :]
+        for path, file, failed in ((self.path, self._output, False), (self.errors_path, self._errors, True)):
+            data = b"".join(encode_result(result) for result in results if (result.error is not None) == failed)
+            try:
+                while data:
+                    data = data[os.write(file, data) :]
+            except OSError as error:  # e.g. the disk is full
+                raise OSError(error.errno, error.strerror, path) from None
 
     def sync(self, after: float = 0.0) -> None:
         """Wait until all of it is on the disk, if that has been so long ago, in seconds."""

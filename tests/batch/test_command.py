@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
-from command import Home
+from command import FLYNN, Home
 from scripted import ScriptedServer, error, eventually, response, serve
 
 from .server import REFUSAL, Gate, answers, echo, prompts
@@ -146,6 +146,20 @@ def test_a_torn_last_line_is_mended(home: Home, cut: int, length: int) -> None:
     assert "out.jsonl: cut off " in ended.err
     assert len(prompts(server)) == 5
     assert sorted(ids(home)) == [f"request-{n}" for n in range(1, 5)]
+
+
+def test_a_full_disk_ends_it_and_the_next_run_goes_on(home: Home) -> None:
+    home.write("in.jsonl", questions(200))
+    with serve(answers()) as server:
+        # The largest file that it may write is of 8 KiB.
+        limited = ("bash", "-c", 'ulimit -f 8; exec "$0" "$@"', *FLYNN)
+        ended = batch(home, server, *OUT, python=limited)
+        assert (ended.code, "out.jsonl: File too large" in ended.err) == (1, True)
+        done = len(_whole(home.path / "out.jsonl"))
+        again = batch(home, server, *OUT)
+    assert again.code == 0
+    assert f"200 done ({done} of them before)" in again.err
+    assert sorted(ids(home)) == sorted(f"request-{n}" for n in range(1, 201))
 
 
 def test_a_file_that_is_no_output_is_left_as_it_is(home: Home) -> None:
