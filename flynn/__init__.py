@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .aio import AsyncLlamaCppClient as AsyncLlamaCppClient
     from .config import Config as Config
     from .config import load_config as load_config
+    from .conversation import Conversation as Conversation
+    from .conversation.aio import AsyncConversation as AsyncConversation
     from .errors import AuthenticationError as AuthenticationError
     from .errors import ConfigError as ConfigError
     from .errors import ConnectionLostError as ConnectionLostError
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 _WHERE = {
     "aio": ("AsyncLlamaCppClient",),
     "config": ("Config", "load_config"),
+    "conversation": ("Conversation",),
+    "conversation.aio": ("AsyncConversation",),
     "errors": (
         "AuthenticationError",
         "ConfigError",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Concatenate, ParamSpec, Self
 
+    from .conversation.stream import ConversationStream
     from .models.local.completion import CompletionEvent, CompletionResponse, Prompts
     from .models.local.server import ModelEvent
     from .models.local.stream import ServerStream
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-def _awaited(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """A method of the synchronous client, run in a thread. Cancelling the task ends the request."""
+def awaited(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
+    """A method of the synchronous object that is `self._client`, run in a thread. Cancelling the task ends it."""
 
     async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         scope = Scope()
@@ -79,32 +80,32 @@ class AsyncLlamaCppClient:
     def __init__(self, endpoint: str, **options: Any) -> None:
         self._client = LlamaCppClient(endpoint, **options)
 
-    chat = _awaited(LlamaCppClient.chat)
-    chat_json: AwaitedChatJSON = _awaited(LlamaCppClient.chat_json)  # type: ignore[assignment, arg-type]
-    count_tokens = _awaited(LlamaCppClient.count_tokens)
-    apply_template = _awaited(LlamaCppClient.apply_template)
-    end_reasoning = _awaited(LlamaCppClient.end_reasoning)
-    complete = _awaited(LlamaCppClient.complete)
-    infill = _awaited(LlamaCppClient.infill)
-    embed = _awaited(LlamaCppClient.embed)
-    embed_tokens = _awaited(LlamaCppClient.embed_tokens)
-    rerank = _awaited(LlamaCppClient.rerank)
-    tokenize = _awaited(LlamaCppClient.tokenize)
-    detokenize = _awaited(LlamaCppClient.detokenize)
-    health = _awaited(LlamaCppClient.health)
-    wait_until_ready = _awaited(LlamaCppClient.wait_until_ready)
-    props = _awaited(LlamaCppClient.props)
-    models = _awaited(LlamaCppClient.models)
-    load_model = _awaited(LlamaCppClient.load_model)
-    unload_model = _awaited(LlamaCppClient.unload_model)
-    slots = _awaited(LlamaCppClient.slots)
-    save_slot = _awaited(LlamaCppClient.save_slot)
-    restore_slot = _awaited(LlamaCppClient.restore_slot)
-    erase_slot = _awaited(LlamaCppClient.erase_slot)
-    lora_adapters = _awaited(LlamaCppClient.lora_adapters)
-    set_lora_adapters = _awaited(LlamaCppClient.set_lora_adapters)
-    metrics = _awaited(LlamaCppClient.metrics)
-    request = _awaited(LlamaCppClient.request)
+    chat = awaited(LlamaCppClient.chat)
+    chat_json: AwaitedChatJSON = awaited(LlamaCppClient.chat_json)  # type: ignore[assignment, arg-type]
+    count_tokens = awaited(LlamaCppClient.count_tokens)
+    apply_template = awaited(LlamaCppClient.apply_template)
+    end_reasoning = awaited(LlamaCppClient.end_reasoning)
+    complete = awaited(LlamaCppClient.complete)
+    infill = awaited(LlamaCppClient.infill)
+    embed = awaited(LlamaCppClient.embed)
+    embed_tokens = awaited(LlamaCppClient.embed_tokens)
+    rerank = awaited(LlamaCppClient.rerank)
+    tokenize = awaited(LlamaCppClient.tokenize)
+    detokenize = awaited(LlamaCppClient.detokenize)
+    health = awaited(LlamaCppClient.health)
+    wait_until_ready = awaited(LlamaCppClient.wait_until_ready)
+    props = awaited(LlamaCppClient.props)
+    models = awaited(LlamaCppClient.models)
+    load_model = awaited(LlamaCppClient.load_model)
+    unload_model = awaited(LlamaCppClient.unload_model)
+    slots = awaited(LlamaCppClient.slots)
+    save_slot = awaited(LlamaCppClient.save_slot)
+    restore_slot = awaited(LlamaCppClient.restore_slot)
+    erase_slot = awaited(LlamaCppClient.erase_slot)
+    lora_adapters = awaited(LlamaCppClient.lora_adapters)
+    set_lora_adapters = awaited(LlamaCppClient.set_lora_adapters)
+    metrics = awaited(LlamaCppClient.metrics)
+    request = awaited(LlamaCppClient.request)
 
     def chat_stream(self, request: Prompt, **options: Any) -> AsyncChatStream:
         """Answer a request, piece by piece as it is generated; see `LlamaCppClient.chat_stream`."""
@@ -151,6 +152,11 @@ class AsyncLlamaCppClient:
         """What happens to the models of a server that has several; see `LlamaCppClient.model_events`."""
         return AsyncModelEvents(self._client.model_events(**options))
 
+    @property
+    def synchronous(self) -> LlamaCppClient:
+        """The client that does the work; it may be used as well."""
+        return self._client
+
     async def close(self) -> None:
         """Close the idle connections. Streams under way go on."""
         self._client.close()
@@ -171,7 +177,7 @@ class AsyncServerStream:
     The server stops generating as soon as the stream is closed, its task is cancelled, or nobody refers to it any more.
     """
 
-    def __init__(self, stream: ServerStream) -> None:
+    def __init__(self, stream: Union[ServerStream, ConversationStream]) -> None:
         self._stream = stream
         self._events: ThreadIterator[Any] = ThreadIterator(stream, interrupt=stream.interrupt)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 from pathlib import Path
@@ -220,7 +221,7 @@ def test_an_error_does_not_end_the_conversation_and_leaves_no_prompt_without_an_
     with serve(in_turn) as server, home.terminal(*chatting(server)) as terminal:
         terminal.expect("> ")
         assert talk(terminal, "One", "Two", "Three", "Four", "Five") == [
-            "flynn: too long; /reset begins anew",
+            "flynn: too long",
             "Half\nflynn: out of memory",
             "(an empty answer)",
             "Cut\n(cut at the token limit)",
@@ -357,6 +358,27 @@ def test_ctrl_c_frees_the_slot_of_a_real_server_and_the_talk_goes_on(home: Home,
             eventually(lambda: busy() == before)
             terminal.type("/stats\n")
             terminal.expect("2 messages; ")
+
+
+def test_a_long_talk_with_a_real_model_forgets_its_beginning_and_says_so(home: Home, start_server: Any) -> None:
+    server = start_server(ctx_size=256, parallel=1)
+    options = ["chat", "--max-tokens", "4", "--endpoint", server.endpoint]
+    lines = [f"Tell me something about the number {number} and about all the numbers after it." for number in range(8)]
+    ended = home.run(*options, "--summarise", stdin="\n".join(lines))
+    assert ended.code == 0
+    assert re.fullmatch(r"(\(the context is full: the oldest \d+ messages are summed up\)\n)+", ended.err)
+    for variables, note in ({}, "\x1b[2m(the context is full"), ({"NO_COLOR": "1"}, "\r\n(the context is full"):
+        home.variables = {"TERM": "xterm", **variables}
+        with home.terminal(*options) as terminal:
+            terminal.expect("h> ")
+            for line in lines:
+                terminal.type(f"{line}\n")
+                terminal.expect("h> ")
+            terminal.type("/save talk.json\n/quit\n")
+            assert terminal.end() == 0
+        assert note in terminal.text.replace("\x1b[?2004l\r", "\r\n")
+        assert re.search(r" messages are forgotten\)(\x1b\[0m)?\r\n", terminal.text)
+        assert len(json.loads((home.path / "talk.json").read_text("utf-8"))) == 2 * len(lines)
 
 
 def test_a_real_model_that_still_loads_is_waited_for(home: Home, loading_server: Any) -> None:

@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Optional, Union
 
+    from ..conversation.stream import ConversationStream
     from ..models.local.stream import ChatStream
     from ..models.types import ChatResponse, ProgressEvent
     from ..tools.run import ToolRun
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 _LONG_PROMPT = 100
 
 
-def show(stream: Union[ChatStream, ToolRun], screen: Screen, *, text: bool = True) -> Optional[float]:
+def show(
+    stream: Union[ChatStream, ConversationStream, ToolRun], screen: Screen, *, text: bool = True
+) -> Optional[float]:
     """Print an answer as it comes, and the calls of tools on the way to it, closing the stream whatever happens.
 
     Args:

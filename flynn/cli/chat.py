@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from ..errors import AuthenticationError, ConfigError, ContextSizeError, FlynnError, ServerError
+from ..conversation import Conversation, summarise
+from ..errors import AuthenticationError, ConfigError, FlynnError, ServerError
 from ..nearest import suggestion
 from .answer import show, statistics
-from .conversation import Conversation
 from .exits import DONE, INTERRUPTED
 from .options import connect, request_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Mapping, Optional
+    from typing import Optional, Sequence
 
+    from ..conversation.fitting import AnyMessage
     from ..models.local.llamacpp import LlamaCppClient
     from ..models.types import ChatResponse
     from .lines import Lines
@@ -28,7 +29,8 @@ EXAMPLES = """\
 
 On a terminal, Ctrl-C stops an answer, a backslash at the end of a line goes on in
 the next one, and /help lists the commands. Otherwise each line of standard input
-is a prompt, and only the answers are printed."""
+is a prompt, and only the answers are printed. What no longer fits the context is
+forgotten, the oldest first."""
 
 # What a line may begin with; `Chat` has a method for each. Its argument, and what it does.
 COMMANDS = {
@@ -47,6 +49,7 @@ _NO_ANSWER = "none yet"
 
 def add_options(parser: Parser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="system prompt")
+    parser.add_argument("--summarise", action="store_true", help="have what no longer fits summed up, not forgotten")
     parser.add_request_options()
 
 
@@ -55,7 +58,7 @@ def run(given: Given, screen: Screen) -> int:
     if screen.err_is_terminal:
         options["return_progress"] = True
     with connect(given) as client:
-        chat = Chat(client, screen, Conversation(given.system), options)
+        chat = Chat(client, screen, Conversation(client, given.system, **options), summing_up=given.summarise)
         if sys.stdin is not None and sys.stdin.isatty() and screen.out_is_terminal:
             from .lines import Lines
 
@@ -72,16 +75,17 @@ class Chat:
     """A conversation of a person, or of a program, with a model.
 
     Args:
-        options: of every request.
+        summing_up: whether turns that no longer fit are summed up, or else forgotten.
     """
 
     def __init__(
-        self, client: LlamaCppClient, screen: Screen, conversation: Conversation, options: Mapping[str, Any]
+        self, client: LlamaCppClient, screen: Screen, conversation: Conversation, *, summing_up: bool = False
     ) -> None:
         self._client = client
         self._screen = screen
         self._conversation = conversation
-        self._options = options
+        self._summing_up = summing_up
+        conversation.rule = self._make_room
         self._statistics = _NO_ANSWER
         self._left = False
 
@@ -126,8 +130,6 @@ class Chat:
                     return INTERRUPTED
                 interrupted = True
                 self._screen.say("(Ctrl-C again or Ctrl-D to leave)")
-            except ContextSizeError as error:
-                self._screen.fail(f"{error}; /reset begins anew")
             except FlynnError as error:
                 self._screen.fail(str(error))
         return DONE
@@ -138,19 +140,18 @@ class Chat:
         Raises:
             FlynnError: as the stream does.
         """
-        stream = self._client.chat_stream(self._conversation.with_prompt(prompt), **self._options)
+        stream = self._conversation.chat_stream(prompt)
         first = None
-        complete = False
         try:
             first = show(stream, self._screen)
-            complete = True
         finally:
-            response = stream.response
-            # A prompt without an answer would leave two of the user's messages in a row, which some templates refuse.
-            if complete or response.content:
-                self._conversation.add(prompt, response.message)
-            self._statistics = statistics(response, first)
-        return response
+            self._statistics = statistics(stream.response, first)
+        return stream.response
+
+    def _make_room(self, oldest: Conversation) -> Sequence[AnyMessage]:
+        what = "summed up" if self._summing_up else "forgotten"
+        self._screen.say(f"(the context is full: the oldest {len(oldest.messages)} messages are {what})", dimmed=True)
+        return summarise(oldest) if self._summing_up else ()
 
     def _remark_on(self, response: ChatResponse) -> None:
         if response.finish_reason == "length":
@@ -178,6 +179,7 @@ class Chat:
 
     def _reset(self, _: str) -> None:
         self._conversation.messages.clear()
+        self._conversation.dropped.clear()
         self._statistics = _NO_ANSWER
         self._screen.say("The conversation begins anew.")
 

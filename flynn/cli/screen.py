@@ -84,10 +84,11 @@ class Screen:
             self._open_aside = False
             self._put_err("\n")
 
-    def say(self, text: str) -> None:
-        """A line on standard error."""
+    def say(self, text: str, *, dimmed: bool = False) -> None:
+        """A line on standard error; one that may be overlooked is dimmed on a terminal."""
         self.break_line()
-        self._put_err(f"{printable(text) if self.err_is_terminal else text}\n")
+        shown = printable(text) if self.err_is_terminal else text
+        self._put_err(f"{self._dimmed(text) if dimmed else shown}\n")
 
     def fail(self, message: str) -> None:
         """The one line that tells what went wrong. It may quote the server, so it is cleaned wherever it goes."""
@@ -103,9 +104,8 @@ class Screen:
     def note(self, text: str) -> None:
         """What happens on the way to the answer: one dimmed line, cut if it is long, and only on a terminal."""
         if self.err_is_terminal:
-            self.break_line()
             line = " ".join(text.split())
-            self._put_err(self._dimmed(line if len(line) <= _LONGEST_NOTE else f"{line[:_LONGEST_NOTE]}…") + "\n")
+            self.say(line if len(line) <= _LONGEST_NOTE else f"{line[:_LONGEST_NOTE]}…", dimmed=True)
 
     def progress(self, text: str) -> None:
         """A line that the next one replaces, or whatever else comes. Only on a terminal."""
