@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
+import time
 from collections import deque
 from typing import Callable, Deque, Generic, Iterable, List, Optional, TypeVar
 
+from .errors import FlynnError
+from .pump import Pump
 from .thread import start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .pump import Channel, Source, Wakes
 
 T = TypeVar("T")
 
+_NAME = "flynn-iterator"
 _LOOK = 1.0  # seconds after which a thread whose buffer is full looks whether the loop was closed
 
 
@@ -110,10 +119,12 @@ class _Channel(Generic[T]):
         self.finished = False
         self.error: Optional[BaseException] = None
         self._iterable = iterable
+        self._source: Optional[Source[T]] = iterable if hasattr(iterable, "take_ready") else None  # type: ignore[assignment]
         self._interrupt = interrupt
         self._stopped = False
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._waiters: List[asyncio.Future[None]] = []  # a reader's, and that of whoever closes meanwhile
+        self._heard = 0.0
 
     def begin(self) -> asyncio.AbstractEventLoop:
         """Start the thread if it does not run yet; the loop that it serves."""
@@ -121,7 +132,7 @@ class _Channel(Generic[T]):
         if self._loop is None and not self.finished:
             self._loop = loop
             try:
-                start(contextvars.copy_context().run, self._produce, name="flynn-iterator")
+                start(contextvars.copy_context().run, _serve, self, name=_NAME)
             except BaseException:
                 self._loop = None  # it has not begun, and there is no thread to wait for
                 raise
@@ -153,47 +164,118 @@ class _Channel(Generic[T]):
         if self._interrupt is not None:
             self._interrupt()
 
-    def _produce(self) -> None:
+    # --- in a thread of its own ---------------------------------------------------------------------------------------
+
+    def iterate(self) -> bool:
+        """Hand over item after item. True as soon as the pump can go on with it, False at the end."""
         error: Optional[BaseException] = None
         try:
-            try:
+            if self._has_room():
                 for item in self._iterable:
-                    if not self._put(item):
+                    _wake({self._loop: self._put([item])})
+                    if not self._has_room():
                         break
-            finally:
-                close = getattr(self._iterable, "close", None)
-                if close is not None:
-                    close()
+                    if self._source is not None and self._source.waits:
+                        return True
+        except BaseException as raised:
+            error = raised
+        try:
+            close = getattr(self._iterable, "close", None)
+            if close is not None:
+                close()
         except BaseException as raised:
             error = raised
         with self.condition:
             self.error = error
             self.finished = True
-            self._wake()
+            waiters = self._put([])
+        _wake({self._loop: waiters})
+        return False
 
-    def _put(self, item: T) -> bool:
-        """Hand over an item; False if no more are wanted."""
-        assert self._loop is not None
+    def _put(self, items: List[T]) -> List[asyncio.Future[None]]:
+        """Add items. Who waits for them, and is to be woken: once, until it waits again it finds what is there."""
         with self.condition:
             if not self._stopped:
-                self.items.append(item)
-                self._wake()
+                self.items.extend(items)
             self.paused = len(self.items) >= self.size
-            while self.paused and not self._stopped and not self._loop.is_closed():
-                self.condition.wait(_LOOK)
-            return not self._stopped and not self._loop.is_closed()
+            waiters, self._waiters = self._waiters, []
+            return waiters
 
-    def _wake(self) -> None:
-        """Wake the consumer, once: until it waits again it finds by itself what is there."""
-        waiters, self._waiters = self._waiters, []
-        if waiters and self._loop is not None:
+    def _has_room(self) -> bool:
+        """Wait while many items are unclaimed. False if no more are wanted."""
+        with self.condition:
+            while self.paused and self._is_wanted():
+                self.condition.wait(_LOOK)
+            return self._is_wanted()
+
+    def _is_wanted(self) -> bool:
+        return not self._stopped and self._loop is not None and not self._loop.is_closed()
+
+    # --- in the pump's thread, for a source ---------------------------------------------------------------------------
+
+    def lend(self) -> int:
+        """See `flynn.pump.Channel`, also for the other three."""
+        self._heard = time.monotonic()
+        return self._source.lend() if self._source is not None else -1
+
+    def give_back(self) -> None:
+        if self._source is not None:
+            self._source.give_back()
+
+    def pump(self, wakes: Wakes) -> bool:
+        assert self._source is not None
+        self._heard = time.monotonic()
+        items = self._source.take_ready()
+        if items:
+            waiters = self._put(items)
+            if waiters:
+                wakes.setdefault(self._loop, []).extend(waiters)
+        return not self.paused and self._is_wanted() and self._source.waits
+
+    def is_late(self, now: float) -> bool:
+        assert self._source is not None
+        limit = self._source.timeout
+        if limit is None or now < self._heard + limit:
+            return False
+        self._source.expire()
+        return True
+
+
+def _start(channel: Channel) -> None:
+    try:
+        start(_serve, channel, name=_NAME)
+    except FlynnError:  # no thread can be had: this one will do, though the others wait for it
+        _serve(channel)
+
+
+def _serve(channel: Optional[Channel]) -> None:
+    while channel is not None and channel.iterate():
+        channel = _pump.take(channel)
+
+
+def _wake(wakes: Wakes) -> None:
+    for loop, waiters in wakes.items():
+        if waiters and loop is not None:
             try:
-                self._loop.call_soon_threadsafe(_resolve, waiters)
-            except RuntimeError:  # the loop is closed
-                self._stopped = True
+                loop.call_soon_threadsafe(_resolve, waiters)
+            except RuntimeError:
+                pass  # the loop is closed, which channels see for themselves
 
 
 def _resolve(waiters: List[asyncio.Future[None]]) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)
+
+
+_pump = Pump(_start, _wake)
+
+
+def _after_fork() -> None:
+    """A child has none of its parent's threads."""
+    global _pump
+    _pump = Pump(_start, _wake)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

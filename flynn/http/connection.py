@@ -171,6 +171,15 @@ class Connection:
         advice = "; $SSL_CERT_FILE may name the certificates to trust" if _is_untrusted(error) else ""
         raise ProtocolError(f"{expected}, got {error or type(error).__name__}{advice}") from error
 
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 if that does not tell what there is to read, as for TLS."""
+        sock = self._wire.sock
+        return sock.fileno() if type(sock) is socket.socket else -1
+
+    def receive_ready(self) -> bytes:
+        """What has come. Raises BlockingIOError if nothing has."""
+        return self._wire.receive_ready()
+
     @property
     def answered(self) -> bool:
         """Whether any of the response to the last request has come."""
@@ -210,11 +219,31 @@ class Response:
         self._head = head
         self._body = body
         self._rest = head.fp.read1(BLOCK)  # what came together with the head
+        self._stalled = False
         if body.complete:
             self._finish(connection)
 
-    def read_block(self) -> bytes:
-        """The next bytes of the body, as soon as some have come; empty at its end.
+    def fileno(self) -> int:
+        """The descriptor that tells when `read_ready` has something; -1 if that takes `read_block`."""
+        if self._connection is None or self._rest or self._stalled:
+            return -1
+        return self._connection.fileno()
+
+    def read_ready(self) -> bytes:
+        """The next bytes of the body, if they are there. At the end, or after an error, `fileno` is -1."""
+        if self._connection is None:
+            return b""
+        try:
+            self._rest = self._connection.receive_ready()
+        except BlockingIOError:
+            return b""
+        except OSError:
+            pass
+        self._stalled = not self._rest
+        return self.read_block(wait=False) if self._rest else b""
+
+    def read_block(self, *, wait: bool = True) -> bytes:
+        """The next bytes of the body, as soon as some have come; empty at its end, and if it is not to `wait` for more.
 
         Raises:
             ConnectionLostError: the connection ended before the body did.
@@ -235,6 +264,8 @@ class Response:
                     self.close()
                     return b""
                 block = self._body.feed(data)
+                if not wait:
+                    break
             if self._body.complete:
                 self._finish(connection)
             return block

@@ -91,6 +91,15 @@ class Wire:
         self.ended = not data
         return data
 
+    def receive_ready(self) -> bytes:
+        """As `receive`, but raises BlockingIOError if nothing has come."""
+        if self._limit != 0.0:
+            self._limit = 0.0
+            self.sock.settimeout(0)
+        data = self.sock.recv(BLOCK)
+        self.ended = not data
+        return data
+
     def send(self, head: bytes, body: Optional[bytes] = None) -> None:
         """Send a request. Its parts go together, if they are small: they wake the server once, not twice."""
         if body is not None and len(body) <= BLOCK:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from _thread import RLock, allocate_lock
+from operator import length_hint
 
 from ...errors import ConnectionLostError, FlynnError, StreamInterruptedError
 from ...http.call import CallAborted
@@ -95,24 +96,66 @@ class ServerStream:
         """The events of the next block of bytes."""
         if self._failure is not None:
             raise self._failure
-        self._open()
-        block = self._transfer.read()
-        if not block:
-            raise self._interrupted(self._transfer.cut)
+        events: List[Any] = []
+        if not self._decoder.done:
+            self._open()
+            block = self._transfer.read()
+            if not block:
+                raise self._interrupted(self._transfer.cut)
+            events = self._decode(block)
+        if self._decoder.done:
+            self._transfer.finish()
+            self._ended = self._closed = True
+        return events
+
+    def _decode(self, block: bytes) -> List[Any]:
         events: List[Any] = []
         try:
             for data in self._sse.feed(block):
                 if data:
                     events += self._decoder.feed(data)
                 if self._decoder.done:
-                    self._transfer.finish()
-                    self._ended = self._closed = True
                     break
         except FlynnError as error:
             if not events:
                 raise
             self._failure = error
         return events
+
+    # --- read by another's thread, without blocking: a `flynn.pump.Source` --------------------------------------------
+
+    @property
+    def waits(self) -> bool:
+        if self._ended or self._failure is not None or self._decoder.done or length_hint(self._batch):
+            return False
+        return self._transfer.fileno() >= 0
+
+    @property
+    def timeout(self) -> Optional[float]:
+        """Seconds that it may be silent."""
+        return self._transfer.timeout
+
+    def lend(self) -> int:
+        self._reading.acquire()
+        if self.waits:
+            return self._transfer.fileno()
+        self.give_back()
+        return -1
+
+    def take_ready(self) -> List[Any]:
+        try:
+            return [] if self._ended else self._decode(self._transfer.read_ready())
+        except FlynnError as error:
+            self._failure = error
+            return []
+
+    def expire(self) -> None:
+        self._transfer.expire()
+
+    def give_back(self) -> None:
+        self._reading.release()
+        if self._ended:
+            self._dispose()
 
     def _open(self) -> None:
         if not self._opened:

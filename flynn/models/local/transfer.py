@@ -119,6 +119,28 @@ class Transfer:
             if not self._reconnect(lost):
                 return b""
 
+    def read_ready(self) -> bytes:
+        """The next bytes, if they are there; empty if they are not, or `read` has to see to what is."""
+        block = self._response.read_ready() if self._response is not None else b""
+        if block:
+            self.position += len(block)
+            self._cut_at = 0.0
+            self._pause = _FIRST_PAUSE
+        return block
+
+    def fileno(self) -> int:
+        """The descriptor that tells when `read_ready` has something; -1 if that takes `read`."""
+        return self._response.fileno() if self._response is not None else -1
+
+    @property
+    def timeout(self) -> Optional[float]:
+        """Seconds that the wire may be silent."""
+        return self._call.timeout
+
+    def expire(self) -> None:
+        """The wire was silent for too long: `read` is to say so."""
+        self._call.end_within(0)
+
     def _take(self, response: Response) -> None:
         if response.content_type != "text/event-stream":
             response.close()
