@@ -188,8 +188,7 @@ class _Channel(Generic[T]):
         with self.condition:
             self.error = error
             self.finished = True
-            waiters = self._put([])
-        _wake({self._loop: waiters})
+            _wake({self._loop: self._put([])})
         return False
 
     def _put(self, items: List[T]) -> List[asyncio.Future[None]]:

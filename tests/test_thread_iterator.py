@@ -264,7 +264,7 @@ def test_leaving_the_block_ends_the_thread_which_closes_the_iterable() -> None:
         async with ThreadIterator(source) as iterator:
             async for _ in iterator:
                 break
-        assert threading.active_count() == before
+        eventually(lambda: threading.active_count() == before, 1.0)  # it tells its end with the last thing that it does
         await iterator.aclose()
         assert await collect(iterator) == []
 
