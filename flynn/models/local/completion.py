@@ -29,7 +29,8 @@ class Completion:
 
     Attributes:
         content: what the model wrote, without the prompt.
-        tokens: the IDs of that; of a reply in one piece only if `return_tokens` was asked for.
+        tokens: the IDs of that; of a reply in one piece only if `return_tokens` was asked for. A stream lacks those
+            that end within a character, which the server does not send.
         stop_type: why it ended: `"eos"`, `"limit"` (of tokens), `"word"` (one of `stop`); None while it goes on.
         stopping_word: the one of `stop` that ended it, which is not in `content`; else empty.
         usage: tokens that it cost; None if the server did not say.
