@@ -2,7 +2,7 @@
 
 The standard library's `dataclass` imports `inspect`, and compiles half a dozen functions a class: with the classes of
 this package that was 24 of 70 ms from a new process to the first streamed token. This one compiles `__init__` alone,
-and only when it is first called.
+and only for those classes that have a second instance.
 
 To type checkers what it makes is a dataclass, and at run time too: `dataclasses.fields`, `replace`, `asdict` and
 `is_dataclass` work on it, and load `dataclasses` only then. It knows what this package uses: frozen classes without
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dataclasses import replace as replace
 else:
     _REQUIRED = object()
+    _NOT_GIVEN = object()
 
     class _Field:
         __slots__ = ("name", "type", "default", "default_factory", "repr", "metadata")
@@ -60,25 +61,45 @@ else:
             if method.__name__ not in cls.__dict__ or method is __hash__:
                 setattr(cls, method.__name__, method)
 
-        def __init__(self, *args, **kwargs):
+        def first_init(self, *args, **kwargs):
+            cls.__init__ = second_init
+            if not _fill(self, args, kwargs):
+                self.__init__(*args, **kwargs)
+
+        def second_init(self, *args, **kwargs):
             _compile_init(cls)
             self.__init__(*args, **kwargs)
 
-        cls.__init__ = __init__
+        cls.__init__ = first_init
         cls.__signature__ = _Signature()
         cls.__replace__ = replace  # copy.replace of Python 3.13
         cls.__dataclass_fields__ = _StandardFields()
         return cls
 
+    def _fill(self, args, kwargs):
+        """What `__init__` does, for one instance that is not worth compiling it; False if the arguments are wrong."""
+        given = {**dict(zip(self.__match_args__, args)), **kwargs}
+        fits = len(given) == len(args) + len(kwargs) and given.keys() <= set(self.__match_args__)
+        values = self.__dict__
+        for found in self._fields:
+            if found.name in given:
+                values[found.name] = given[found.name]
+            elif found.default_factory is not None:
+                values[found.name] = found.default_factory()
+            else:
+                values[found.name] = found.default
+                fits = fits and found.default is not _REQUIRED
+        return fits
+
     def _compile_init(cls):
-        """Make the `__init__` of a class, when it is first needed: most classes are not, in most processes."""
+        """Make the `__init__` of a class: a millisecond for the largest, so not for the first instance."""
         # Into the dictionary: a call of object.__setattr__ for each field would take twice as long.
-        values, parameters, lines = {}, ["self"], ["d = self.__dict__"]
+        values, parameters, lines = {"_NOT_GIVEN": _NOT_GIVEN}, ["self"], ["d = self.__dict__"]
         for number, found in enumerate(cls._fields):
             name, value, default = found.name, found.name, ""
             if found.default_factory is not None:
-                values[f"f{number}"], default = found.default_factory, "=None"
-                value = f"f{number}() if {name} is None else {name}"
+                values[f"f{number}"], default = found.default_factory, "=_NOT_GIVEN"
+                value = f"f{number}() if {name} is _NOT_GIVEN else {name}"
             elif found.default is not _REQUIRED:
                 values[f"v{number}"], default = found.default, f"=v{number}"
             parameters.append(name + default)

@@ -70,7 +70,8 @@ class LlamaCppClient(Structured, TextRoutes, ServerRoutes):
             self.defaults.setdefault("model", model)
         self._resume = self.defaults.pop("resume", False)
         self._resume_for = self.defaults.pop("resume_for", DEFAULT_RESUME_FOR)
-        chat_request("", self.defaults)  # refuses unknown names now rather than at the first call
+        if self.defaults:
+            chat_request("", self.defaults)  # refuses unknown names now rather than at the first call
 
     @property
     def timeout(self) -> Optional[float]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .session import Session
 from .transfer import Transfer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Mapping, Optional
 
+    from .session import Session
     from .transport import Transport
 
 
@@ -46,13 +46,17 @@ class Routes:
         resume_for: Optional[float],
     ) -> Transfer:
         """A streamed answer; None stands for the client's own settings of how it is resumed."""
-        resuming = self._resume if resume is None else resume
+        session: Optional[Session] = None
+        if self._resume if resume is None else resume:
+            from .session import Session
+
+            session = Session(model)
         return Transfer(
             self.transport.send,
             self.transport.call(timeout, whole=False),
             path,
             body,
-            Session(model) if resuming else None,
+            session,
             self._resume_for if resume_for is None else resume_for,
         )
 
