@@ -24,9 +24,11 @@ import contextlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
@@ -127,7 +129,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, default=7, help="how often each is measured (7)")
     parser.add_argument("--quick", action="store_true", help="one round, small curves")
     parser.add_argument("--readme", action="store_true", help="renew the README's table and chart; wants all measures")
-    parser.add_argument("--endpoint", nargs="?", const=SMALL, metavar="URL", help="measure with a real llama-server")
+    parser.add_argument(
+        "--endpoint", type=endpoint, nargs="?", const=SMALL, metavar="URL", help="measure with a real llama-server"
+    )
     parser.add_argument("--streams", type=counts, default=[1, 4], help="with --endpoint: how many at once (1,4)")
     parser.add_argument("--tokens", type=positive, default=128, help="with --endpoint: in each stream (128)")
     parser.add_argument("--output", type=Path, default=environment.ROOT / "build" / "benchmarks.json", help="all runs")
@@ -144,6 +148,20 @@ def arguments() -> argparse.Namespace:
     if options.quick:
         options.rounds = 1
     return options
+
+
+def endpoint(text: str) -> str:
+    """The URL of a server that answers: the floors take nothing but `http://HOST:PORT`."""
+    if text == SMALL:
+        return text
+    url = text.rstrip("/")
+    if not re.fullmatch(r"http://[^/:]+:\d+", url):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form http://HOST:PORT")
+    try:
+        urllib.request.urlopen(f"{url}/health", timeout=10).close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"no llama-server is ready at {url}: {error}") from None
+    return url
 
 
 def chosen(known: Sequence[str]) -> Callable[[str], List[str]]:

@@ -87,6 +87,8 @@ def test_only_what_is_between_the_marks_is_replaced() -> None:
         (["--only", "imports"], "'imports' is not one of import, "),
         (["--subjects", "flyn"], "'flyn' is not one of bare python, "),
         (["--rounds", "0"], "'0' is not a number above 0"),
+        (["--endpoint", "https://localhost"], "is not of the form http://HOST:PORT"),
+        (["--endpoint", "http://127.0.0.1:9"], "no llama-server is ready at http://127.0.0.1:9"),
         (["--readme", "--only", "import"], "--readme wants everything measured"),
     ],
 )

@@ -50,6 +50,7 @@ class Launcher:
             env=variables,
             text=True,
             bufsize=1,
+            start_new_session=True,  # Ctrl-C is not for what is measured
         )
 
     def run(self, command: List[str]) -> Process:

@@ -34,7 +34,7 @@ def server() -> Iterator[Tuple[str, str]]:
     """The URLs of the benchmark's server: where it sends at once, and where token by token."""
     command = [sys.executable, "-m", "bench.server"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=SCRIPTS, stdin=pipe, stdout=pipe, text=True) as process:
+    with subprocess.Popen(command, cwd=SCRIPTS, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as process:
         assert process.stdin and process.stdout
         at_once, paced = process.stdout.readline().split()
         yield f"http://127.0.0.1:{at_once}", f"http://127.0.0.1:{paced}"
