@@ -48,10 +48,9 @@ def measure(place: Place, subjects: Sequence[Subject], measures: Sequence[str], 
     with server() as urls, Launcher(place.python, place.variables) as launcher:
         process = functools.partial(whole_process, place, launcher, urls[0])
         steps: Dict[str, Step] = {name: functools.partial(process, name) for name in PROCESSES if name in measures}
-        for step in steps.values():
-            for subject in subjects:
-                progress(f"warming up: {subject.name}")  # files into memory, source to bytecode
-                step(subject)
+        for subject in subjects if steps else []:
+            progress(f"warming up: {subject.name}")  # files into memory, source to bytecode
+            process(PROCESSES[-1], subject)
         if inside:
             steps["CPU and calls"] = functools.partial(work, place, urls, inside)
         for number in range(rounds):

@@ -85,7 +85,7 @@ def per_token(run: Streams, streams: int) -> Figures:
     short = 200 if streams == 1 else 20
     run(streams, short)  # what is loaded with the first stream
     cpu, wall = spent(run, streams, short)
-    long = short * max(3, min(100, round((0.4 if streams == 1 else 0.8) / cpu)))
+    long = short * max(3, min(100, round((0.3 if streams == 1 else 0.6) / cpu)))
     long_cpu, long_wall = spent(run, streams, long)
     between = streams * (long - short)
     return {"cpu": (long_cpu - cpu) / between, "wall": (long_wall - wall) / between}
