@@ -15,8 +15,8 @@ The last one is for a server of yours. On a GPU start it first, with a slot for 
     llama-server -m model.gguf -ngl 99 -np 32 -c 65536 --backend-sampling
 Then tokens/s, the seconds to the first token and the client's CPU are measured, and nothing else.
 
-Wants Linux and a machine that does nothing else. A table goes to standard output, every run to --output. Exit codes: 0 done,
-1 failed, 2 usage, 130 interrupted.
+Wants Linux and a machine that does nothing else. A table goes to standard output, every run to --output. Exit codes:
+0 done, 1 failed, 2 usage, 130 interrupted.
 """
 
 import argparse
