@@ -164,7 +164,10 @@ class _Builder:
 
     def _items(self, form: Items, value: Any) -> object:
         items = [self.build(form.item, item, index) for index, item in enumerate(_typed(list, value))]
-        return form.make(items)
+        try:
+            return form.make(items)
+        except TypeError:  # of a Set[Any], say
+            raise Misfit("expected items that a set can hold") from None
 
     def _fixed(self, form: Fixed, value: Any) -> object:
         if len(_typed(list, value)) != len(form.items):

@@ -56,7 +56,10 @@ def schema_of(annotation: object, where: str = "schema") -> Schema:
 
 def schema_of_form(form: Form) -> Schema:
     """The same, from what `form_of` made of the type."""
-    return form.schema() if isinstance(form, Foreign) else _Writer(form).whole()
+    try:
+        return form.schema() if isinstance(form, Foreign) else _Writer(form).whole()
+    except RecursionError:
+        raise TypeError("schema: nested too deeply") from None
 
 
 class _Writer:

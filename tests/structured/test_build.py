@@ -107,6 +107,7 @@ MISFITS = [
     (Person, '{"name": "A", "pet": []}', "pet: Person has no such key; did you mean 'pets'?"),
     (Person, '{"name": "A", "pets": [{"name": "R"}, {"name": 5}]}', "pets[1].name: expected a string, got 5"),
     (Person, '{"name": "A", "best": {"name": "B", "best": {}}}', "best.best.name: missing"),
+    (Set[Any], "[1, [2]]", "expected items that a set can hold"),
     (Options, '{"level": "x"}', 'level: expected an integer, got "x"'),
     (str, json.dumps(["x" * 10**6]), "expected a string, got an array"),
     (int, json.dumps("x" * 10**6), 'expected an integer, got "' + "x" * 60 + '…"'),

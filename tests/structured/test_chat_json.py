@@ -279,6 +279,14 @@ def test_a_closed_stream_has_no_result() -> None:
         eventually(lambda: server.left == 1)
 
 
+def test_a_stream_that_nobody_refers_to_any_more_is_closed() -> None:
+    with serve(unfinished("[1, 2, ")) as server:
+        growing = LlamaCppClient(server.endpoint).chat_json_stream("Hi", List[int])
+        assert next(growing) == [1, 2]
+        del growing
+        eventually(lambda: server.left == 1)
+
+
 # --- asynchronous -----------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +319,26 @@ def test_asynchronous_calls_raise_the_same() -> None:
     with serve(answers) as server:
         asyncio.run(main(server.endpoint))
         eventually(lambda: server.left == server.connections)
+
+
+def test_a_cancelled_task_closes_its_stream() -> None:
+    async def main(endpoint: str) -> None:
+        async def read() -> None:
+            async for value in AsyncLlamaCppClient(endpoint).chat_json_stream("Hi", List[int]):
+                seen.append(list(value))
+                begun.set()
+
+        begun, seen = asyncio.Event(), []  # type: ignore[var-annotated]
+        task = asyncio.ensure_future(read())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert seen == [[1, 2]]
+
+    with serve(unfinished("[1, 2, ")) as server:
+        asyncio.run(main(server.endpoint))
+        eventually(lambda: server.left == 1)
 
 
 # --- what it costs those who do not use it ----------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def test_what_it_refuses_is_an_error_that_says_where() -> None:
 
 
 def test_an_answer_of_the_real_server(real_server: RealServer) -> None:
-    with LlamaCppClient(real_server.endpoint) as client:
+    with LlamaCppClient(real_server.endpoint, timeout=300) as client:
         assert isinstance(client.chat_json("Write a note.", Note, max_tokens=60, temperature=0), Note)
         with pytest.raises(StructuredOutputError, match="ran out of tokens"):
             client.chat_json("Write a note.", Note, max_tokens=3)
