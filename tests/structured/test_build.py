@@ -7,10 +7,11 @@ import json
 import uuid
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timezone
-from typing import Any, Dict, FrozenSet, List, Literal, Optional, Set, Tuple, TypedDict, Union
+from typing import Annotated, Any, Dict, FrozenSet, List, Literal, Optional, Set, Tuple, TypedDict, Union
 
 import pytest
 
+from flynn import Limits
 from flynn.structured.build import build
 
 
@@ -121,6 +122,26 @@ def test_a_value_that_does_not_fit_is_an_error_that_says_where(annotation: Any, 
     assert str(raised.value) == message
 
 
+LIMITS = [
+    (Annotated[int, Limits(minimum=3)], 3, 2),
+    (Annotated[int, Limits(maximum=3)], 3, 4),
+    (Annotated[int, Limits(exclusiveMinimum=3)], 4, 3),
+    (Annotated[int, Limits(exclusiveMaximum=3)], 2, 3),
+    (Annotated[str, Limits(minLength=2)], "éé", "é"),
+    (Annotated[str, Limits(maxLength=2)], "éé", "ééé"),
+    (Annotated[str, Limits(pattern="^a|b$")], "xb", "x"),
+    (Annotated[List[int], Limits(minItems=1)], [1], []),
+    (Annotated[List[int], Limits(maxItems=1)], [1], [1, 2]),
+]
+
+
+@pytest.mark.parametrize(("annotation", "within", "beyond"), LIMITS)
+def test_limits_hold(annotation: Any, within: Any, beyond: Any) -> None:
+    assert build(annotation, within) == within
+    with pytest.raises(ValueError, match="^expected [a-z]+[A-Z]?[a-z]* (3|2|1|.a.b.), got "):
+        build(annotation, beyond)
+
+
 # --- hostile values ---------------------------------------------------------------------------------------------------
 
 
@@ -139,8 +160,10 @@ class Other:
 def test_a_union_of_records_takes_no_longer_with_each_level_of_nesting() -> None:
     """Whether it is One or Other is seen only after all that is in it: two ways at each level, 2**100 in all."""
     text = '{"child":' * 100 + "null" + ',"x":"neither"}' * 100
-    with pytest.raises(ValueError, match='x: expected an integer, got "neither"$'):
+    with pytest.raises(ValueError, match='^(child[.]?){10}…(child[.]){9}x: expected an integer, got "neither"$'):
         build(One, json.loads(text))
+    with pytest.raises(ValueError, match='^child.child.x: expected an integer, got "neither"$'):
+        build(One, json.loads('{"child":{"child":{"child":null,"x":"neither"},"x":1},"x":1}'))
     text = '{"child":' * 100 + "null" + "".join(',"x":true}' if level % 2 else ',"x":1}' for level in range(100))
     built, depth = build(Union[One, Other], json.loads(text)), 0
     while built is not None:
