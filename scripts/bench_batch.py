@@ -1,13 +1,15 @@
 """The long proofs of flynn batch, and its figures. Each prints lines of JSON, and fails if a promise is broken.
 
     python scripts/bench_batch.py speed [--prompts 2000] [--rounds 3]     against a bare http.client thread loop
+    python scripts/bench_batch.py speed --canned                          the same with answers that cost nothing
     python scripts/bench_batch.py dask [--workers 2] [--delay 0.02]       answers/s through a Dask scheduler
     python scripts/bench_batch.py prefix                                  prompt tokens that the server really read
     python scripts/bench_batch.py kill [--times 100]                      SIGKILL at random moments
     python scripts/bench_batch.py restarts                                a systemd user service killed 10 times
     python scripts/bench_batch.py million [--lines 1000000]               peak memory, and how a re-run starts
 
-`speed` and `prefix` want a real server: `--endpoint URL`, with `--metrics` for `prefix`; by default one is started.
+Several may be named. `speed` and `prefix` want a real server: `--endpoint URL`, with `--metrics` for `prefix`; by
+default one is started.
 """
 
 from __future__ import annotations
