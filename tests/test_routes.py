@@ -200,6 +200,11 @@ def test_a_ranking_of_other_documents_is_a_protocol_error(result: Dict[str, Any]
         decode_ranking({"results": [result]}, ["a", "b"])
 
 
+def test_one_string_is_no_sequence_of_documents() -> None:
+    with pytest.raises(TypeError, match="a sequence of strings"):
+        LlamaCppClient("http://localhost").rerank("a", "b")
+
+
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 

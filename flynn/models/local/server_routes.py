@@ -215,6 +215,10 @@ class ServerRoutes(Routes):
         Args:
             adapters: scales by adapter, `{0: 0.5}`, or the same in the server's form, `[{"id": 0, "scale": 0.5}]`.
                 An adapter that is missing is switched off.
+            timeout: seconds for all of the call, None for no limit; by default the client's.
+
+        What the server has cached of a prompt was read with the scales of then, and it uses that (b11549): a request
+        with `cache_prompt=False` reads its prompt anew.
         """
         if isinstance(adapters, Mapping):
             adapters = [{"id": id, "scale": scale} for id, scale in adapters.items()]

@@ -190,6 +190,7 @@ class TextRoutes(Routes):
 
         Raises:
             NotSupportedError: the server was started without `--reranking`.
+            TypeError: `documents` is a string.
 
         Example:
             >>> client.rerank("colour of grass", ["Grass is green.", "I sleep."]).results[0].index   # doctest: +SKIP
@@ -197,6 +198,8 @@ class TextRoutes(Routes):
         """
         from .retrieval import decode_ranking
 
+        if isinstance(documents, str):
+            raise TypeError("documents is a sequence of strings, not a string")
         documents = list(documents)
         body = {"query": query, "documents": documents, "top_n": top_n, "model": model, **(extra or {})}
         return decode_ranking(self._post("/rerank", timeout, body), documents)
