@@ -57,7 +57,7 @@ async def text_of(stream: Any) -> str:
 
 def test_it_has_the_same_names() -> None:
     names = {name for name, _ in inspect.getmembers(LlamaCppClient, callable) if not name.startswith("_")}
-    assert names == {name for name in vars(AsyncLlamaCppClient) if not name.startswith("_")}
+    assert names == {name for name, _ in inspect.getmembers(AsyncLlamaCppClient, callable) if not name.startswith("_")}
 
 
 def test_calls_are_awaited(client: AsyncLlamaCppClient) -> None:
