@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 import threading
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from .work import Work
 
 _LOOK = 2.0  # seconds between two looks at the server's slots
+# Bytes of address space that must be left for another thread: its stack, and what glibc reserves for what it allocates
+# (malloc/arena.c). With less, threads do begin, and then fail anywhere.
+_ROOM = (8 + 64) * 1024 * 1024
 _UNKNOWN_SLOTS = 4  # how many a server has that does not tell
 
 
@@ -57,14 +61,16 @@ class Threads:
     def _use(self, jobs: int) -> None:
         """Have so many threads, or as many as there is room for, but at least one."""
         self._work.set_limit(jobs)
-        while self._count < jobs:
-            try:
-                start(self._answer, self._count + 1, name=f"flynn-batch-{self._count + 1}")
-            except FlynnError:
-                if not self._count:
-                    raise
-                return self._work.set_limit(self._count)
-            self._count += 1
+        try:
+            for number in range(self._count + 1, jobs + 1):
+                if number > 1:
+                    mmap.mmap(-1, _ROOM).close()
+                start(self._answer, number, name=f"flynn-batch-{number}")
+                self._count = number
+        except (FlynnError, OSError):
+            if not self._count:
+                raise
+            self._work.set_limit(self._count)
 
     def _scope(self, worker: int) -> Scope:
         scope = self._scopes[worker] = Scope()
