@@ -26,8 +26,9 @@ EXAMPLES = """\
   flynn ask --json --max-tokens 20 Hello | jq -r '.choices[0].message.content'
   flynn ask --tool weather.py:get_weather "Do I need a coat in Oslo?"
 
-What the model thinks before it answers, and the tools that it calls, are shown dimmed, and only on a terminal.
-A tool is a Python function with a docstring and annotations; what it prints goes to standard error."""
+What the model thinks before it answers, and the tools that it calls, are shown
+dimmed, and only on a terminal. A tool is a Python function with a docstring and
+annotations; what it prints goes to standard error."""
 
 
 def add_options(parser: Parser) -> None:
