@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from dataclasses import dataclass
 
+from ..dataclass import dataclass, replace
 from ..errors import ToolRoundsError
 from ..models.types import Message
 from ..nearest import suggestion
@@ -119,7 +119,7 @@ class Rounds:
             if tool.name in self._tools:
                 raise ValueError(f"two tools have the name {tool.name!r}")
             self._tools[tool.name] = tool
-        self._request = dataclasses.replace(request, tools=[tool.definition for tool in self._tools.values()])
+        self._request = replace(request, tools=[tool.definition for tool in self._tools.values()])
         self._max_rounds = self._left = max_rounds
         self._max_result = max_result
         self._last: Optional[ChatResponse] = None
@@ -154,10 +154,10 @@ class Rounds:
         if not self._left:
             raise ToolRoundsError(f"the model still calls tools after {self._max_rounds} rounds", self._last)
         self._left -= 1
-        request = dataclasses.replace(self._request, messages=tuple(self.messages))
+        request = replace(self._request, messages=tuple(self.messages))
         if request.tool_choice not in (None, "none"):
             # Once is enough: a model that has to call a tool in every round never answers.
-            self._request = dataclasses.replace(self._request, tool_choice="auto")
+            self._request = replace(self._request, tool_choice="auto")
         return request
 
     def take(self, response: ChatResponse) -> List[Invocation]:
@@ -168,7 +168,7 @@ class Rounds:
             self.messages.append(response.message)
         elif self._left:
             calls = response.tool_calls[:MAX_CALLS]
-            self._round = [dataclasses.replace(response.message, tool_calls=tuple(map(_to_be_replayed, calls)))]
+            self._round = [replace(response.message, tool_calls=tuple(map(_to_be_replayed, calls)))]
             return [self._invocation(call, cut=response.finish_reason == "length") for call in calls]
         return []
 
@@ -199,8 +199,8 @@ def _to_be_replayed(call: ToolCall) -> ToolCall:
     try:
         decode_arguments(call.arguments)
     except ArgumentsError:
-        return dataclasses.replace(call, arguments="{}")
-    return call if call.arguments else dataclasses.replace(call, arguments="{}")
+        return replace(call, arguments="{}")
+    return call if call.arguments else replace(call, arguments="{}")
 
 
 def _plain(value: Any) -> Any:
