@@ -1,4 +1,4 @@
-"""Files that the user names: JSON read with errors that tell the place, text written so that nothing is half done."""
+"""Files that the user names: read with errors that tell the place, written so that nothing is half done."""
 
 from __future__ import annotations
 
@@ -21,6 +21,29 @@ def read_json(path: str) -> Any:
         ConfigError: it cannot be read, is no regular file or too large, or is not JSON in UTF-8.
     """
     path = os.path.expanduser(path)
+    data = _read(path)
+    try:
+        return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"not JSON: {error.msg}", file=path, line=error.lineno, column=error.colno) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not JSON: {error}", file=path) from None
+
+
+def read_text(path: str) -> str:
+    """The text in a file. A byte order mark is no part of it.
+
+    Raises:
+        ConfigError: it cannot be read, is no regular file or too large, or is not UTF-8.
+    """
+    path = os.path.expanduser(path)
+    try:
+        return _read(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"not UTF-8: byte {error.start} is no part of a character", file=path) from None
+
+
+def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_SIZE + 1)
@@ -28,12 +51,7 @@ def read_json(path: str) -> Any:
         raise ConfigError(getattr(error, "strerror", None) or str(error), file=path) from None
     if len(data) > MAX_SIZE:
         raise ConfigError(f"more than {MAX_SIZE} bytes", file=path)
-    try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"not JSON: {error.msg}", file=path, line=error.lineno, column=error.colno) from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"not JSON: {error}", file=path) from None
+    return data
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,36 @@ def test_a_real_tokenizer_counts(home: Home, real_server: Any) -> None:
 
 def test_as_a_prompt_it_has_also_what_the_chat_template_adds(home: Home, real_server: Any) -> None:
     ask = home.run("ask", "--json", "--max-tokens", "1", "hello hello", "--endpoint", real_server.endpoint)
-    import json
-
     tokens = json.loads(ask.out)["usage"]["prompt_tokens"]
     assert tokens > 2
     counted = home.run("tokens", "--chat", "--endpoint", real_server.endpoint, stdin="hello hello\n")
     assert counted == (0, f"{tokens}\n", "")
+
+
+def test_pieces_of_a_real_tokenizer_are_shown_with_their_numbers(home: Home, real_server: Any) -> None:
+    tokens = ["tokens", "--pieces", "--endpoint", real_server.endpoint]
+    assert home.run(*tokens, "h\u00e9llo \U0001f600\x1b a\nb") == (
+        0,
+        "   88  'h'\n 2756  '\u00e9'\n31394  'llo'\n40303  b' \\xf0\\x9f\\x98'\n  218  b'\\x80'\n"
+        "  212  '\\x1b'\n  253  ' a'\n  198  '\\n'\n   82  'b'\n",
+        "",
+    )
+    assert home.run(*tokens, stdin="") == (0, "", "")
+    assert json.loads(home.run(*tokens, "--json", " \U0001f600 a").out) == {
+        "tokens": 3,
+        "pieces": [
+            {"id": 40303, "piece": [*b" \xf0\x9f\x98"]},
+            {"id": 218, "piece": [0x80]},
+            {"id": 253, "piece": " a"},
+        ],
+    }
+
+
+def test_pieces_of_a_prompt_are_those_that_are_counted(home: Home, real_server: Any) -> None:
+    chat = ["tokens", "--chat", "hello hello", "--endpoint", real_server.endpoint]
+    shown = home.run(*chat, "--pieces").out.splitlines()
+    assert shown[0].endswith("  '<|im_start|>'")
+    assert len(shown) == int(home.run(*chat).out)
 
 
 def test_on_a_terminal_without_arguments_it_does_not_wait_for_a_text(home: Home) -> None:

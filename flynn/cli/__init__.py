@@ -14,7 +14,7 @@ from .screen import Screen
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import List, NoReturn, Optional, Protocol, Sequence
+    from typing import List, NoReturn, Optional, Protocol, Sequence, Tuple
 
     from .options import Given, Parser
 
@@ -34,7 +34,9 @@ COMMANDS = {
     "chat": "Hold a conversation.",
     "batch": "Answer many prompts from a file; run it again to go on where it stopped.",
     "status": "Tell whether the server is up, and what it runs.",
+    "embed": "Turn texts into vectors.",
     "tokens": "Count the tokens of a text.",
+    "completion": "Print what makes a shell complete the options of flynn.",
 }
 _EXIT_CODES = f"exit codes: {', '.join(map(str, exits.MEANINGS))}; flynn --help tells what they mean"
 
@@ -70,18 +72,25 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _run(argv: Sequence[str], screen: Screen) -> int:
-    from .options import Parser
-
     name = argv[0] if argv else ""
     if name not in COMMANDS:
         return _without_command(argv, screen)
+    command, parser = load(name)
+    return command.run(parser.parse(argv[1:]), screen)
+
+
+def load(name: str) -> Tuple[Command, Parser]:
+    """A command, and the parser of its arguments."""
     from importlib import import_module
+
+    from .options import Parser
 
     command: Command = import_module(f".{name}", __name__)
     parser = Parser(f"flynn {name}", COMMANDS[name], f"examples:\n{command.EXAMPLES}\n\n{_EXIT_CODES}")
     command.add_options(parser)
-    parser.add_connection_options()
-    return command.run(parser.parse(argv[1:]), screen)
+    if not getattr(command, "OFFLINE", False):
+        parser.add_connection_options()
+    return command, parser
 
 
 def _without_command(argv: Sequence[str], screen: Screen) -> int:
@@ -91,8 +100,8 @@ def _without_command(argv: Sequence[str], screen: Screen) -> int:
     from ..nearest import suggestion
     from .options import Parser
 
-    commands = "\n".join(f"  {name:<8}{purpose}" for name, purpose in COMMANDS.items())
-    codes = "\n".join(f"  {code:<8}{meaning}" for code, meaning in exits.MEANINGS.items())
+    commands = "\n".join(f"  {name:<12}{purpose}" for name, purpose in COMMANDS.items())
+    codes = "\n".join(f"  {code:<12}{meaning}" for code, meaning in exits.MEANINGS.items())
     parser = Parser(
         "flynn",
         "Talk to a local llama-server.",

@@ -1,4 +1,4 @@
-"""`flynn tokens`: how many tokens a text is."""
+"""`flynn tokens`: how many tokens a text is, and which."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from .options import connect, read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, List
+
+    from ..models.local.llamacpp import LlamaCppClient
+    from ..models.local.server import TokenPiece
     from .options import Given, Parser
     from .screen import Screen
 
 EXAMPLES = """\
   flynn tokens "How long is this?"
   flynn tokens < report.txt
+  flynn tokens --pieces "na\u00efve"         # which tokens, and what each of them stands for
   flynn tokens --chat < prompt.txt     # as a prompt, with what the chat template adds"""
 
 
@@ -20,11 +25,14 @@ def add_options(parser: Parser) -> None:
     parser.usage = "flynn tokens [options] [TEXT ...]"
     parser.add_argument("words", nargs="*", metavar="TEXT", help="what to count; what is piped in is added to it")
     parser.add_argument("--chat", action="store_true", help="count what flynn ask would send, chat template included")
-    parser.add_argument("--json", action="store_true", help='print {"tokens": N}')
+    parser.add_argument("--pieces", action="store_true", help="print the number of each token and what it stands for")
+    parser.add_argument("--json", action="store_true", help='print {"tokens": N}, and with --pieces also these')
 
 
 def run(given: Given, screen: Screen) -> int:
     text = read_text(given.words)
+    if given.pieces:
+        return _show_pieces(text, given, screen)
     with connect(given) as client:
         count = client.count_tokens(text.rstrip("\r\n")) if given.chat else len(client.tokenize(text))
     if given.json:
@@ -32,3 +40,26 @@ def run(given: Given, screen: Screen) -> int:
     else:
         screen.write(f"{count}\n")
     return DONE
+
+
+def _show_pieces(text: str, given: Given, screen: Screen) -> int:
+    with connect(given) as client:
+        pieces = _pieces(client, text, chat=given.chat)
+    if given.json:
+        listed: List[Any] = [
+            {"id": token.id, "piece": token.piece if isinstance(token.piece, str) else list(token.piece)}
+            for token in pieces
+        ]
+        screen.write_json({"tokens": len(pieces), "pieces": listed})
+    else:
+        width = max((len(str(token.id)) for token in pieces), default=0)
+        # As Python writes them: blanks are seen, bytes that are no text by themselves are b'...', and no character of
+        # the text does anything to the terminal.
+        screen.write("".join(f"{token.id:>{width}}  {token.piece!r}\n" for token in pieces))
+    return DONE
+
+
+def _pieces(client: LlamaCppClient, text: str, *, chat: bool) -> List[TokenPiece]:
+    if chat:
+        return client.tokenize(client.apply_template(text.rstrip("\r\n")), add_special=True, with_pieces=True)
+    return client.tokenize(text, with_pieces=True)

@@ -1,0 +1,97 @@
+"""`flynn embed`: texts as vectors."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+
+from ..errors import AuthenticationError, ConfigError, ModelLoadingError, NotSupportedError, ServerError
+from .exits import DONE
+from .options import connect
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+    from ..models.local.llamacpp import LlamaCppClient
+    from .options import Given, Parser
+    from .screen import Screen
+
+    # Where a text is from, in words and as a member of the JSON, and the text.
+    Source = Tuple[str, Dict[str, Any], str]
+
+EXAMPLES = """\
+  flynn embed "The sky is blue." "Grass is green."
+  flynn embed --file report.txt --json | jq .embedding[0]
+  flynn embed < sentences.txt > vectors.jsonl
+
+Each text becomes one line: a list of numbers, or with --json an object. Without TEXT
+and --file each line of standard input is a text; they are sent 32 at a time.
+The server has to be started with --embeddings."""
+
+_AT_ONCE = 32  # texts in a request
+
+
+def add_options(parser: Parser) -> None:
+    parser.usage = "flynn embed [options] [TEXT ...]"
+    parser.add_argument("words", nargs="*", metavar="TEXT", help="a text each")
+    parser.add_argument(
+        "--file", metavar="FILE", action="append", default=[], help="file whose content is a text (repeatable)"
+    )
+    parser.add_argument("--model", metavar="TEXT", help="model to ask, where a server has several")
+    parser.add_argument(
+        "--json", action="store_true", help='print {"embedding": [...]} with "text", "file" or "line" beside it'
+    )
+
+
+def run(given: Given, screen: Screen) -> int:
+    if given.words or given.file:
+        sources = iter(_given(given))
+    elif sys.stdin is not None and not sys.stdin.isatty():
+        sources = _lines()
+    else:
+        raise ConfigError("no text: give it as arguments, with --file or on standard input")
+    with connect(given) as client:
+        while batch := list(islice(sources, _AT_ONCE)):
+            for (_, about, _), vector in zip(batch, _embed(client, batch, given.model)):
+                # Nine digits are all of a 32-bit float.
+                numbers = [float(f"{number:.9g}") for number in vector]
+                screen.write_json({**about, "embedding": numbers} if given.json else numbers)
+    return DONE
+
+
+def _given(given: Given) -> Iterator[Source]:
+    from ..files import read_text
+
+    for number, text in enumerate(given.words, 1):
+        yield f"text {number}", {"text": text}, text
+    for path in given.file:
+        yield path, {"file": path}, read_text(path)
+
+
+def _lines() -> Iterator[Source]:
+    number = 0
+    while True:
+        try:
+            line = sys.stdin.readline()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard input") from None
+        if not line:
+            return
+        number += 1
+        text = line.rstrip("\r\n")
+        yield f"line {number}", {"line": number, "text": text}, text
+
+
+def _embed(client: LlamaCppClient, batch: Sequence[Source], model: Optional[str]) -> Iterator[List[float]]:
+    try:
+        yield from client.embed([text for _, _, text in batch], model=model)
+    except (AuthenticationError, ModelLoadingError, NotSupportedError):
+        raise
+    except ServerError as error:
+        if len(batch) == 1:
+            error.args = (f"{batch[0][0]}: {error}",)
+            raise
+        # The server does not say which of them it does not take.
+        for source in batch:
+            yield from _embed(client, [source], model)

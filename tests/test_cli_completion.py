@@ -1,0 +1,146 @@
+"""`flynn completion`, in the real shells."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Callable, List
+
+import pytest
+from command import Home, Terminal, environment
+from scripted import eventually
+
+from flynn.cli import COMMANDS, load
+
+# What is typed, and what it becomes where that is one thing.
+COMPLETED = {
+    "flynn st": "flynn status",
+    "flynn comp": "flynn completion",
+    "flynn ask --im": "flynn ask --image",
+    "flynn ask --tool x:y --json-s": "flynn ask --tool x:y --json-schema",
+    "flynn chat --summ": "flynn chat --summarise",
+    "flynn batch --max-f": "flynn batch --max-failures",
+    "flynn completion z": "flynn completion zsh",
+    "flynn ask --json-schema sch": "flynn ask --json-schema schema",
+    "flynn batch -o que": "flynn batch -o questions",
+    "flynn batch que": "flynn batch questions",
+    "flynn status --config=que": "flynn status --config=questions",
+}
+# What stays as it is: numbers, texts, and what is unknown.
+NOT_COMPLETED = ["flynn ask --temperature sch", "flynn tokens sch", "flynn nope --", "flynn status --xyz"]
+
+
+def shell(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        assert os.environ.get("CI") != "true", f"{name} is missing"
+        pytest.skip(f"no {name}")
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path)
+    for name in "schema", "questions", "a b":
+        home.write(name, "")
+    for name in "bash", "zsh", "fish":
+        ended = home.run("completion", name)
+        assert (ended.code, ended.err) == (0, "")
+        home.write(f"flynn.{name}", ended.out)
+    return home
+
+
+def run(home: Home, *command: str) -> str:
+    ended = subprocess.run(
+        command, cwd=home.path, env=environment(home.path), capture_output=True, text=True, timeout=60
+    )
+    assert ended.stderr == ""
+    return ended.stdout
+
+
+def in_bash(home: Home, typed: str) -> List[str]:
+    """What bash would offer in place of the last word."""
+    # As readline takes a line apart: = is a word of its own.
+    words = typed.replace("=", " = ").split(" ")
+    quoted = " ".join(f"'{word}'" for word in words)
+    script = f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _flynn; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    return run(home, shell("bash"), "--norc", "-c", f". ./flynn.bash; {script}").splitlines()
+
+
+def in_fish(home: Home, typed: str) -> List[str]:
+    """What fish would offer in place of the last word."""
+    script = f"source flynn.fish; complete -C '{typed}'"
+    return [line.partition("\t")[0] for line in run(home, shell("fish"), "--no-config", "-c", script).splitlines()]
+
+
+def last_word(line: str) -> str:
+    return line.rpartition(" ")[2]
+
+
+@pytest.mark.parametrize("typed", COMPLETED)
+def test_bash_completes(home: Home, typed: str) -> None:
+    assert in_bash(home, typed) == [last_word(COMPLETED[typed]).rpartition("=")[2]]
+
+
+@pytest.mark.parametrize("typed", COMPLETED)
+def test_fish_completes(home: Home, typed: str) -> None:
+    assert in_fish(home, typed) == [last_word(COMPLETED[typed])]
+
+
+@pytest.mark.parametrize("complete", [in_bash, in_fish])
+def test_what_is_no_file_is_left_alone(home: Home, complete: Callable[[Home, str], List[str]]) -> None:
+    for typed in NOT_COMPLETED:
+        assert [offer for offer in complete(home, typed) if offer] == []
+    assert "a b" in complete(home, "flynn batch ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("complete", [in_bash, in_fish])
+def test_every_option_of_every_command_is_offered(
+    home: Home, complete: Callable[[Home, str], List[str]], command: str
+) -> None:
+    options = {option for option in load(command)[1]._option_string_actions if option.startswith("--")}
+    offered = {offer.rstrip("=") for offer in complete(home, f"flynn {command} --") if offer.startswith("--")}
+    assert offered == options
+
+
+def test_commands_are_offered(home: Home) -> None:
+    assert set(in_bash(home, "flynn ")) == {*COMMANDS, "--help", "--version"}
+    assert set(in_fish(home, "flynn ")) == set(COMMANDS)
+
+
+_ZSHRC = """
+autoload -Uz compinit
+compinit -u -D
+eval "$(< flynn.zsh)" 2> errors
+tell() { print -r -- "$BUFFER" >> completed; BUFFER= }
+zle -N tell
+bindkey '^X' tell
+PS1='ready> '
+"""
+
+
+def test_zsh_completes(home: Home) -> None:
+    home.write(".zshrc", _ZSHRC)
+    cases = {**COMPLETED, **{line: line for line in NOT_COMPLETED}}
+    cases.update({f"flynn {command} --hel": f"flynn {command} --help" for command in COMMANDS})
+    completed = home.path / "completed"
+    with Terminal([shell("zsh"), "-d", "-i"], home.path, environment(home.path, TERM="dumb")) as terminal:
+        terminal.expect("ready> ")
+        for number, typed in enumerate(cases):
+            terminal.type(f"{typed}\t\x18")
+            eventually(lambda: completed.exists() and completed.read_text().count("\n") > number)  # noqa: B023
+        terminal.type("exit\n")
+        terminal.end()
+    lines = [line.rstrip(" =/") for line in completed.read_text().splitlines()]
+    assert dict(zip(cases, lines)) == cases
+    assert (home.path / "errors").read_text() == ""
+    assert "_arguments" not in terminal.text
+
+
+def test_another_shell_is_one_line(home: Home) -> None:
+    ended = home.run("completion", "tcsh")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("flynn: argument SHELL: invalid choice: 'tcsh'")
