@@ -1,6 +1,6 @@
 """The rounds of a run with tools, without I/O: which request comes next, which calls a reply asks for, what they gave.
 
-    while not rounds.ended:
+    while rounds.answer is None:
         response = ...                              # the model's answer to rounds.request()
         for call in rounds.take(response):
             rounds.add(call.execute())
