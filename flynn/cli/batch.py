@@ -65,7 +65,8 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="system prompt of lines that have none")
     parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that answers keep to")
     group = parser.add_argument_group("work")
-    group.add_argument("--jobs", metavar="N", type=int, help="requests at a time (default: the server's free slots)")
+    jobs = "requests at a time, with --dask tasks (default: the server's free slots)"
+    group.add_argument("--jobs", metavar="N", type=int, help=jobs)
     group.add_argument("--max-failures", metavar="N", type=int, help="give up after N failed requests")
     group.add_argument(
         "--wait",
