@@ -45,7 +45,7 @@ def chat(flynn: Path, endpoint: str) -> int:
     signal.signal(signal.SIGINT, lambda *_: None)
     prompt = os.environ.get("PROMPT")
     code = subprocess.run(
-        [flynn, "chat", "--endpoint", endpoint, "--temperature", "0"],  # at random so small a model soon raves
+        [flynn, "chat", "--endpoint", endpoint],
         input=f"{prompt}\n".encode() if prompt else None,
     ).returncode
     return code if code >= 0 else 128 - code

@@ -24,6 +24,7 @@ DEFAULT_TIMEOUT = 60.0  # seconds
 MAX_TIMEOUT = 2_147_483
 TIMEOUTS = f"a number of seconds above 0 and up to {MAX_TIMEOUT}, or None for no limit"
 
+_LOOK = 1.0  # seconds
 _TICK = 0.05  # seconds after which a pause looks whether it was ended
 
 
@@ -113,6 +114,25 @@ class Call:
         if left <= 0:
             raise RequestTimeoutError
         return left
+
+    def patience(self, waited: float) -> float:
+        """Seconds to wait for the peer at a time: a signal that comes just before a wait CPython handles only after it.
+
+        Args:
+            waited: seconds since something came.
+
+        Raises:
+            RequestTimeoutError: that is too long, or the limit of the whole call has passed.
+            CallAborted: the call was ended from outside.
+        """
+        left = self.limit()
+        if left is None:
+            return _LOOK
+        if self._deadline is None:
+            left -= waited
+            if left <= 0:
+                raise RequestTimeoutError
+        return min(left, _LOOK)
 
     def end_within(self, seconds: float) -> None:
         """From now on the limit is `seconds`, for all that is left of the call."""

@@ -9,10 +9,12 @@ from ..errors import ConnectionLostError, FlynnError, ProtocolError, RequestTime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Callable, Optional, TypeVar
 
     from .call import Call
     from .endpoint import Endpoint
+
+    T = TypeVar("T")
 
 # A status line and headers; http.client's own limits add up to 6.5 MB, and to no limit for "100 Continue" and CONNECT.
 MAX_HEAD = 1024 * 1024
@@ -70,11 +72,7 @@ class Wire:
         """For http.client, which reads the head; None after that: it is to give what it has read beyond."""
         if not self.in_head:
             return None
-        try:
-            self._keep_limit()
-            count = self.sock.recv_into(buffer)
-        except socket.timeout as error:
-            raise _timed_out(error) from None
+        count = self._received(lambda: self.sock.recv_into(buffer))
         self.received += count
         self.ended = not count
         if self.received > MAX_HEAD:
@@ -83,19 +81,13 @@ class Wire:
 
     def receive(self) -> bytes:
         """The next bytes of the body, as soon as some have come; empty at the end of the connection."""
-        try:
-            self._keep_limit()
-            data = self.sock.recv(BLOCK)
-        except socket.timeout as error:
-            raise _timed_out(error) from None
+        data = self._received(lambda: self.sock.recv(BLOCK))
         self.ended = not data
         return data
 
     def receive_ready(self) -> bytes:
         """As `receive`, but raises BlockingIOError if nothing has come."""
-        if self._limit != 0.0:
-            self._limit = 0.0
-            self.sock.settimeout(0)
+        self._set_limit(0.0)
         data = self.sock.recv(BLOCK)
         self.ended = not data
         return data
@@ -105,7 +97,7 @@ class Wire:
         if body is not None and len(body) <= BLOCK:
             head, body = head + body, None
         try:
-            self._keep_limit()
+            self._set_limit(self.call.limit())
             self.sock.sendall(head)
             if body is not None:
                 self.sock.sendall(body)
@@ -114,13 +106,23 @@ class Wire:
 
     def look(self) -> None:
         """Take what has come, if anything has. Raises BlockingIOError, or for TLS SSLWantReadError, if nothing has."""
-        self._limit = 0.0
-        self.sock.settimeout(0)
+        self._set_limit(0.0)
         self.sock.recv(1)
 
-    def _keep_limit(self) -> None:
-        limit = self.call.limit()
-        if limit != self._limit:  # a system call, and the limit of a stream stays the same
+    def _received(self, receive: Callable[[], T]) -> T:
+        waited = 0.0
+        while True:
+            patience = self.call.patience(waited)
+            self._set_limit(patience)
+            try:
+                return receive()
+            except socket.timeout as error:
+                if error.errno:
+                    raise _timed_out(error) from None
+                waited += patience
+
+    def _set_limit(self, limit: Optional[float]) -> None:
+        if limit != self._limit:  # a system call, which is seldom needed
             self._limit = limit
             self.sock.settimeout(limit)
 
