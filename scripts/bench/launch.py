@@ -68,7 +68,10 @@ class Launcher:
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        self._process.__exit__(kind, error, trace)  # closes its input, which ends it
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()  # which ends it, after the process that it still waits for
+        self._process.wait()
+        self._process.stdout.close()
 
 
 class ChildFailed(Exception):
