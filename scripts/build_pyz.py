@@ -4,8 +4,9 @@
 
 Reproducible byte for byte: what is in it follows from the sources alone, and from $SOURCE_DATE_EPOCH if that is set
 (https://reproducible-builds.org/specs/source-date-epoch/). The modules are in it as one compressed text, see
-`pyz_importer.py`, and without docstrings and comments; each line keeps its number, so that tracebacks tell the truth.
-Whole and each for itself they would take twice the size. There is no bytecode: that suits one version of Python only.
+`pyz_importer.py`, and without what only people and type checkers read; each line keeps its number, so that tracebacks
+tell the truth. Whole and each for itself they would take twice the size. There is no bytecode: that suits one version
+of Python only.
 """
 
 from __future__ import annotations
@@ -57,19 +58,28 @@ def sources() -> str:
 
 
 def lean(path: Path) -> str:
-    """A source without docstrings and comments, each line where it was."""
+    """A source without docstrings, comments and what only type checkers read, each line where it was."""
     source = path.read_text(encoding="utf-8")
     lines = source.split("\n")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             line, column = token.start
             lines[line - 1] = lines[line - 1][:column].rstrip()
-    for node in ast.walk(ast.parse(source)):
+    module = ast.parse(source)
+    for node in ast.walk(module):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0]
             if ast.get_docstring(node, clean=False) is not None and first.end_lineno:
                 below = [""] * (first.end_lineno - first.lineno)
                 lines[first.lineno - 1 : first.end_lineno] = [" " * first.col_offset + "''", *below]
+    for node in module.body:
+        if (
+            isinstance(node, ast.If)
+            and ast.unparse(node.test) == "TYPE_CHECKING"
+            and not node.orelse
+            and node.end_lineno
+        ):
+            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno + 1 - node.lineno)
     return "\n".join(lines)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
+from typing import Set
 
 import environment
 import pytest
@@ -16,11 +18,17 @@ import flynn
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made from a copy, since setuptools leaves files beside its sources, and from what is installed: no network."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, since setuptools leaves files beside its sources."""
     source = tmp_path_factory.mktemp("source")
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
     shutil.copytree(environment.ROOT, source, ignore=ignored, dirs_exist_ok=True)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made from what is installed: no network."""
     target = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-build-isolation", "--no-deps"]
     subprocess.run([*pip, "--wheel-dir", str(target), str(source)], check=True, stdout=subprocess.DEVNULL)
@@ -31,9 +39,23 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    folder = environment.ROOT / "flynn"
-    sources = {f"flynn/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")}
-    assert held == sources | {"flynn/py.typed"}
+    assert held == _package()
+
+
+def _package() -> Set[str]:
+    sources = (environment.ROOT / "flynn").rglob("*.py")
+    return {"flynn/py.typed", *(path.relative_to(environment.ROOT).as_posix() for path in sources)}
+
+
+def test_what_it_is_built_from_holds_the_package_and_nothing_else(source: Path, tmp_path: Path) -> None:
+    program = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=source, stdout=subprocess.DEVNULL)
+    (made,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(made) as archive:
+        held = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert {name for name in held if not name.startswith("flynn.egg-info/")} == _package() | {
+        *("LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg")
+    }
 
 
 def test_it_asks_for_python_3_9_and_for_no_other_package(wheel: Path) -> None:
