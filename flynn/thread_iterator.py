@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_FOREIGN = "a ThreadIterator belongs to the event loop that it was first used in"
 _NAME = "flynn-iterator"
 _LOOK = 1.0  # seconds after which a thread whose buffer is full looks whether the loop was closed
 
@@ -137,7 +138,7 @@ class _Channel(Generic[T]):
                 self._loop = None  # it has not begun, and there is no thread to wait for
                 raise
         elif self._loop not in (None, loop):
-            raise RuntimeError("a ThreadIterator belongs to the event loop that it was first used in")
+            raise RuntimeError(_FOREIGN)
         return loop
 
     def expect(self) -> asyncio.Future[None]:
@@ -186,6 +187,8 @@ class _Channel(Generic[T]):
         except BaseException as raised:
             error = raised
         with self.condition:
+            if error is None and not self._stopped and not self._is_wanted():
+                error = RuntimeError(_FOREIGN)  # whoever reads on in another loop is not to take this for the end
             self.error = error
             self.finished = True
             _wake({self._loop: self._put([])})

@@ -376,6 +376,17 @@ def test_it_belongs_to_the_loop_that_it_began_in() -> None:
         asyncio.run(read())
 
 
+def test_its_end_is_not_that_of_its_loop() -> None:
+    source = Source()
+    iterator = ThreadIterator(source, buffer=1)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(iterator.__anext__())
+    loop.close()
+    eventually(lambda: source.closed_in)
+    with pytest.raises(RuntimeError, match="belongs to the event loop that it was first used in"):
+        asyncio.run(collect(iterator))
+
+
 def test_tasks_that_read_at_once_share_the_items() -> None:
     async def read() -> List[List[int]]:
         iterator = ThreadIterator(slow(), buffer=3)
