@@ -330,10 +330,11 @@ def test_one_that_waits_for_its_consumer_ends_as_well(end: Callable[..., Any]) -
 
 
 def test_without_interrupt_it_ends_after_the_item_that_it_waits_for() -> None:
-    proceed = threading.Event()
+    waits, proceed = threading.Event(), threading.Event()
 
     def items() -> Iterator[int]:
         yield 1
+        waits.set()
         proceed.wait()
         yield 2
         raise AssertionError("nobody wanted this")
@@ -341,6 +342,7 @@ def test_without_interrupt_it_ends_after_the_item_that_it_waits_for() -> None:
     async def read() -> None:
         iterator = ThreadIterator(items())
         await iterator.__anext__()
+        waits.wait(10)
         task = asyncio.ensure_future(iterator.aclose())
         await asyncio.sleep(0.05)
         assert not task.done()
