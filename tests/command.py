@@ -102,6 +102,8 @@ class Terminal:
     def __init__(self, command: List[str], folder: Path, env: Mapping[str, str], **options: Any) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        # A handler that raises while coverage holds its lock leaves it locked: the command would then wait for ever.
+        env = {name: value for name, value in env.items() if name != "COVERAGE_PROCESS_CONFIG"}
         streams = {"stdin": slave, "stdout": slave, "stderr": slave, **options}
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _ON_TERMINAL, *command],
