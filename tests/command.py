@@ -125,8 +125,10 @@ class Terminal:
 
     def expect(self, text: str) -> str:
         """Wait for a text; what came since the last one that was waited for, it included."""
+        deadline = time.monotonic() + _TIMEOUT
         while (found := self.text.find(text, self._read_to)) < 0:
-            assert self._read(), f"{text!r} did not come, but {self.text[self._read_to :]!r}"
+            more = self._read() and time.monotonic() < deadline
+            assert more, f"{text!r} did not come, but {self.text[self._read_to :]!r}"
         start, self._read_to = self._read_to, found + len(text)
         return self.text[start : self._read_to]
 

@@ -11,7 +11,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional, TextIO
+    from typing import Any, Optional, Sequence, TextIO, Tuple
 
 # C0 without tab and newline, DEL, C1 (ECMA-48).
 _CONTROLS = dict.fromkeys([*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
@@ -36,6 +36,7 @@ class Screen:
 
     Attributes:
         out_is_terminal, err_is_terminal: whether a person looks at them.
+        redraws: whether what was written on standard output can be replaced.
 
     Raises, from whatever writes:
         OSError: with `filename` telling which of the two cannot be written.
@@ -49,6 +50,8 @@ class Screen:
         self.out_is_terminal = out is not None and out.isatty()
         self.err_is_terminal = err is not None and err.isatty()
         self._dims = self.err_is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self.redraws = self.out_is_terminal and os.environ.get("TERM", "dumb") != "dumb"
+        self._drawn = 0  # lines
         self._open_line = False  # of results
         self._open_aside = False
         self._progress = 0  # characters on the line
@@ -68,6 +71,19 @@ class Screen:
         import json
 
         self.write(json.dumps(value) + "\n")
+
+    def redraw(self, lines: Sequence[str]) -> None:
+        """Results in place of those that the last call wrote; on a terminal that can do that.
+
+        As much as fits: a line that went on in the next one, or scrolled away, could not be found again.
+        """
+        columns, rows = self._size()
+        # ECMA-48: to the beginning of the line so many above, erase to the end of the line, erase to the end of all.
+        drawn = [f"\x1b[{self._drawn}F" if self._drawn else ""]
+        drawn += [f"{printable(line)[: columns - 1]}\x1b[K\n" for line in lines[: rows - 1]]
+        self._drawn = len(drawn) - 1
+        self._open_line = True  # the ^C of who has seen enough is shown there
+        self._put("".join([*drawn, "\x1b[J"]))
 
     def end_line(self) -> None:
         """End the line of results, if one is open."""
@@ -139,6 +155,14 @@ class Screen:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, stream.fileno())
                 os.close(nowhere)
+
+    def _size(self) -> Tuple[int, int]:
+        """Columns and rows of the terminal."""
+        try:
+            columns, rows = os.get_terminal_size(1)
+        except OSError:
+            columns = rows = 0
+        return columns or 80, rows or 24  # a terminal may not know
 
     def _put(self, text: str) -> None:
         if self._out is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import NotSupportedError, ServerNotRunningError
+import argparse
+
+from ..errors import ConfigError, NotSupportedError, ServerNotRunningError
 from .exits import DONE, NOT_RUNNING, TRY_AGAIN
 from .options import connect
 
@@ -17,17 +19,27 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   flynn status
   flynn status --json | jq .slots.free
-  until flynn status > /dev/null; do sleep 1; done"""
+  until flynn status > /dev/null; do sleep 1; done
+  flynn status --watch                 # what each slot does, until Ctrl-C"""
 
 _CODES = {"up": DONE, "loading": TRY_AGAIN, "down": NOT_RUNNING}
 
 
 def add_options(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one object; what is unknown in it is null")
+    parser.add_argument("--watch", action="store_true", help="look again and again; on a terminal in the same place")
+    parser.add_argument("--interval", metavar="SECONDS", type=_interval, help="between two looks (default: 2)")
 
 
 def run(given: Given, screen: Screen) -> int:
+    if given.interval is not None and not given.watch:
+        raise ConfigError("--interval goes with --watch")
     with connect(given) as client:
+        if given.watch:
+            from .watch import INTERVAL, PATIENCE, watch
+
+            timeout = PATIENCE if given.timeout is ... else given.timeout
+            watch(client, screen, interval=given.interval or INTERVAL, timeout=timeout, json=given.json)
         status = _status(client)
         endpoint, state = client.endpoint, status["state"]
     if given.json:
@@ -84,3 +96,13 @@ def _what_to_do(endpoint: str) -> str:
     if not parse_endpoint(endpoint).is_loopback:
         return "Start llama-server there, or give another --endpoint."
     return "Start it: systemctl --user start llama-server\nNo such service yet: make install-service"
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0.1 to 86400, not {text!r}")
+    return seconds
