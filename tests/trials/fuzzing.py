@@ -9,7 +9,7 @@ import mutations
 from llama import LlamaServer
 
 from flynn import FlynnError, LlamaCppClient, RequestTimeoutError, ServerError
-from flynn.models.local import server as routes
+from flynn.models.local import completion, retrieval, server
 from flynn.models.local.decode import decode_chat, decode_error, decode_json
 from flynn.models.local.decode_stream import ChatStreamDecoder
 from flynn.models.local.sse import SSEDecoder
@@ -86,8 +86,12 @@ def _expect_types_of_error(error: ServerError) -> None:
 
 
 _OF_VALUES: List[Callable[[Any], object]] = [
-    getattr(routes, name) for name in sorted(vars(routes)) if name.startswith("decode_")
+    value
+    for module in (server, completion, retrieval)
+    for name, value in sorted(vars(module).items())
+    if name.startswith("decode_") and value.__module__ == module.__name__ and name != "decode_ranking"
 ]
+_OF_VALUES.append(lambda value: retrieval.decode_ranking(value, ["one", "two"]))
 
 
 def fuzz_client(server: LlamaServer, seed: object, count: int) -> Dict[str, int]:
