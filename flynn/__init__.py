@@ -105,8 +105,17 @@ __all__ = ["__version__", *_MODULES]
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module 'flynn' has no attribute {name!r}")
-    # Not by importlib: to import that takes as long as all of this package's own modules but one.
-    value = globals()[name] = getattr(__import__(f"{__name__}.{_MODULES[name]}", fromlist=[name]), name)
+    import gc
+
+    # While modules load there is nothing to collect, and to look for it all the same takes 4 % of a short process.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        # Not by importlib: to import that takes as long as all of this package's own modules but one.
+        value = globals()[name] = getattr(__import__(f"{__name__}.{_MODULES[name]}", fromlist=[name]), name)
+    finally:
+        if collects:
+            gc.enable()
     return value
 
 
