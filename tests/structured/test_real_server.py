@@ -137,14 +137,14 @@ def test_a_schema_that_the_server_does_not_take_is_its_own_error(client: LlamaCp
     ],
 )
 def test_an_answer_need_not_be_an_object(client: LlamaCppClient, schema: Any, kind: Any) -> None:
-    assert isinstance(client.chat_json("Answer.", schema, max_tokens=60), kind)
+    assert isinstance(client.chat_json("Answer.", schema, max_tokens=60, temperature=0), kind)
 
 
 def test_running_out_of_tokens_is_an_error_that_says_where(client: LlamaCppClient) -> None:
     with pytest.raises(StructuredOutputError, match="^the model ran out of tokens.*, after 12 of them") as raised:
-        client.chat_json("Invent a person.", Person, max_tokens=12)
+        client.chat_json("Invent a person.", Person, max_tokens=12, temperature=0)
     assert raised.value.text.startswith("{")
-    stream = client.chat_json_stream("Invent a person.", Person, max_tokens=12)
+    stream = client.chat_json_stream("Invent a person.", Person, max_tokens=12, temperature=0)
     with pytest.raises(StructuredOutputError, match="^the model ran out of tokens"):
         list(stream)
     assert "name" in stream.value
@@ -154,12 +154,12 @@ def test_asynchronously(real_server: RealServer) -> None:
     async def main() -> None:
         async with AsyncLlamaCppClient(real_server.endpoint, timeout=300) as client:
             pet, color = await asyncio.gather(
-                client.chat_json("Invent a pet.", Pet, max_tokens=60),
-                client.chat_json("Which color?", Color, max_tokens=20),
+                client.chat_json("Invent a pet.", Pet, max_tokens=60, temperature=0),
+                client.chat_json("Which color?", Color, max_tokens=20, temperature=0),
             )
             assert isinstance(pet, Pet)
             assert isinstance(color, Color)
-            async with client.chat_json_stream("Invent a pet.", Pet, max_tokens=60) as stream:
+            async with client.chat_json_stream("Invent a pet.", Pet, max_tokens=60, temperature=0) as stream:
                 async for value in stream:
                     assert isinstance(value, dict)
             assert isinstance(stream.result, Pet)
