@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flynn import ChatRequest, Message
-from flynn.dataclass import fields, replace
+from flynn.dataclass import dataclass, fields, replace
 from flynn.models.types import ContentEvent, Usage
 
 
@@ -39,6 +39,18 @@ def test_they_are_frozen() -> None:
 def test_wrong_arguments_are_a_type_error_that_names_them(wrong: Any) -> None:
     with pytest.raises(TypeError, match="role|colour"):
         Message(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"x": 1, "z": 2}])
+def test_the_first_instance_of_a_class_is_made_as_strictly(wrong: Any) -> None:
+    @dataclass(frozen=True)
+    class Point:
+        x: int
+        y: int = 0
+
+    with pytest.raises(TypeError, match="'x'|'z'"):
+        Point(**wrong)
+    assert Point(1) == Point(1, 0) == Point(x=1, y=0)
 
 
 def test_the_standard_library_takes_them_for_dataclasses() -> None:

@@ -5,6 +5,7 @@ No speed is asserted: the upper bounds only tell an answer from a hang.
 
 from __future__ import annotations
 
+import signal
 import ssl
 import threading
 import time
@@ -290,3 +291,33 @@ def test_waiting_in_vain_for_a_server_says_that_it_is_not_running() -> None:
 def test_waiting_in_vain_for_a_server_that_hangs_is_a_timeout() -> None:
     with serve(silent) as server, times_out(0.5):
         LlamaCppClient(server.endpoint).wait_until_ready(timeout=0.5)
+
+
+def test_a_signal_that_interrupts_no_wait_is_noticed_soon_all_the_same() -> None:
+    """As one that comes just before the wait; here the system gives it to another thread, which never handles it."""
+
+    class Noticed(BaseException):  # like KeyboardInterrupt
+        pass
+
+    def notice(number: int, frame: object) -> None:
+        raise Noticed
+
+    def send() -> None:
+        time.sleep(0.3)
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    def silent(peer: Peer) -> None:
+        peer.request()
+        peer.sock.settimeout(15)
+        peer.stall()
+
+    before = signal.signal(signal.SIGUSR1, notice)
+    try:
+        with serve(silent) as server:
+            started = time.monotonic()
+            threading.Thread(target=send).start()
+            with pytest.raises(Noticed):
+                LlamaCppClient(server.endpoint, timeout=None).chat("Hi")
+            assert time.monotonic() < started + 10
+    finally:
+        signal.signal(signal.SIGUSR1, before)
