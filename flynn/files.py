@@ -2,60 +2,68 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from .errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any, Callable, NoReturn, Optional
 
 MAX_SIZE = 64 * 1024 * 1024  # bytes
+
+
+def read_text(path: str, most: int = MAX_SIZE) -> str:
+    """The text in a file. A byte order mark is no part of it.
+
+    Raises:
+        ConfigError: it cannot be read, is larger than `most` bytes, or is not UTF-8.
+    """
+    try:
+        with open(os.path.expanduser(path), "rb") as file:
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigError(getattr(error, "strerror", None) or str(error), file=path) from None
+    if len(data) > most:
+        raise ConfigError(f"more than {most} bytes", file=path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError("not UTF-8: save the file in that encoding", file=path, line=line) from None
 
 
 def read_json(path: str) -> Any:
     """The value in a JSON file.
 
     Raises:
-        ConfigError: it cannot be read, is no regular file or too large, or is not JSON in UTF-8.
+        ConfigError: as `read_text`, or it is not JSON.
     """
-    path = os.path.expanduser(path)
-    data = _read(path)
-    try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"not JSON: {error.msg}", file=path, line=error.lineno, column=error.colno) from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"not JSON: {error}", file=path) from None
+    return parse_json(read_text(path), path)
 
 
-def read_text(path: str) -> str:
-    """The text in a file. A byte order mark is no part of it.
+def parse_json(text: str, file: str, members: Optional[Callable[[Any], Any]] = None) -> Any:
+    """The value of a text from a file; `members`, if given, makes an object of a list of its members.
 
     Raises:
-        ConfigError: it cannot be read, is no regular file or too large, or is not UTF-8.
+        ConfigError: it is not JSON.
     """
-    path = os.path.expanduser(path)
+    import json
+
     try:
-        return _read(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"not UTF-8: byte {error.start} is no part of a character", file=path) from None
+        return json.loads(text, object_pairs_hook=members, parse_constant=refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"not JSON: {error.msg}", file=file, line=error.lineno, column=error.colno) from None
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:  # Python's limit of digits, and of depth
+        problem = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"not JSON: {problem}", file=file) from None
 
 
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_SIZE + 1)
-    except (OSError, ValueError) as error:
-        raise ConfigError(getattr(error, "strerror", None) or str(error), file=path) from None
-    if len(data) > MAX_SIZE:
-        raise ConfigError(f"more than {MAX_SIZE} bytes", file=path)
-    return data
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
+def refuse_constant(name: str) -> NoReturn:
+    """For `parse_constant`: Python's JSON would read NaN and Infinity."""
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def replace_file(path: str, text: str) -> None:

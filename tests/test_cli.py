@@ -118,7 +118,7 @@ def test_version(home: Home) -> None:
             "argument --endpoint: not an endpoint: 'localhost'; write http://HOST:PORT, https://HOST:PORT or "
             "unix:///path/to.sock (see flynn status --help)",
         ),
-        (["status", "--config", "none.yaml"], "none.yaml: cannot read the configuration: No such file or directory"),
+        (["status", "--config", "none.yaml"], "none.yaml: No such file or directory"),
     ],
 )
 def test_wrong_usage_is_one_line_and_2(home: Home, arguments: list[str], message: str) -> None:

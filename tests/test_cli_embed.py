@@ -91,8 +91,9 @@ def test_the_model_is_asked_for_by_name(home: Home) -> None:
 
 def test_what_cannot_be_read_is_one_line(home: Home) -> None:
     (home.path / "latin").write_bytes(b"caf\xe9")
-    for name, why in ("none", "No such file or directory"), ("latin", "not UTF-8: byte 3 is no part of a character"):
-        assert home.run("embed", "--file", name) == (2, "", f"flynn: {name}: {why}\n")
+    not_utf_8 = ":1: not UTF-8: save the file in that encoding"
+    for name, why in ("none", ": No such file or directory"), ("latin", not_utf_8):
+        assert home.run("embed", "--file", name) == (2, "", f"flynn: {name}{why}\n")
     with home.terminal("embed") as terminal:
         terminal.expect("flynn: no text: give it as arguments, with --file or on standard input\r\n")
         assert terminal.end() == 2

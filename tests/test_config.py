@@ -97,14 +97,14 @@ def test_the_environment_is_the_process_s_own_by_default(monkeypatch: pytest.Mon
 
 def test_a_named_file_must_exist() -> None:
     error = refusal("nowhere.yaml")
-    assert str(error) == "nowhere.yaml: cannot read the configuration: No such file or directory"
+    assert str(error) == "nowhere.yaml: No such file or directory"
     assert error.file == "nowhere.yaml"
-    assert "nowhere.json: cannot read" in str(refusal(FLYNN_CONFIG="nowhere.json"))
+    assert "nowhere.json: No such file" in str(refusal(FLYNN_CONFIG="nowhere.json"))
 
 
 def test_a_file_that_cannot_be_read_is_an_error_in_the_usual_places_too(folder: Path) -> None:
     Path("flynn.yaml").mkdir()
-    assert str(refusal()) == "flynn.yaml: cannot read the configuration: Is a directory"
+    assert str(refusal()) == "flynn.yaml: Is a directory"
     Path("flynn.yaml").rmdir()
     Path("flynn.yaml").symlink_to("flynn.yaml")
     assert "Too many levels of symbolic links" in str(refusal())
@@ -162,16 +162,16 @@ def test_toml_needs_python_3_11() -> None:
     [
         ("a.yaml", b"models:\n  local: \xff\n", "a.yaml:2: not UTF-8"),
         ("a.yaml", SEED.decode().encode("utf-16"), "a.yaml:1: not UTF-8"),
-        ("a.yaml", b"#" * (1024 * 1024 + 1), "a.yaml: a configuration of more than 1048576 bytes"),
+        ("a.yaml", b"#" * (1024 * 1024 + 1), "a.yaml: more than 1048576 bytes"),
         ("a.yaml", b"models:\n\tlocal:\n", "a.yaml:2:1: a tab"),
         ("a.ini", b"", "a.ini: a configuration is named *.yaml, *.yml, *.json, *.toml"),
         ("a", b"", "a: a configuration is named *.yaml"),
         ("a.json", b"", "a.json:1:1: not JSON: Expecting value"),
         ("a.json", b'{"models":\n {"local" 1}}', "a.json:2:11: not JSON: Expecting ':' delimiter"),
         ("a.json", b'{"models": {"local": {"timeout": 1, "timeout": 2}}}', "a.json: the key 'timeout' is given twice"),
-        ("a.json", b'{"models": NaN}', "a.json: NaN is no JSON"),
-        ("a.json", b"[" * 100_000, "a.json: nested too deeply"),
-        ("a.json", b"1" * 10_000, "a.json: nested too deeply, or a number of thousands of digits"),
+        ("a.json", b'{"models": NaN}', "a.json: not JSON: NaN is no number of JSON"),
+        ("a.json", b"[" * 100_000, "a.json: not JSON: nested too deeply"),
+        ("a.json", b"1" * 10_000, "a.json: not JSON: Exceeds the limit"),
         ("a.json", b"[]", "a.json: expected a mapping, not a list"),
     ],
 )
@@ -264,6 +264,12 @@ def test_a_token_file_is_read_relative_to_the_configuration(folder: Path, mode: 
     model = load_config(path, environ={}).models["local"]
     assert model.auth_token == "sk-123"
     assert model.auth_token_file == str(folder / "conf" / "secrets" / "token")
+
+
+def test_the_configuration_may_be_in_the_home_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    token_file("token", b"sk-123")
+    assert load_config(f"~/{configured('../token')}", environ={}).models["local"].auth_token == "sk-123"
 
 
 def test_a_token_file_may_be_in_the_home_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

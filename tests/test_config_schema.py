@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flynn.config.formats import parse_text
+from flynn.config import parse_text
 from flynn.config.schema import ModelConfig, Source, read_config
 from flynn.errors import ConfigError
 from flynn.http.call import MAX_TIMEOUT, check_timeout

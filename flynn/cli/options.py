@@ -101,8 +101,7 @@ def connect(given: Given) -> LlamaCppClient:
     Raises:
         ConfigError: something in them is wrong.
     """
-    from ..config import Config, load_config
-    from ..config.token import read_token_file
+    from ..config import Config, load_config, read_token_file
     from ..models.router import create_client
 
     environ = dict(os.environ)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from ..dataclass import replace
 from ..errors import ConfigError
+from ..files import parse_json, read_text
 from ..http.token import check_token
 from .schema import Config, ModelConfig, Source, check_endpoint, read_config
-from .token import read_token_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Mapping, Optional, Union
+    from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
     from .yaml import Positions
 
+    Path = Union[str, os.PathLike[str]]
+
 __all__ = ["Config", "ModelConfig", "load_config", "read_token_file"]
 
-MAX_SIZE = 1024 * 1024  # bytes of a configuration file
+_MAX_SIZE = 1024 * 1024  # bytes of a configuration file
+# The longest header line that llama-server's HTTP library takes: cpp-httplib, CPPHTTPLIB_HEADER_MAX_LENGTH.
+_MAX_TOKEN = 8192
 
 
-def load_config(
-    path: Optional[Union[str, os.PathLike[str]]] = None, *, environ: Optional[Mapping[str, str]] = None
-) -> Config:
+def load_config(path: Optional[Path] = None, *, environ: Optional[Mapping[str, str]] = None) -> Config:
     """Read the configuration.
 
     Args:
@@ -45,20 +48,29 @@ def load_config(
     value: object = None
     positions: Positions = {}
     if file is not None:
-        from .formats import parse_text
+        value, positions = parse_text(read_text(file, _MAX_SIZE), file)
+    source, variables = Source(file, positions), Source(None, {})
+    models = read_config(value, source).models
+    model = models["local"]
+    if endpoint := environ.get("FLYNN_ENDPOINT"):
+        model = replace(model, endpoint=variables.checked(endpoint, ("FLYNN_ENDPOINT",), check_endpoint))
+    if token := environ.get("FLYNN_AUTH_TOKEN"):
+        token = variables.checked(token, ("FLYNN_AUTH_TOKEN",), check_token)
+        model = replace(model, auth_token=token, auth_token_file=None)
+    elif model.auth_token_file is not None:
+        folder = os.path.dirname(file or "")
+        token_file = os.path.abspath(os.path.join(folder, os.path.expanduser(model.auth_token_file)))
+        token = source.checked(token_file, ("models", "local", "auth_token_file"), read_token_file)
+        model = replace(model, auth_token=token, auth_token_file=token_file)
+    return Config({**models, "local": model})
 
-        value, positions = parse_text(_read(file), file)
-    source = Source(file, positions)
-    config = read_config(value, source)
-    return Config({**config.models, "local": _complete(config.models["local"], source, environ)})
 
-
-def _find(path: Optional[Union[str, os.PathLike[str]]], environ: Mapping[str, str]) -> Optional[str]:
+def _find(path: Optional[Path], environ: Mapping[str, str]) -> Optional[str]:
     """The file to read: the one that was named, or else the first that exists, or None."""
+    if path is None:
+        path = environ.get("FLYNN_CONFIG") or None
     if path is not None:
-        return os.fspath(path)
-    if environ.get("FLYNN_CONFIG"):
-        return environ["FLYNN_CONFIG"]
+        return os.path.expanduser(path)
     places = ["flynn.yaml"]
     # A relative XDG_CONFIG_HOME is to be ignored: XDG Base Directory Specification, "Environment variables".
     folder = environ.get("XDG_CONFIG_HOME", "")
@@ -69,33 +81,65 @@ def _find(path: Optional[Union[str, os.PathLike[str]]], environ: Mapping[str, st
     return next((file for file in places if os.path.lexists(file)), None)
 
 
-def _read(file: str) -> str:
+def parse_text(text: str, file: str) -> Tuple[object, Positions]:
+    """The value that a text holds, in the format of the file's suffix, and where its keys stand, as far as is known.
+
+    Raises:
+        ConfigError: the text is not of that format, or no format has that suffix.
+    """
+    suffix = os.path.splitext(file)[1].lower()
+    if suffix in (".yaml", ".yml"):
+        from .yaml import parse
+
+        return parse(text, file)
+    if suffix == ".json":
+
+        def members(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+            found: Dict[str, Any] = {}
+            for key, value in pairs:
+                if key in found:
+                    raise ConfigError(f"the key {key!r} is given twice", file=file)
+                found[key] = value
+            return found
+
+        return parse_json(text, file, members), {}
+    if suffix != ".toml":
+        raise ConfigError("a configuration is named *.yaml, *.yml, *.json, *.toml", file=file)
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        try:
+            return tomllib.loads(text), {}
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"not TOML: {error}", file=file) from None
+        except (RecursionError, ValueError):  # Python's own limits, which tomllib leaves to it
+            raise ConfigError("nested too deeply, or a number of thousands of digits", file=file) from None
+    raise ConfigError("TOML is read from Python 3.11 on: write the configuration as .yaml or .json", file=file)
+
+
+def read_token_file(path: str) -> str:
+    """The token in a file that nobody but its owner can open. White space around it is dropped.
+
+    Args:
+        path: of the file; a leading `~` is the home directory.
+
+    Raises:
+        ConfigError: the file cannot be read, is open to group or others, or holds no token.
+    """
+    path = os.path.expanduser(path)
     try:
-        with open(file, "rb") as stream:
-            content = stream.read(MAX_SIZE + 1)
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(_MAX_TOKEN + 1)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the configuration: {getattr(error, 'strerror', error)}", file=file) from None
-    if len(content) > MAX_SIZE:
-        raise ConfigError(f"a configuration of more than {MAX_SIZE} bytes", file=file)
+        raise ConfigError(f"cannot read {path!r}: {getattr(error, 'strerror', error)}") from None
+    if os.name == "posix" and mode & 0o077:
+        import shlex
+
+        raise ConfigError(f"others may open this file (mode {mode & 0o777:03o}): run chmod 600 {shlex.quote(path)}")
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError("not UTF-8: save the file in that encoding", file=file, line=line) from None
-
-
-def _complete(model: ModelConfig, source: Source, environ: Mapping[str, str]) -> ModelConfig:
-    """The local model with the token from its file, and with what the environment says."""
-    changes: Dict[str, Any] = {}
-    variables = Source(None, {})
-    if environ.get("FLYNN_ENDPOINT"):
-        changes["endpoint"] = variables.checked(environ["FLYNN_ENDPOINT"], ("FLYNN_ENDPOINT",), check_endpoint)
-    if environ.get("FLYNN_AUTH_TOKEN"):
-        changes["auth_token"] = variables.checked(environ["FLYNN_AUTH_TOKEN"], ("FLYNN_AUTH_TOKEN",), check_token)
-        changes["auth_token_file"] = None
-    elif model.auth_token_file is not None:
-        folder = os.path.dirname(source.file or "")
-        token_file = os.path.abspath(os.path.join(folder, os.path.expanduser(model.auth_token_file)))
-        changes["auth_token_file"] = token_file
-        changes["auth_token"] = source.checked(token_file, ("models", "local", "auth_token_file"), read_token_file)
-    return replace(model, **changes) if changes else model
+        if len(content) > _MAX_TOKEN:
+            raise ConfigError(f"more than {_MAX_TOKEN} bytes")
+        return check_token(content.decode("ascii", "replace").strip())
+    except ConfigError as error:
+        raise ConfigError(f"no token in {path!r}: {error}") from None

@@ -12,7 +12,7 @@ from ..nearest import suggestion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple
+    from typing import Any, Callable, Collection, Dict, Mapping, Optional, Tuple
 
     from .yaml import Positions
 
@@ -48,11 +48,7 @@ def _provider(value: object) -> Provider:
 
 
 def check_endpoint(value: object) -> str:
-    """The endpoint itself.
-
-    Raises:
-        ConfigError: see `flynn.http.endpoint.parse_endpoint`.
-    """
+    """The endpoint itself, if `parse_endpoint` takes it."""
     from ..http.endpoint import parse_endpoint
 
     return parse_endpoint(_text(value)).text
@@ -64,8 +60,8 @@ def _text(value: object) -> str:
     return value
 
 
-def _setting(default: Any, check: Callable[[Any], object], *, secret: bool = False) -> Any:
-    return field(default=default, metadata={"check": check}, repr=not secret)
+def _setting(default: Any, check: Callable[[Any], object], *, repr: bool = True) -> Any:
+    return field(default=default, metadata={"check": check}, repr=repr)
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ class ModelConfig:
 
     provider: Provider = _setting(Provider.LLAMACPP, _provider)
     endpoint: str = _setting("http://localhost:8080", check_endpoint)
-    auth_token: Optional[str] = _setting(None, check_token, secret=True)
+    auth_token: Optional[str] = _setting(None, check_token, repr=False)
     auth_token_file: Optional[str] = _setting(None, _text)
     timeout: Optional[float] = _setting(DEFAULT_TIMEOUT, _timeout)
     model: Optional[str] = _setting(None, _text)
@@ -113,19 +109,17 @@ class Source:
         line, column = self.positions.get(path, (None, None))
         return ConfigError(message, file=self.file, line=line, column=column, key=".".join(map(_key, path)))
 
-    def mapping(self, value: object, path: Tuple[str, ...], allowed: Iterable[str], known: str = "") -> Dict[str, Any]:
-        """The mapping at a path, empty if there is nothing; refused if it has other keys than those allowed.
-
-        Errors list these, or say `known`.
-        """
+    def mapping(
+        self, value: object, path: Tuple[str, ...], allowed: Collection[str], known: str = ""
+    ) -> Dict[str, Any]:
+        """The mapping at a path, empty if there is nothing. Of other keys errors list those allowed, or say `known`."""
         if value is None:
             return {}
         if not isinstance(value, dict):
             raise self.error(path, f"expected {_WORDS[dict]}, not {_kind(value)}")
-        names = list(allowed)
         for key in value:
-            if key not in names:
-                near = suggestion(key, names) or f" (there is: {known or ', '.join(names)})"
+            if key not in allowed:
+                near = suggestion(key, allowed) or f" (there is: {known or ', '.join(allowed)})"
                 raise self.error((*path, key), f"unknown key{near}")
         return value
 
@@ -138,11 +132,7 @@ class Source:
 
 
 def read_config(value: object, source: Source) -> Config:
-    """Check the plain values of a configuration and make a Config of them.
-
-    Args:
-        value: mappings, lists and scalars as a file holds them; None for an empty file.
-        source: where they are from, for errors.
+    """Check the plain values that a file holds, None if it is empty, and make a Config of them.
 
     Raises:
         ConfigError: a key is unknown, or a value is not what it should be.

@@ -25,12 +25,10 @@ MAX_DEPTH = 16  # mappings in mappings
 _MAX_KEY = 1024  # characters from a key's start to its colon (YAML 1.1, 9.3: "simple keys")
 _MAX_NUMBER = 100  # characters; int() takes quadratic time
 
-_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 # YAML 1.1, 5.1: the character set. NEL, LS and PS are left out although they are in it: PyYAML ends a line, and even a
 # comment, at each of them. So is a byte order mark in the middle of a text.
 _UNREADABLE = re.compile("[^\t\n\r -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _MARKER = re.compile(r"(?:---|\.\.\.)(?:[ \t]|$)")
-_ODD_BLANK = re.compile("[\t\xa0]")
 _ITEM = re.compile(r" *-(?:[ \t]|$)")
 
 # A plain scalar: what may begin it, then anything up to ": ", " #" or the end. In brackets more ends it.
@@ -114,7 +112,7 @@ def parse(text: str, file: Optional[str] = None) -> Tuple[Optional[Dict[str, Val
         file: its name, for errors.
 
     Returns:
-        The mapping, None for an empty document; and the line and column of every key and list item, by its path.
+        Its mapping, None if it is empty; and the line and column of every key and list item, by its path.
 
     Raises:
         ConfigError: it is not YAML, or not of the part described above.
@@ -133,7 +131,7 @@ class _Reader:
     def __init__(self, text: str, file: Optional[str]) -> None:
         self.file = file
         self.positions: Positions = {}
-        self.rest = enumerate(_LINE_BREAK.split(text), 1)
+        self.rest = enumerate(re.split(r"\r\n|\r|\n", text), 1)
         self.advance()
 
     def advance(self) -> None:
@@ -153,8 +151,18 @@ class _Reader:
     def refuse(self, at: int, message: str) -> NoReturn:
         raise ConfigError(message, file=self.file, line=self.number, column=at + 1)
 
+    def skip(self, at: int) -> int:
+        """The index of the first character from `at` on that is not a space."""
+        while self.line[at : at + 1] == " ":
+            at += 1
+        return at
+
+    def is_empty(self, at: int) -> bool:
+        """Whether nothing but a comment follows."""
+        return self.line[at : at + 1] in ("", "#")
+
     def document(self) -> Optional[Dict[str, Value]]:
-        if _MARKER.match(self.line) and self.line[0] == "-":
+        if self.line.startswith("-") and _MARKER.match(self.line):
             self.expect_end(3)
             self.advance()
         if self.indent < 0:
@@ -182,19 +190,19 @@ class _Reader:
         if _MARKER.match(self.line):
             self.refuse(0, "one document only: remove this line and what follows")
         key, end = self.scalar(self.indent, _PLAIN)
-        colon = _skip(self.line, end)
+        colon = self.skip(end)
         if self.line[colon : colon + 2] not in (":", ": "):
-            blank = _ODD_BLANK.search(self.line)
+            blank = re.search("[\t\xa0]", self.line)
             self.refuse(blank.start() if blank else self.indent, _BLANK if blank else _KEY)
         if not isinstance(key, str):
             self.refuse(self.indent, f"the key {self.line[self.indent : end]} is read as {key!r}: put it in quotes")
         if colon - self.indent > _MAX_KEY:
             self.refuse(self.indent, f"a key of more than {_MAX_KEY} characters")
-        return key, _skip(self.line, colon + 1)
+        return key, self.skip(colon + 1)
 
     def value(self, at: int, indent: int, path: Path) -> Value:
         """What belongs to the key at `path`: from index `at`, or else from the lines below. Leaves these behind."""
-        if self.line[at : at + 1] in ("", "#"):
+        if self.is_empty(at):
             self.advance()
             if _ITEM.match(self.line) and self.indent >= indent:
                 return self.items(self.indent, path)
@@ -209,9 +217,8 @@ class _Reader:
         """A list whose items are lines that begin with "- "."""
         result: List[Scalar] = []
         while self.indent == indent and _ITEM.match(self.line):
-            at = _skip(self.line, indent + 1)
-            empty = self.line[at : at + 1] in ("", "#")
-            item, end = (None, at) if empty else self.scalar(at, _PLAIN)
+            at = self.skip(indent + 1)
+            item, end = (None, at) if self.is_empty(at) else self.scalar(at, _PLAIN)
             self.expect_end(end, f"a mapping in a list: a list holds single values; {_QUOTE_IT}")
             place = (*path, len(result))
             self.positions[place] = (self.number, at + 1)
@@ -222,14 +229,14 @@ class _Reader:
     def brackets(self, start: int) -> Tuple[List[Scalar], int]:
         """A list on one line, and the index after it."""
         result: List[Scalar] = []
-        at = _skip(self.line, start + 1)
+        at = self.skip(start + 1)
         while self.line[at : at + 1] not in ("]", ""):
             item, at = self.scalar(at, _PLAIN_IN_BRACKETS)
             result.append(item)
-            at = _skip(self.line, at)
+            at = self.skip(at)
             after = self.line[at : at + 1]
             if after == ",":
-                at = _skip(self.line, at + 1)
+                at = self.skip(at + 1)
             elif after not in ("]", ""):
                 self.refuse(at, f"expected ',' or ']', not {after!r}: put a text that holds it in quotes")
         if at == len(self.line):
@@ -241,8 +248,7 @@ class _Reader:
         char = self.line[at]
         match = (_QUOTED if char in "'\"" else plain).match(self.line, at)
         if not match:
-            other = f"neither a key nor a value begins with {char}: {_QUOTE_IT}"
-            self.refuse(at, _REFUSED.get(char, other))
+            self.refuse(at, _REFUSED.get(char, f"neither a key nor a value begins with {char}: {_QUOTE_IT}"))
         if char == "'":
             return match[0][1:-1].replace("''", "'"), match.end()
         if char == '"':
@@ -266,17 +272,10 @@ class _Reader:
 
     def expect_end(self, at: int, colon: str = _COMMENT) -> None:
         """Refuse what follows index `at` unless it is a comment; `colon` is the message for a colon."""
-        end = _skip(self.line, at)
+        end = self.skip(at)
         after = self.line[end : end + 1]
         if after and not (after == "#" and self.line[end - 1] == " "):
             self.refuse(end, colon if after == ":" else _BLANK if after == "\t" else _COMMENT)
-
-
-def _skip(line: str, at: int) -> int:
-    """The index of the first character from `at` on that is not a space."""
-    while line[at : at + 1] == " ":
-        at += 1
-    return at
 
 
 def _resolve(text: str) -> Scalar:
@@ -290,7 +289,7 @@ def _resolve(text: str) -> Scalar:
     if not (_INT.fullmatch(text) or _FLOAT.fullmatch(text)):
         return text
     if len(text) > _MAX_NUMBER:
-        raise ValueError(f"a number of more than {_MAX_NUMBER} characters: if that is text, put it in quotes")
+        raise ValueError(f"a number of more than {_MAX_NUMBER} characters: {_QUOTE_IT}")
     try:
         return _number(text)
     except ValueError:
