@@ -195,15 +195,15 @@ def test_a_network_that_goes_away_ends_the_connection(
     """It is not the limit of the call that has passed, though Python has one class for both. No loopback does this by
     itself, so the socket of this process says it, once: with the second packet of an answer.
     """
-    original = socket.socket.recv_into
+    original = socket.socket.recv
     packets = iter(range(2))
 
-    def recv_into(self: socket.socket, *arguments: Any) -> int:
+    def recv(self: socket.socket, *arguments: Any) -> bytes:
         if next(packets, None) == 1:
             raise OSError(number, os.strerror(number))
         return original(self, *arguments)
 
-    monkeypatch.setattr(socket.socket, "recv_into", recv_into)
+    monkeypatch.setattr(socket.socket, "recv", recv)
     client = LlamaCppClient(server.endpoint, timeout=None)
     script = {"script": {"tokens": 5, "pace": 0.05, "faults": [["drip", 0.01, 50]]}}
     if call == "resumed":

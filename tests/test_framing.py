@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import collections
 import random
-from http.client import HTTPMessage
 from typing import Any, List, Optional, Tuple
 
 import pytest
 
 from flynn import ProtocolError
 from flynn.http.framing import MAX_CHUNK_LINE, MAX_TRAILER, ChunkedBody, OpenBody, SizedBody, body_of
+from flynn.http.head import Head
 
 CHUNKS = (
     b'5\r\nHello\r\n0000a ; name=value;x="y"\r\n0123456789\r\nA\nabcdefghij\n0;last\r\nTrailer: one\r\nX: y\r\n\r\n'
@@ -23,11 +23,8 @@ def feed(*blocks: bytes) -> Tuple[bytes, ChunkedBody]:
     return b"".join(map(body.feed, blocks)), body
 
 
-def headers(*lines: Tuple[str, str]) -> HTTPMessage:
-    message = HTTPMessage()
-    for name, value in lines:
-        message[name] = value
-    return message
+def head(*headers: Tuple[str, str], status: int = 200) -> Head:
+    return Head(11, status, "", headers)
 
 
 def test_chunks_are_joined_wherever_they_are_split() -> None:
@@ -104,7 +101,7 @@ def test_a_body_with_a_length_ends_after_that_many_bytes() -> None:
 
 
 def test_a_body_without_length_ends_with_the_connection() -> None:
-    body = body_of(200, headers())
+    body = body_of(head())
     assert isinstance(body, OpenBody)
     assert (body.feed(b"anything"), body.complete, body.missing()) == (b"anything", False, None)
 
@@ -134,9 +131,9 @@ def test_a_body_without_length_ends_with_the_connection() -> None:
 def test_content_length_is_one_decimal_number(lines: List[Tuple[str, str]], size: Optional[int]) -> None:
     if size is None:
         with pytest.raises(ProtocolError, match="expected one number as Content-Length"):
-            body_of(200, headers(*lines))
+            body_of(head(*lines))
     else:
-        body = body_of(200, headers(*lines))
+        body = body_of(head(*lines))
         assert isinstance(body, SizedBody)
         assert body.size == size
 
@@ -144,23 +141,23 @@ def test_content_length_is_one_decimal_number(lines: List[Tuple[str, str]], size
 @pytest.mark.parametrize("coding", ["gzip, chunked", "chunked, chunked", "identity", "", "xchunked"])
 def test_the_only_transfer_coding_is_chunked(coding: str) -> None:
     with pytest.raises(ProtocolError, match="transfer coding 'chunked'"):
-        body_of(200, headers(("Transfer-Encoding", coding)))
+        body_of(head(("Transfer-Encoding", coding)))
 
 
 def test_transfer_encoding_wins_over_content_length() -> None:
-    body = body_of(200, headers(("Content-Length", "5"), ("Transfer-Encoding", "Chunked")))
+    body = body_of(head(("Content-Length", "5"), ("Transfer-Encoding", "Chunked")))
     assert isinstance(body, ChunkedBody)
 
 
 def test_two_transfer_encodings_are_refused() -> None:
     with pytest.raises(ProtocolError, match="chunked, chunked"):
-        body_of(200, headers(("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")))
+        body_of(head(("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")))
 
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_a_status_without_body_has_none_whatever_the_headers_say(status: int) -> None:
-    assert body_of(status, headers(("Content-Length", "5"))).complete
-    assert body_of(status, headers(("Transfer-Encoding", "chunked"))).complete
+    assert body_of(head(("Content-Length", "5"), status=status)).complete
+    assert body_of(head(("Transfer-Encoding", "chunked"), status=status)).complete
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -59,7 +59,18 @@ print(*sys.modules)
 """
     with serve(answering(stream(delta("x")))) as server:
         loaded = set(python("-E", "-c", program, server.endpoint).split())
-    unused = {"asyncio", "argparse", "urllib.request", "logging", "inspect", "flynn.tools", "flynn.structured"}
+    unused = {
+        "asyncio",
+        "argparse",
+        "http.client",
+        "ssl",
+        "email",
+        "urllib.request",
+        "logging",
+        "inspect",
+        "flynn.tools",
+        "flynn.structured",
+    }
     assert loaded & unused == set()
 
 

@@ -1,1 +1,1 @@
-"""HTTP on `http.client`: endpoints, connections that are kept alive, limits, cancelling. Knows nothing of chat."""
+"""HTTP on sockets and `http.client`: endpoints, connections kept alive, limits, cancelling. Knows nothing of chat."""

@@ -1,9 +1,8 @@
-"""One connection to an endpoint: opening it, a request, its response, which `http.client` reads."""
+"""One connection to an endpoint: opening it, a request, its response."""
 
 from __future__ import annotations
 
 import errno
-import http.client
 import socket
 
 from ..errors import (
@@ -16,17 +15,19 @@ from ..errors import (
 )
 from .call import CallAborted
 from .framing import body_of
+from .head import read_head
 from .request import encode_head
 from .wire import BLOCK, Wire, connect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Callable, List, Mapping, NoReturn, Optional
+    from typing import Callable, List, Mapping, NoReturn, Optional
 
     from .call import Call
     from .endpoint import Endpoint
     from .framing import Body
+    from .head import Head
     from .proxy import Proxy
 
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # what this machine may have no more of
@@ -97,7 +98,7 @@ class Connection:
         """Have the proxy connect to the endpoint (RFC 9110 section 9.3.6)."""
         target = self._endpoint.authority
         self._wire.send(encode_head("CONNECT", target, {"Host": target, **proxy.headers}))
-        head = self._read_head("CONNECT")
+        head, _ = read_head(self._wire, "CONNECT")
         if head.status != 200:
             raise ProtocolError(f"the proxy refused a tunnel: HTTP {head.status} {head.reason}")
 
@@ -134,26 +135,13 @@ class Connection:
                 self._wire.send(encode_head(method, path, {"Host": self._endpoint.host_header, **headers}, body), body)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # The server may have answered without reading all of the request: 401, 413.
-            head = self._read_head(method)
-            return Response(self, head, body_of(head.status, head.headers))
+            head, rest = read_head(self._wire, method)
+            return Response(self, head, body_of(head), rest)
         except Exception as error:
             self._fail(error, "expected an HTTP response")
         except BaseException:
             self.close()
             raise
-
-    def _read_head(self, method: str) -> http.client.HTTPResponse:
-        wire: Any = self._wire
-        head = http.client.HTTPResponse(wire, method=method)
-        head.begin()
-        if self._wire.ended:  # http.client takes the end of the connection for the end of the headers
-            raise ConnectionLostError("the connection was closed in the middle of the headers of a response")
-        if head.headers.get_payload():  # email.parser takes what follows a malformed line for a body
-            raise ProtocolError("expected headers, got a line that is none")
-        if head.status < 200:
-            raise ProtocolError(f"expected a final response, got HTTP {head.status}")
-        self._wire.in_head = False
-        return head
 
     def _fail(self, error: Exception, expected: str) -> NoReturn:
         """Close the connection after an error, and raise what the library raises for it."""
@@ -211,14 +199,14 @@ class Response:
         content_type: without parameters, in lower case; empty if there is none.
     """
 
-    def __init__(self, connection: Connection, head: http.client.HTTPResponse, body: Body) -> None:
+    def __init__(self, connection: Connection, head: Head, body: Body, rest: bytes) -> None:
         self.status = head.status
         self.reason = head.reason
-        self.content_type = head.headers.get("Content-Type", "").split(";")[0].strip().lower()
+        self.content_type = "".join(head.all("content-type")[:1]).split(";")[0].strip().lower()
         self._connection: Optional[Connection] = connection
-        self._head = head
+        self._will_close = head.will_close
         self._body = body
-        self._rest = head.fp.read1(BLOCK)  # what came together with the head
+        self._rest = rest  # what came together with the head
         self._stalled = False
         if body.complete:
             self._finish(connection)
@@ -299,7 +287,7 @@ class Response:
 
         For a body whose reader knows that it has all it wanted. Waits as long as the call's limit allows.
         """
-        if not self._head.will_close:
+        if not self._will_close:
             try:
                 self.read(BLOCK)
             except FlynnError:
@@ -310,16 +298,14 @@ class Response:
         """Close the connection, unless the body is complete: then the connection is no longer this response's."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._head.close()
             connection.close()
 
     def _finish(self, connection: Connection) -> None:
         """The body is complete: the connection is free for the next call, or closed if the server wants it so."""
-        if self._body.surplus or self._head.will_close:
+        if self._body.surplus or self._will_close:
             self.close()
             return
         self._connection = None
-        self._head.close()
         connection._wire.call.detach()
         connection.release(connection)
 

@@ -10,8 +10,9 @@ from ..errors import ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from http.client import HTTPMessage
     from typing import Dict, List, Optional, Union
+
+    from .head import Head
 
     Body = Union["SizedBody", "ChunkedBody", "OpenBody"]
 
@@ -22,21 +23,21 @@ _MANY = 1000
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
 
 
-def body_of(status: int, headers: HTTPMessage) -> Body:
+def body_of(head: Head) -> Body:
     """The decoder for the body of a response.
 
     Raises:
         ProtocolError: Content-Length or Transfer-Encoding is not what RFC 9112 section 6.3 allows.
     """
-    if status in (204, 304):
+    if head.status in (204, 304):
         return SizedBody(0)
-    coding = headers.get_all("Transfer-Encoding")
-    if coding is not None:
+    coding = head.all("transfer-encoding")
+    if coding:
         if [value.strip().lower() for value in coding] != ["chunked"]:
             raise ProtocolError(f"expected the transfer coding 'chunked', got {', '.join(coding)!r}")
         return ChunkedBody()
-    lengths = headers.get_all("Content-Length")
-    if lengths is None:
+    lengths = head.all("content-length")
+    if not lengths:
         return OpenBody()
     values = {value.strip() for line in lengths for value in line.split(",")}
     value = values.pop()

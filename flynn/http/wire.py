@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import socket
 
-from ..errors import ConnectionLostError, FlynnError, ProtocolError, RequestTimeoutError
+from ..errors import ConnectionLostError, FlynnError, RequestTimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional, TypeVar
+    from typing import Any, Optional
 
     from .call import Call
     from .endpoint import Endpoint
 
-    T = TypeVar("T")
-
-# A status line and headers; http.client's own limits add up to 6.5 MB, and to no limit for "100 Continue" and CONNECT.
-MAX_HEAD = 1024 * 1024
 BLOCK = 64 * 1024  # bytes that are received, or gathered to be sent, at once
 
 
@@ -54,7 +49,7 @@ def connect(target: Endpoint, call: Call) -> socket.socket:
 
 
 class Wire:
-    """A socket as http.client sees it, each operation under the limits of the call that has the connection."""
+    """A socket, each operation under the limits of the call that has the connection."""
 
     def __init__(self, sock: socket.socket, call: Call) -> None:
         self.sock = sock
@@ -66,22 +61,21 @@ class Wire:
         self.call = call
         self.received = 0
         self.ended = False
-        self.in_head = True
-
-    def readinto(self, buffer: Any) -> Optional[int]:
-        """For http.client, which reads the head; None after that: it is to give what it has read beyond."""
-        if not self.in_head:
-            return None
-        count = self._received(lambda: self.sock.recv_into(buffer))
-        self.received += count
-        self.ended = not count
-        if self.received > MAX_HEAD:
-            raise ProtocolError(f"expected a response, got headers of more than {MAX_HEAD} bytes")
-        return count
 
     def receive(self) -> bytes:
-        """The next bytes of the body, as soon as some have come; empty at the end of the connection."""
-        data = self._received(lambda: self.sock.recv(BLOCK))
+        """The next bytes, as soon as some have come; empty at the end of the connection."""
+        waited = 0.0
+        while True:
+            patience = self.call.patience(waited)
+            self._set_limit(patience)
+            try:
+                data = self.sock.recv(BLOCK)
+                break
+            except socket.timeout as error:
+                if error.errno:
+                    raise _timed_out(error) from None
+                waited += patience
+        self.received += len(data)
         self.ended = not data
         return data
 
@@ -109,38 +103,10 @@ class Wire:
         self._set_limit(0.0)
         self.sock.recv(1)
 
-    def _received(self, receive: Callable[[], T]) -> T:
-        waited = 0.0
-        while True:
-            patience = self.call.patience(waited)
-            self._set_limit(patience)
-            try:
-                return receive()
-            except socket.timeout as error:
-                if error.errno:
-                    raise _timed_out(error) from None
-                waited += patience
-
     def _set_limit(self, limit: Optional[float]) -> None:
         if limit != self._limit:  # a system call, which is seldom needed
             self._limit = limit
             self.sock.settimeout(limit)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self))
-
-    def close(self) -> None:
-        """Nothing: http.client lets go of a connection before the body was read, `Connection.close` closes it."""
-
-
-class _Reader(io.RawIOBase):
-    """What a response is read from. Closing it leaves the connection open."""
-
-    def __init__(self, wire: Wire) -> None:
-        self.readinto = wire.readinto  # type: ignore[method-assign]
-
-    def readable(self) -> bool:
-        return True
 
 
 def _timed_out(error: OSError) -> Exception:
