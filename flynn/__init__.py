@@ -14,30 +14,17 @@ if TYPE_CHECKING:
     from .config import load_config as load_config
     from .conversation import Conversation as Conversation
     from .conversation.aio import AsyncConversation as AsyncConversation
-    from .errors import AuthenticationError as AuthenticationError
-    from .errors import ConfigError as ConfigError
-    from .errors import ConnectionLostError as ConnectionLostError
-    from .errors import ContextSizeError as ContextSizeError
-    from .errors import FlynnError as FlynnError
-    from .errors import ModelLoadingError as ModelLoadingError
-    from .errors import NotSupportedError as NotSupportedError
-    from .errors import ProtocolError as ProtocolError
-    from .errors import RequestTimeoutError as RequestTimeoutError
-    from .errors import ServerError as ServerError
-    from .errors import ServerNotRunningError as ServerNotRunningError
-    from .errors import StreamInterruptedError as StreamInterruptedError
-    from .errors import StructuredOutputError as StructuredOutputError
-    from .errors import ToolRoundsError as ToolRoundsError
+    from .errors import *  # noqa: F403
     from .models.local.completion import Completion as Completion
     from .models.local.completion import CompletionResponse as CompletionResponse
     from .models.local.llamacpp import LlamaCppClient as LlamaCppClient
-    from .models.local.metrics import Metric as Metric
-    from .models.local.metrics import Metrics as Metrics
     from .models.local.retrieval import Embeddings as Embeddings
     from .models.local.retrieval import RankedDocument as RankedDocument
     from .models.local.retrieval import Ranking as Ranking
     from .models.local.server import Health as Health
     from .models.local.server import LoraAdapter as LoraAdapter
+    from .models.local.server import Metric as Metric
+    from .models.local.server import Metrics as Metrics
     from .models.local.server import ModelEvent as ModelEvent
     from .models.local.server import ModelInfo as ModelInfo
     from .models.local.server import Props as Props
@@ -57,47 +44,24 @@ if TYPE_CHECKING:
     from .tools.signature import Tool as Tool
 
 _WHERE = {
-    "aio": ("AsyncLlamaCppClient",),
-    "config": ("Config", "load_config"),
-    "conversation": ("Conversation",),
-    "conversation.aio": ("AsyncConversation",),
-    "errors": (
-        "AuthenticationError",
-        "ConfigError",
-        "ConnectionLostError",
-        "ContextSizeError",
-        "FlynnError",
-        "ModelLoadingError",
-        "NotSupportedError",
-        "ProtocolError",
-        "RequestTimeoutError",
-        "ServerError",
-        "ServerNotRunningError",
-        "StreamInterruptedError",
-        "StructuredOutputError",
-        "ToolRoundsError",
-    ),
-    "models.local.completion": ("Completion", "CompletionResponse"),
-    "models.local.llamacpp": ("LlamaCppClient",),
-    "models.local.metrics": ("Metric", "Metrics"),
-    "models.local.retrieval": ("Embeddings", "RankedDocument", "Ranking"),
-    "models.local.server": (
-        "Health",
-        "LoraAdapter",
-        "ModelEvent",
-        "ModelInfo",
-        "Props",
-        "Slot",
-        "SlotFile",
-        "TokenPiece",
-    ),
-    "models.router": ("create_client",),
-    "structured.limits": ("Limits",),
-    "thread_iterator": ("ThreadIterator",),
-    "tools.signature": ("Tool",),
-    "models.types": ("Audio", "ChatRequest", "ChatResponse", "Image", "Message", "ModelClient", "ToolCall"),
+    "aio": "AsyncLlamaCppClient",
+    "config": "Config load_config",
+    "conversation": "Conversation",
+    "conversation.aio": "AsyncConversation",
+    "errors": "AuthenticationError ConfigError ConnectionLostError ContextSizeError FlynnError ModelLoadingError"
+    " NotSupportedError ProtocolError RequestTimeoutError ServerError ServerNotRunningError StreamInterruptedError"
+    " StructuredOutputError ToolRoundsError",
+    "models.local.completion": "Completion CompletionResponse",
+    "models.local.llamacpp": "LlamaCppClient",
+    "models.local.retrieval": "Embeddings RankedDocument Ranking",
+    "models.local.server": "Health LoraAdapter Metric Metrics ModelEvent ModelInfo Props Slot SlotFile TokenPiece",
+    "models.router": "create_client",
+    "models.types": "Audio ChatRequest ChatResponse Image Message ModelClient ToolCall",
+    "structured.limits": "Limits",
+    "thread_iterator": "ThreadIterator",
+    "tools.signature": "Tool",
 }
-_MODULES = {name: module for module, names in _WHERE.items() for name in names}
+_MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}
 
 __all__ = ["__version__", *_MODULES]
 

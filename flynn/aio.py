@@ -25,13 +25,12 @@ if TYPE_CHECKING:
         overload,
     )
 
-    from typing_extensions import Concatenate, ParamSpec, Self
+    from typing_extensions import Concatenate, ParamSpec
 
     from .conversation.stream import ConversationStream
     from .models.local.completion import CompletionEvent, CompletionResponse, Prompts
     from .models.local.server import ModelEvent
     from .models.local.stream import ServerStream
-    from .models.local.structured import AwaitedChatJSON
     from .models.types import ChatResponse, Prompt, StreamEvent
     from .structured.stream import AsyncJSONStream
     from .tools.aio import AsyncToolRun
@@ -81,7 +80,6 @@ class AsyncLlamaCppClient:
         self._client = LlamaCppClient(endpoint, **options)
 
     chat = awaited(LlamaCppClient.chat)
-    chat_json: AwaitedChatJSON = awaited(LlamaCppClient.chat_json)  # type: ignore[assignment, arg-type]
     count_tokens = awaited(LlamaCppClient.count_tokens)
     apply_template = awaited(LlamaCppClient.apply_template)
     end_reasoning = awaited(LlamaCppClient.end_reasoning)
@@ -110,6 +108,21 @@ class AsyncLlamaCppClient:
     def chat_stream(self, request: Prompt, **options: Any) -> AsyncChatStream:
         """Answer a request, piece by piece as it is generated; see `LlamaCppClient.chat_stream`."""
         return AsyncChatStream(self._client.chat_stream(request, **options))
+
+    if TYPE_CHECKING:  # what `awaited` makes of overloads of one type variable, mypy does not understand
+
+        @overload
+        async def chat_json(
+            self, request: Prompt, schema: Type[T], *, timeout: Optional[float] = OWN, **options: Any
+        ) -> T: ...
+        @overload
+        async def chat_json(
+            self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
+        ) -> Any: ...
+        async def chat_json(self, request: Prompt, schema: object, **options: Any) -> Any: ...
+
+    else:
+        chat_json = awaited(LlamaCppClient.chat_json)
 
     if TYPE_CHECKING:
 
@@ -171,15 +184,15 @@ class AsyncLlamaCppClient:
         return f"AsyncLlamaCppClient({self._client.endpoint!r})"
 
 
-class AsyncServerStream:
+class AsyncServerStream(ThreadIterator["Any"]):
     """`ServerStream` for asyncio: an asynchronous iterator of events, and an asynchronous context manager.
 
     The server stops generating as soon as the stream is closed, its task is cancelled, or nobody refers to it any more.
     """
 
     def __init__(self, stream: Union[ServerStream, ConversationStream]) -> None:
+        super().__init__(stream, interrupt=stream.interrupt)
         self._stream = stream
-        self._events: ThreadIterator[Any] = ThreadIterator(stream, interrupt=stream.interrupt)
 
     @property
     def response(self) -> Any:
@@ -191,22 +204,9 @@ class AsyncServerStream:
         """How often the stream was cut and went on."""
         return self._stream.resumes
 
-    def __aiter__(self) -> Self:
-        return self
-
-    def __anext__(self) -> Coroutine[Any, Any, Any]:
-        return self._events.__anext__()
-
-    async def __aenter__(self) -> Self:
-        await self._events.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._events.aclose()
-
     async def close(self) -> None:
         """End the stream. Closing twice is fine."""
-        await self._events.aclose()
+        await self.aclose()
 
 
 class AsyncTextStream(AsyncServerStream):
@@ -228,7 +228,7 @@ class AsyncChatStream(AsyncTextStream):
         @property
         def response(self) -> ChatResponse: ...
 
-        def __anext__(self) -> Coroutine[Any, Any, StreamEvent]: ...
+        async def __anext__(self) -> StreamEvent: ...
 
 
 class AsyncCompletionStream(AsyncTextStream):

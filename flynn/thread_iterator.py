@@ -16,6 +16,8 @@ from .thread import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .pump import Channel, Source, Wakes
 
 T = TypeVar("T")
@@ -52,7 +54,7 @@ class ThreadIterator(Generic[T]):
             raise ValueError(f"buffer is a number of items over 0, not {buffer!r}")
         self._channel = _Channel(iterable, buffer, interrupt)
 
-    def __aiter__(self) -> ThreadIterator[T]:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
@@ -82,7 +84,7 @@ class ThreadIterator(Generic[T]):
                 channel.stop()
                 raise
 
-    async def __aenter__(self) -> ThreadIterator[T]:
+    async def __aenter__(self) -> Self:
         with self._channel.condition:
             self._channel.begin()
         return self

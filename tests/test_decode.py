@@ -215,13 +215,12 @@ def test_a_reply_without_choices_is_a_protocol_error(data: bytes) -> None:
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
 def test_what_the_server_says_of_itself_is_checked_too(wrong: Any) -> None:
     decoders = (
-        server.decode_health,
         server.decode_props,
         server.decode_models,
         server.decode_slots,
-        server.decode_count,
-        server.decode_tokens,
-        server.decode_text,
+        server.decode_pieces,
+        server.decode_slot_file,
+        server.decode_lora_adapters,
     )
     for decode in decoders:
         for value in (wrong, [wrong], {"data": wrong}, {"data": [wrong]}, {"tokens": wrong}, {"tokens": [wrong]}):

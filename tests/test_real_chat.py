@@ -361,7 +361,7 @@ def test_the_server_stops_reading_a_prompt(resume: bool, client: LlamaCppClient)
 def test_a_stream_that_was_read_leaves_nothing_on_the_server(client: LlamaCppClient) -> None:
     for rest in (0, 1):
         stream = client.chat_stream("Hi", resume=True, max_tokens=4, ignore_eos=True)
-        path = stream._transfer._session.path  # type: ignore[union-attr]
+        path = stream._transfer.kept_at  # type: ignore[union-attr]
         next(stream)
         if rest:
             assert list(stream)[-1].type == "done"

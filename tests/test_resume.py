@@ -231,7 +231,7 @@ def test_a_stream_that_another_has_deleted_is_interrupted(client: LlamaCppClient
 
     stream = resumed(client, {"tokens": 1000, "pace": 0.01})
     next(stream)
-    path = stream._transfer._session.path  # only its owner can know it
+    path = stream._transfer.kept_at  # only its owner can know it
     urllib.request.urlopen(urllib.request.Request(server.endpoint + path, method="DELETE")).close()
     with pytest.raises(StreamInterruptedError):
         list(stream)
@@ -346,7 +346,7 @@ def test_a_real_stream_cut_at_random_bytes_is_the_one_that_was_not_cut(start_ser
         assert text_of(stream) == expected
         assert stream.response.usage == whole.response.usage
         assert stream.resumes > 2
-        path = stream._transfer._session.path  # type: ignore[union-attr]
+        path = stream._transfer.kept_at  # type: ignore[union-attr]
         with pytest.raises(ServerError) as caught:
             LlamaCppClient(server.endpoint).request("GET", path)
         assert caught.value.status == 404

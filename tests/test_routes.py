@@ -12,19 +12,65 @@ import numpy
 import pytest
 from scripted import LAST_CHUNK, STREAM_HEAD, answering, chunk, event, response, serve
 
-from flynn import Embeddings, LlamaCppClient, Metric, ModelEvent, ProtocolError, ServerError, StreamInterruptedError
+from flynn import (
+    Embeddings,
+    Health,
+    LlamaCppClient,
+    Metric,
+    ModelEvent,
+    ProtocolError,
+    ServerError,
+    StreamInterruptedError,
+)
 from flynn.models.local.completion import CompletionStreamDecoder, count_completions, decode_completions
-from flynn.models.local.metrics import decode_metrics
 from flynn.models.local.retrieval import decode_embeddings, decode_ranking, decode_token_embeddings
-from flynn.models.local.server import ModelEventDecoder, decode_lora_adapters, decode_pieces
+from flynn.models.local.server import ModelEventDecoder, decode_lora_adapters, decode_metrics, decode_pieces
 
 
 def answered(reply: Any) -> Any:
     return serve(answering(response(json.dumps(reply).encode())))
 
 
+def answered_in_turn(replies: List[Any]) -> Any:
+    return serve(answering(*(response(json.dumps(reply).encode()) for reply in replies)))
+
+
 def feed(decoder: Any, *chunks: Dict[str, Any]) -> List[Any]:
     return [event for data in chunks for event in decoder.feed(json.dumps(data).encode())]
+
+
+# --- routes that answer with one value --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call, arguments, key, good, result, missing",
+    [
+        (LlamaCppClient.health, (), "status", "ok", Health("ok"), Health("")),
+        (LlamaCppClient.count_tokens, ("Hi",), "input_tokens", 7, 7, ProtocolError),
+        (LlamaCppClient.apply_template, ("Hi",), "prompt", "<Hi>", "<Hi>", ""),
+        (LlamaCppClient.tokenize, ("Hi",), "tokens", [1, 2], [1, 2], []),
+        (LlamaCppClient.detokenize, ([1],), "content", "a", "a", ""),
+        (LlamaCppClient.erase_slot, (0,), "n_erased", 5, 5, 0),
+        (LlamaCppClient.end_reasoning, ("id",), "success", True, True, False),
+    ],
+)
+def test_the_value_is_read_and_anything_else_is_a_protocol_error(
+    call: Any, arguments: Any, key: str, good: Any, result: Any, missing: Any
+) -> None:
+    wrong = [None, [], [{key: good}], "text", 1, {key: 1.5}, {key: {}}, {key: ["a"]}]
+    replies = [{key: good}, {}, {key: None}, *wrong]
+    with answered_in_turn(replies) as server, LlamaCppClient(server.endpoint) as client:
+        assert call(client, *arguments) == result
+        for _ in range(2):
+            if missing is ProtocolError:
+                with pytest.raises(ProtocolError, match=f"as '{key}', got none"):
+                    call(client, *arguments)
+            else:
+                assert call(client, *arguments) == missing
+        for reply in wrong:
+            expected = "a JSON object as 'response'" if not isinstance(reply, dict) else f"as '{key}'"
+            with pytest.raises(ProtocolError, match=f"^expected .*{expected}, got "):
+                call(client, *arguments)
 
 
 # --- completions ------------------------------------------------------------------------------------------------------

@@ -127,9 +127,9 @@ def work_of(slot: Slot) -> Work:
     raw = slot.raw
     tokens: Any = raw.get("next_token")
     tokens = tokens[0] if isinstance(tokens, list) and tokens else tokens
-    written = get(tokens, "n_decoded", int, 0) if isinstance(tokens, dict) else 0
-    task = get(raw, "id_task", int, -1) if slot.is_processing else None
-    read, used = get(raw, "n_prompt_tokens_processed", int, 0), get(raw, "n_prompt_tokens", int, 0)
+    written = get(tokens, "n_decoded", 0) if isinstance(tokens, dict) else 0
+    task = get(raw, "id_task", -1) if slot.is_processing else None
+    read, used = get(raw, "n_prompt_tokens_processed", 0), get(raw, "n_prompt_tokens", 0)
     return Work(slot.id, task, read, written, used, slot.n_ctx)
 
 

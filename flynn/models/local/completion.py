@@ -155,7 +155,7 @@ def decode_completions(value: Any) -> CompletionResponse:
     """
     raws = objects({"response": value if isinstance(value, list) else [value]}, "response")
     choices = [
-        _completion(raw, get(raw, "content", str, ""), integers(raw, "tokens"), _logprobs(raw)) for raw in raws
+        _completion(raw, get(raw, "content", ""), integers(raw, "tokens"), _logprobs(raw)) for raw in raws
     ]
     return CompletionResponse(tuple(choices or [Completion("")]), value)
 
@@ -163,16 +163,16 @@ def decode_completions(value: Any) -> CompletionResponse:
 def _completion(
     raw: Mapping[str, Any], content: str, tokens: Sequence[int], logprobs: Sequence[Mapping[str, Any]]
 ) -> Completion:
-    stop_type = get(raw, "stop_type", str, "none")
+    stop_type = get(raw, "stop_type", "none")
     timings = decode_timings(raw)
     usage = Usage(
-        get(raw, "tokens_evaluated", int, 0), get(raw, "tokens_predicted", int, 0), timings.cache_n if timings else 0
+        get(raw, "tokens_evaluated", 0), get(raw, "tokens_predicted", 0), timings.cache_n if timings else 0
     )
     return Completion(
         content,
         tuple(tokens),
         None if stop_type == "none" else stop_type,
-        get(raw, "stopping_word", str, ""),
+        get(raw, "stopping_word", ""),
         usage if "tokens_evaluated" in raw else None,
         timings,
         tuple(logprobs),
@@ -228,16 +228,16 @@ class CompletionStreamDecoder:
         chunk = expect_object(decode_json(data), "event")
         if "error" in chunk:
             raise decode_error(None, data)
-        index = get(chunk, "index", int, 0)
+        index = get(chunk, "index", 0)
         events: List[CompletionEvent] = []
         if "prompt_progress" in chunk:  # with a content and a token that are none
             if self._progress:
-                events.append(decode_progress(get(chunk, "prompt_progress", dict, {}), index))
+                events.append(decode_progress(get(chunk, "prompt_progress", {}), index))
             return events
         choice = self._choices.setdefault(index, _CompletionSoFar())
         choice.last = chunk
         choice.tokens.extend(integers(chunk, "tokens"))
-        content, logprobs = get(chunk, "content", str, ""), _logprobs(chunk)
+        content, logprobs = get(chunk, "content", ""), _logprobs(chunk)
         if content or logprobs:
             choice.content.append(content)
             choice.logprobs.extend(logprobs)

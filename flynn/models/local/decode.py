@@ -17,14 +17,7 @@ from ...errors import (
     ProtocolError,
     ServerError,
 )
-from ..types import (
-    ChatResponse,
-    Choice,
-    Message,
-    Timings,
-    ToolCall,
-    Usage,
-)
+from ..types import ChatResponse, Choice, Message, Timings, ToolCall, Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,15 +41,16 @@ def decode_json(data: bytes) -> Any:
         raise ProtocolError(f"expected JSON, got {_shown(data)} ({type(error).__name__}: {error})") from None
 
 
-def get(mapping: Mapping[str, Any], key: str, kind: Type[T], default: T) -> T:
+def get(mapping: Mapping[str, Any], key: str, default: T) -> T:
     """A member of a JSON object; the default if it is missing or null.
 
     Raises:
-        ProtocolError: it is of another type.
+        ProtocolError: it is not of the default's type.
     """
     value = mapping.get(key)
     if value is None:
         return default
+    kind = type(default)
     if isinstance(value, kind):
         return value
     raise ProtocolError(f"expected {kind.__name__} as {key!r}, got {_shown(value)}")
@@ -64,7 +58,7 @@ def get(mapping: Mapping[str, Any], key: str, kind: Type[T], default: T) -> T:
 
 def objects(mapping: Mapping[str, Any], key: str) -> List[Dict[str, Any]]:
     """A member of a JSON object that is a list of objects; empty if it is missing or null."""
-    values = get(mapping, key, list, [])
+    values: List[Any] = get(mapping, key, [])
     for value in values:
         expect_object(value, key)
     return values
@@ -80,13 +74,13 @@ def number(mapping: Mapping[str, Any], key: str) -> Optional[float]:
 
 def integers(mapping: Mapping[str, Any], key: str) -> List[int]:
     """A member of a JSON object that is a list of integers; empty if it is missing or null."""
-    values = get(mapping, key, list, [])
+    values: List[Any] = get(mapping, key, [])
     if not all(isinstance(value, int) for value in values):
         raise ProtocolError(f"expected a list of integers as {key!r}, got {_shown(values)}")
     return values
 
 
-def expect_object(value: Any, what: str) -> Dict[str, Any]:
+def expect_object(value: Any, what: str = "response") -> Dict[str, Any]:
     """The value, which must be a JSON object."""
     if not isinstance(value, dict):
         raise ProtocolError(f"expected a JSON object as {what!r}, got {_shown(value)}")
@@ -113,25 +107,21 @@ def decode_error(status: Optional[int], body: bytes, reason: str = "") -> Server
     """
     text = body.decode("utf-8", "replace")
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        parsed = None
-    error = parsed.get("error") if isinstance(parsed, dict) else None
-    if isinstance(error, str):
+        error = json.loads(text)["error"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        error = None
+    if not isinstance(error, dict):
         error = {"message": error}
-    elif not isinstance(error, dict):
-        error = {}
-    code = error.get("code")
+    code, kind, message = error.get("code"), error.get("type"), error.get("message")
     if status is None and isinstance(code, int):
         status = code
-    message = error.get("message")
+    if not isinstance(kind, str):
+        kind = None
     if not isinstance(message, str) or not message:
-        plain = text.strip()
-        message = "the server sent an error without a message" if status is None else f"HTTP {status} {reason}".strip()
-        if plain and len(plain) <= 500 and not plain.startswith(("<", "{")):
-            message = plain
-    kind = error.get("type")
-    kind = kind if isinstance(kind, str) else None
+        message = text.strip()
+        if not 0 < len(message) <= 500 or message.startswith(("<", "{")):
+            no_words = "the server sent an error without a message"
+            message = no_words if status is None else f"HTTP {status} {reason}".strip()
     made = _error_class(status, kind, message)(message, status=status, type=kind, body=text)
     if isinstance(made, ContextSizeError):
         for name in ("n_prompt_tokens", "n_ctx"):
@@ -158,61 +148,45 @@ def decode_chat(data: bytes) -> ChatResponse:
     Raises:
         ProtocolError: it is not what the chat route answers.
     """
-    raw = expect_object(decode_json(data), "response")
+    raw = expect_object(decode_json(data))
     choices = []
     for item in objects(raw, "choices"):
-        message = expect_object(item.get("message"), "message")
-        calls = [decode_tool_call(call) for call in objects(message, "tool_calls")]
-        choices.append(
-            Choice(
-                Message(
-                    get(message, "role", str, "assistant"),
-                    get(message, "content", str, ""),
-                    tuple(calls),
-                    reasoning=get(message, "reasoning_content", str, "") or None,
-                ),
-                get(item, "finish_reason", str, "") or None,
-                decode_logprobs(item),
-            )
+        said = expect_object(item.get("message"), "message")
+        message = Message(
+            get(said, "role", "assistant"),
+            get(said, "content", ""),
+            tuple(decode_tool_call(call) for call in objects(said, "tool_calls")),
+            reasoning=get(said, "reasoning_content", "") or None,
         )
+        choices.append(Choice(message, get(item, "finish_reason", "") or None, decode_logprobs(item)))
     if not choices:
         raise ProtocolError(f"expected a reply with choices, got {_shown(raw)}")
     return ChatResponse(
-        tuple(choices),
-        decode_usage(raw),
-        decode_timings(raw),
-        get(raw, "id", str, ""),
-        get(raw, "model", str, ""),
-        raw,
+        tuple(choices), decode_usage(raw), decode_timings(raw), get(raw, "id", ""), get(raw, "model", ""), raw
     )
 
 
 def decode_tool_call(call: Mapping[str, Any]) -> ToolCall:
-    function = get(call, "function", dict, {})
-    return ToolCall(get(call, "id", str, ""), get(function, "name", str, ""), get(function, "arguments", str, ""))
+    function: Dict[str, Any] = get(call, "function", {})
+    return ToolCall(get(call, "id", ""), get(function, "name", ""), get(function, "arguments", ""))
 
 
 def decode_logprobs(item: Mapping[str, Any]) -> Tuple[Mapping[str, Any], ...]:
-    return tuple(objects(get(item, "logprobs", dict, {}), "content"))
+    return tuple(objects(get(item, "logprobs", {}), "content"))
 
 
 def decode_usage(raw: Mapping[str, Any]) -> Optional[Usage]:
     """The `usage` of a reply; None if it has none."""
-    usage = get(raw, "usage", dict, {})
+    usage: Dict[str, Any] = get(raw, "usage", {})
     if not usage:
         return None
-    details = get(usage, "prompt_tokens_details", dict, {})
-    return Usage(
-        get(usage, "prompt_tokens", int, 0),
-        get(usage, "completion_tokens", int, 0),
-        get(details, "cached_tokens", int, 0),
-    )
+    details: Dict[str, Any] = get(usage, "prompt_tokens_details", {})
+    return Usage(get(usage, "prompt_tokens", 0), get(usage, "completion_tokens", 0), get(details, "cached_tokens", 0))
 
 
 def decode_timings(raw: Mapping[str, Any]) -> Optional[Timings]:
     """The `timings` of a reply; None if it has none."""
-    timings = get(raw, "timings", dict, {})
+    timings: Dict[str, Any] = get(raw, "timings", {})
     if not timings:
         return None
-    known = {name: timings[name] for name in _TIMINGS if isinstance(timings.get(name), (int, float))}
-    return Timings(**known)
+    return Timings(**{name: timings[name] for name in _TIMINGS if isinstance(timings.get(name), (int, float))})

@@ -100,13 +100,13 @@ class ChatStreamDecoder:
         events: List[StreamEvent] = []
         index = 0
         for item in objects(chunk, "choices"):
-            index = get(item, "index", int, 0)
+            index = get(item, "index", 0)
             choice = self._choices.get(index)
             if choice is None:
                 choice = self._choices[index] = _ChoiceSoFar()
             self._take(item, index, choice, events)
         if self._progress and "prompt_progress" in chunk:
-            events.append(decode_progress(get(chunk, "prompt_progress", dict, {}), index))
+            events.append(decode_progress(get(chunk, "prompt_progress", {}), index))
         if "usage" in chunk:
             usage = decode_usage(chunk)
             if usage:
@@ -131,14 +131,14 @@ class ChatStreamDecoder:
             self._repeated = (pieces, type(event), event.choice)
 
     def _take(self, item: Mapping[str, Any], index: int, choice: _ChoiceSoFar, events: List[StreamEvent]) -> None:
-        delta = get(item, "delta", dict, {})
-        reasoning = get(delta, "reasoning_content", str, "")
+        delta: Dict[str, Any] = get(item, "delta", {})
+        reasoning = get(delta, "reasoning_content", "")
         if reasoning:
             choice.reasoning.append(reasoning)
             events.append(ReasoningEvent(reasoning, index))
         logprobs = decode_logprobs(item) if "logprobs" in item else ()
         choice.logprobs.extend(logprobs)
-        content = get(delta, "content", str, "")
+        content = get(delta, "content", "")
         if content or logprobs:
             choice.content.append(content)
             events.append(ContentEvent(content, index, logprobs))
@@ -147,12 +147,12 @@ class ChatStreamDecoder:
                 events.append(self._take_fragment(call, index, choice))
         finish_reason = item.get("finish_reason")
         if finish_reason is not None:
-            choice.finish_reason = get(item, "finish_reason", str, "")
+            choice.finish_reason = get(item, "finish_reason", "")
 
     @staticmethod
     def _take_fragment(call: Mapping[str, Any], index: int, choice: _ChoiceSoFar) -> ToolCallEvent:
         fragment = decode_tool_call(call)
-        number = get(call, "index", int, 0)
+        number = get(call, "index", 0)
         ids, names, arguments = choice.calls.setdefault(number, ([], [], []))
         ids.append(fragment.id)
         names.append(fragment.name)
@@ -173,13 +173,13 @@ class ChatStreamDecoder:
             tuple(choices or [_ChoiceSoFar().choice()]),
             usage,
             self._timings,
-            get(last, "id", str, ""),
-            get(last, "model", str, ""),
+            get(last, "id", ""),
+            get(last, "model", ""),
             last,
         )
 
 
 def decode_progress(progress: Mapping[str, Any], choice: int) -> ProgressEvent:
     """A `prompt_progress` as an event."""
-    total, cached, processed = (get(progress, key, int, 0) for key in ("total", "cache", "processed"))
-    return ProgressEvent(total, cached, processed, get(progress, "time_ms", int, 0), choice)
+    total, cached, processed = (get(progress, key, 0) for key in ("total", "cache", "processed"))
+    return ProgressEvent(total, cached, processed, get(progress, "time_ms", 0), choice)

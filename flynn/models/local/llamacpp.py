@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from ...errors import ProtocolError
 from ...http.call import DEFAULT_TIMEOUT
-from .decode import decode_chat
+from .decode import decode_chat, expect_object, get
 from .decode_stream import ChatStreamDecoder
 from .encode import chat_request, encode_chat, encode_prompt, with_defaults
 from .server_routes import ServerRoutes
 from .stream import ChatStream
-from .structured import Structured
 from .text_routes import TextRoutes
 from .transport import OWN, Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Callable, Iterable, Mapping, Optional, Union
+    from typing import Any, Callable, Iterable, Mapping, Optional, Type, TypeVar, Union, overload
 
+    from ...structured.stream import JSONStream
     from ...tools.run import ToolRun
     from ...tools.signature import Tool
     from ..types import ChatRequest, ChatResponse, Prompt
+
+    T = TypeVar("T")
 
 DEFAULT_RESUME_FOR = 60.0
 DEFAULT_ROUNDS = 10
@@ -27,7 +30,7 @@ DEFAULT_RESULT = 20_000  # characters
 _CHAT = "/v1/chat/completions"
 
 
-class LlamaCppClient(Structured, TextRoutes, ServerRoutes):
+class LlamaCppClient(TextRoutes, ServerRoutes):
     """A client of one llama-server. It may be shared by threads, and keeps connections alive between calls.
 
     Args:
@@ -128,6 +131,86 @@ class LlamaCppClient(Structured, TextRoutes, ServerRoutes):
         transfer = self._transfer(_CHAT, body, made.model, timeout, resume, resume_for)
         return ChatStream(transfer, ChatStreamDecoder(progress=bool(made.return_progress)))
 
+    if TYPE_CHECKING:
+
+        @overload
+        def chat_json(
+            self, request: Prompt, schema: Type[T], *, timeout: Optional[float] = OWN, **options: Any
+        ) -> T: ...
+        @overload
+        def chat_json(
+            self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
+        ) -> Any: ...
+
+    def chat_json(
+        self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
+    ) -> Any:
+        """Answer a request with an instance of a type. The server lets the model write nothing but JSON that fits it.
+
+        The model itself does not see the type: say in the request what is wanted.
+
+        Args:
+            request: as for `chat`.
+            schema: a dataclass, a TypedDict, a class with `model_json_schema` and `model_validate` (pydantic's), any
+                other annotation that JSON can express, such as `List[Person]` or an Enum; or a JSON schema, as a
+                mapping. Fields with a default may be missing from the answer. Annotated adds limits:
+                `Annotated[str, Limits(maxLength=80)]`.
+            timeout: as for `chat`.
+            options: fields of `ChatRequest`; `max_tokens` has to suffice for all of the JSON.
+
+        Returns:
+            An instance of `schema`; for a mapping, what `json.loads` returns.
+
+        Raises:
+            StructuredOutputError: the model ran out of tokens before the end, or what it wrote does not fit.
+            TypeError: JSON cannot express the type. Nothing was sent.
+            FlynnError: as for `chat`.
+
+        Example:
+            >>> @dataclass                                                                   # doctest: +SKIP
+            ... class City:
+            ...     name: str
+            ...     population: int
+            >>> client.chat_json("What is the largest city of Japan?", City)                 # doctest: +SKIP
+            City(name='Tokyo', population=13960000)
+        """
+        from ...structured.answer import Answer
+
+        answer: Answer[Any] = Answer(schema)
+        return answer.read(self.chat(request, timeout=timeout, **answer.options(request, options)))
+
+    if TYPE_CHECKING:
+
+        @overload
+        def chat_json_stream(
+            self, request: Prompt, schema: Type[T], *, timeout: Optional[float] = OWN, **options: Any
+        ) -> JSONStream[T]: ...
+        @overload
+        def chat_json_stream(
+            self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
+        ) -> JSONStream[Any]: ...
+
+    def chat_json_stream(
+        self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
+    ) -> JSONStream[Any]:
+        """`chat_json`, with what there is of the answer as it grows.
+
+        Args:
+            request, schema: as for `chat_json`.
+            timeout, options: as for `chat_stream`.
+
+        Returns:
+            An iterator of partial values; see `JSONStream` for what it raises. Its `result` is the instance.
+
+        Raises:
+            TypeError: JSON cannot express the type.
+        """
+        from ...structured.answer import Answer
+        from ...structured.stream import JSONStream
+
+        answer: Answer[Any] = Answer(schema)
+        return JSONStream(self.chat_stream(request, timeout=timeout, **answer.options(request, options)), answer)
+
     def run_tools(
         self,
         /,
@@ -175,10 +258,12 @@ class LlamaCppClient(Structured, TextRoutes, ServerRoutes):
         Raises:
             FlynnError: as for `chat`.
         """
-        from .server import decode_count
-
         body = encode_prompt(self._request(request, options))
-        return decode_count(self.transport.json("POST", f"{_CHAT}/input_tokens", body, timeout))
+        reply = expect_object(self.transport.json("POST", f"{_CHAT}/input_tokens", body, timeout))
+        count = get(reply, "input_tokens", -1)
+        if count < 0:
+            raise ProtocolError("expected a number of tokens as 'input_tokens', got none")
+        return count
 
     def apply_template(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> str:
         """The prompt that the chat template makes of a request; it could be altered and given to `complete`.
@@ -190,10 +275,8 @@ class LlamaCppClient(Structured, TextRoutes, ServerRoutes):
             >>> client.apply_template("Hi")                                                  # doctest: +SKIP
             '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
         """
-        from .server import decode_text
-
         body = encode_prompt(self._request(request, options))
-        return decode_text(self.transport.json("POST", "/apply-template", body, timeout), "prompt")
+        return get(expect_object(self.transport.json("POST", "/apply-template", body, timeout)), "prompt", "")
 
     def end_reasoning(self, id: str, *, timeout: Optional[float] = OWN) -> bool:
         """Make a model that thinks in a stream stop that and answer. Wants `reasoning_control=True` in its request.
@@ -210,9 +293,8 @@ class LlamaCppClient(Structured, TextRoutes, ServerRoutes):
             ...     if event.type == "reasoning" and time.monotonic() > limit:
             ...         client.end_reasoning(stream.response.id)
         """
-        from .server import decode_success
-
-        return decode_success(self._post(f"{_CHAT}/control", timeout, {"id": id, "action": "reasoning_end"}))
+        reply = self._post(f"{_CHAT}/control", timeout, {"id": id, "action": "reasoning_end"})
+        return get(expect_object(reply), "success", False)
 
     def request(
         self, method: str, path: str, body: Optional[Mapping[str, Any]] = None, *, timeout: Optional[float] = OWN

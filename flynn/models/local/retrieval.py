@@ -87,21 +87,22 @@ class Ranking:
 def decode_embeddings(value: Any) -> Embeddings:
     """What `/v1/embeddings` answers, in either of its encodings."""
     raw = expect_object(value, "response")
-    items = sorted(objects(raw, "data"), key=lambda item: get(item, "index", int, 0))
+    items = sorted(objects(raw, "data"), key=lambda item: get(item, "index", 0))
     return _embeddings([_vector(item.get("embedding")) for item in items], decode_usage(raw), raw)
 
 
 def decode_token_embeddings(value: Any) -> List[Embeddings]:
     """What `/embeddings` answers: vectors for each input."""
-    items = sorted(objects({"response": value}, "response"), key=lambda item: get(item, "index", int, 0))
-    return [_embeddings([_vector(vector) for vector in get(item, "embedding", list, [])], None, item) for item in items]
+    items = sorted(objects({"response": value}, "response"), key=lambda item: get(item, "index", 0))
+    vectors: Iterator[List[Any]] = (get(item, "embedding", []) for item in items)
+    return [_embeddings([*map(_vector, several)], None, item) for several, item in zip(vectors, items)]
 
 
 def _embeddings(vectors: Sequence[bytes], usage: Optional[Usage], raw: Mapping[str, Any]) -> Embeddings:
     size = len(vectors[0]) if vectors else 1
     if size % 4 or any(len(vector) != size for vector in vectors):
         raise ProtocolError("expected embeddings of one length, in whole numbers of 4 bytes")
-    return Embeddings(bytearray().join(vectors), size // 4, usage, get(raw, "model", str, ""), raw)
+    return Embeddings(bytearray().join(vectors), size // 4, usage, get(raw, "model", ""), raw)
 
 
 def _vector(value: Any) -> bytes:
@@ -120,8 +121,8 @@ def decode_ranking(value: Any, documents: Sequence[str]) -> Ranking:
     raw = expect_object(value, "response")
     results = []
     for item in objects(raw, "results"):
-        index, score = get(item, "index", int, -1), number(item, "relevance_score")
+        index, score = get(item, "index", -1), number(item, "relevance_score")
         if not 0 <= index < len(documents) or score is None:
             raise ProtocolError(f"expected the index of one of {len(documents)} documents and its score")
         results.append(RankedDocument(index, score, documents[index]))
-    return Ranking(tuple(results), decode_usage(raw), get(raw, "model", str, ""), raw)
+    return Ranking(tuple(results), decode_usage(raw), get(raw, "model", ""), raw)

@@ -1,14 +1,22 @@
-"""What a llama-server says of itself: health, properties, models, slots, adapters, tokens. Types and decoding."""
+"""What a llama-server says of itself: health, properties, models, slots, adapters, tokens, metrics. No I/O.
+
+Source of the metrics: https://prometheus.io/docs/instrumenting/exposition_formats/ and `to_metrics` of
+`server-task.cpp` in llama.cpp.
+"""
 
 from __future__ import annotations
 
-from ...dataclass import dataclass, field
+import re
+
+from ...dataclass import dataclass, field, fields
 from ...errors import ProtocolError
 from .decode import decode_json, expect_object, get, integers, number, objects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Mapping, Optional, Union
+    from typing import Any, Dict, List, Mapping, Optional, Sequence, Type, TypeVar, Union
+
+    T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -156,36 +164,65 @@ class TokenPiece:
     piece: Union[str, bytes]
 
 
-def decode_health(value: Any) -> Health:
-    return Health(get(expect_object(value, "response"), "status", str, ""))
+@dataclass(frozen=True)
+class Metric:
+    """One measured value.
+
+    Attributes:
+        name: e.g. `"llamacpp:requests_processing"`.
+        value: a number, perhaps NaN or infinite.
+        type: `"counter"`, `"gauge"`, …; `"untyped"` if the server did not say.
+        help: what it means, in the server's words.
+        labels: what tells it from others of the same name, e.g. `{"position": "0"}`.
+    """
+
+    name: str
+    value: float
+    type: str = "untyped"
+    help: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What the server measures. `metrics[name]` is the value of the one that has this name and no labels.
+
+    Attributes:
+        samples: all of them, in the server's order.
+        raw: the server's text, untouched.
+    """
+
+    samples: Sequence[Metric]
+    raw: str = field(repr=False)
+
+    def __getitem__(self, name: str) -> float:
+        for metric in self.samples:
+            if metric.name == name and not metric.labels:
+                return metric.value
+        raise KeyError(name)
+
+
+# What the member of a JSON object has to be, by the annotation of its field.
+_KINDS: Dict[str, Type[Any]] = {"str": str, "int": int, "bool": bool, "Mapping[str, Any]": dict}
+
+
+def _decode(kind: Type[T], value: Any, **known: Any) -> T:
+    """An instance of a data class from a JSON object with members of its fields' names and types, but for `known`."""
+    raw = known["raw"] = expect_object(value)
+    for option in fields(kind):  # type: ignore[arg-type]
+        if option.name not in known:
+            known[option.name] = get(raw, option.name, _KINDS[str(option.type)]())
+    return kind(**known)
 
 
 def decode_props(value: Any) -> Props:
-    raw = expect_object(value, "response")
-    settings = get(raw, "default_generation_settings", dict, {})
-    return Props(
-        model_path=get(raw, "model_path", str, ""),
-        model_alias=get(raw, "model_alias", str, ""),
-        n_ctx=get(settings, "n_ctx", int, 0) or None,
-        total_slots=get(raw, "total_slots", int, 0),
-        build_info=get(raw, "build_info", str, ""),
-        chat_template=get(raw, "chat_template", str, ""),
-        modalities=get(raw, "modalities", dict, {}),
-        raw=raw,
-    )
+    settings: Dict[str, Any] = get(expect_object(value), "default_generation_settings", {})
+    return _decode(Props, value, n_ctx=get(settings, "n_ctx", 0) or None)
 
 
 def decode_models(value: Any) -> List[ModelInfo]:
-    items = objects(expect_object(value, "response"), "data")
-    return [
-        ModelInfo(
-            get(item, "id", str, ""),
-            get(item, "meta", dict, {}),
-            item,
-            get(get(item, "status", dict, {}), "value", str, "") or None,
-        )
-        for item in items
-    ]
+    items = objects(expect_object(value), "data")
+    return [_decode(ModelInfo, item, status=get(get(item, "status", {}), "value", "") or None) for item in items]
 
 
 class ModelEventDecoder:
@@ -200,76 +237,77 @@ class ModelEventDecoder:
             ProtocolError: it is not what the route sends.
         """
         raw = expect_object(decode_json(data), "event")
-        change = get(raw, "data", dict, {})
-        progress = get(change, "progress", dict, {})
-        return [
-            ModelEvent(
-                get(raw, "model", str, ""),
-                get(raw, "event", str, ""),
-                get(change, "status", str, "") or None,
-                get(progress, "current", str, "") or None,
-                number(progress, "value"),
-                raw,
-            )
-        ]
+        change: Dict[str, Any] = get(raw, "data", {})
+        status = get(change, "status", "") or None
+        loading: Dict[str, Any] = get(change, "progress", {})
+        stage, progress = get(loading, "current", "") or None, number(loading, "value")
+        return [_decode(ModelEvent, raw, status=status, stage=stage, progress=progress)]
 
     def response(self) -> None:
         """Nothing: the events do not add up to anything."""
 
 
 def decode_slots(value: Any) -> List[Slot]:
-    items = objects({"slots": value}, "slots")
-    return [
-        Slot(get(item, "id", int, 0), get(item, "is_processing", bool, False), get(item, "n_ctx", int, 0), item)
-        for item in items
-    ]
-
-
-def decode_count(value: Any) -> int:
-    count = get(expect_object(value, "response"), "input_tokens", int, -1)
-    if count < 0:
-        raise ProtocolError("expected a number of tokens as 'input_tokens', got none")
-    return count
-
-
-def decode_tokens(value: Any) -> List[int]:
-    return integers(expect_object(value, "response"), "tokens")
+    return [_decode(Slot, item) for item in objects({"slots": value}, "slots")]
 
 
 def decode_pieces(value: Any) -> List[TokenPiece]:
-    pieces = []
-    for item in objects(expect_object(value, "response"), "tokens"):
-        piece = item.get("piece")
-        try:
-            pieces.append(
-                TokenPiece(get(item, "id", int, 0), piece if isinstance(piece, str) else bytes(integers(item, "piece")))
-            )
-        except ValueError:
-            raise ProtocolError("expected the bytes of a token as numbers from 0 to 255") from None
-    return pieces
+    items = objects(expect_object(value), "tokens")
+    try:
+        pieces = [p if isinstance(p := item.get("piece"), str) else bytes(integers(item, "piece")) for item in items]
+    except ValueError:
+        raise ProtocolError("expected the bytes of a token as numbers from 0 to 255") from None
+    return [TokenPiece(get(item, "id", 0), piece) for item, piece in zip(items, pieces)]
 
 
 def decode_slot_file(value: Any) -> SlotFile:
-    raw = expect_object(value, "response")
+    raw = expect_object(value)
     tokens, size = ("n_saved", "n_written") if "n_saved" in raw else ("n_restored", "n_read")
-    slot, filename = get(raw, "id_slot", int, 0), get(raw, "filename", str, "")
-    return SlotFile(slot, filename, get(raw, tokens, int, 0), get(raw, size, int, 0), raw)
-
-
-def decode_erased(value: Any) -> int:
-    return get(expect_object(value, "response"), "n_erased", int, 0)
+    return _decode(SlotFile, raw, n_tokens=get(raw, tokens, 0), n_bytes=get(raw, size, 0))
 
 
 def decode_lora_adapters(value: Any) -> List[LoraAdapter]:
-    return [
-        LoraAdapter(get(item, "id", int, 0), get(item, "path", str, ""), number(item, "scale") or 0.0, item)
-        for item in objects({"adapters": value}, "adapters")
-    ]
+    items = objects({"adapters": value}, "adapters")
+    return [_decode(LoraAdapter, item, scale=number(item, "scale") or 0.0) for item in items]
 
 
-def decode_success(value: Any) -> bool:
-    return get(expect_object(value, "response"), "success", bool, False)
+_SAMPLE = r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?"
+_LABEL = r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)'
 
 
-def decode_text(value: Any, key: str = "content") -> str:
-    return get(expect_object(value, "response"), key, str, "")
+def decode_metrics(data: bytes) -> Metrics:
+    """The metrics in a Prometheus text.
+
+    Raises:
+        ProtocolError: it is none.
+
+    Example:
+        >>> decode_metrics(b'# TYPE requests gauge\\nrequests{slot="0"} 2\\n').samples
+        (Metric(name='requests', value=2.0, type='gauge', help='', labels={'slot': '0'}),)
+    """
+    text = data.decode("utf-8", "replace")
+    about: Dict[str, Dict[str, str]] = {"HELP": {}, "TYPE": {}}
+    samples = []
+    for line in map(str.strip, text.split("\n")):
+        if line.startswith("#"):
+            _, kind, name, words = (line.split(None, 3) + [""] * 3)[:4]
+            about.get(kind, {})[name] = _unescaped(words)
+        elif line:
+            samples.append(_metric(line, about))
+    return Metrics(tuple(samples), text)
+
+
+def _metric(line: str, about: Mapping[str, Mapping[str, str]]) -> Metric:
+    sample = re.fullmatch(_SAMPLE, line)
+    try:
+        if sample:
+            name, labels, value = sample.groups()
+            named = {label: _unescaped(words) for label, words in re.findall(_LABEL, labels or "")}
+            return Metric(name, float(value), about["TYPE"].get(name, "untyped"), about["HELP"].get(name, ""), named)
+    except ValueError:
+        pass
+    raise ProtocolError(f"expected a metric in Prometheus' text format, got {line[:80]!r}")
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], text)

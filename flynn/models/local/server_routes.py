@@ -12,19 +12,17 @@ from ...errors import (
     ServerError,
     ServerNotRunningError,
 )
-from .decode import decode_json, get
+from .decode import decode_json, expect_object, get
 from .encode import encode_json
-from .routes import Routes, about
 from .stream import ModelEvents
-from .transport import LOADING_PAUSE, MAX_ERROR, MAX_REPLY, OWN
+from .transport import LOADING_PAUSE, MAX_ERROR, MAX_REPLY, OWN, Routes, about
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Optional, Sequence, Union
 
     from ...http.call import Call
-    from .metrics import Metrics
-    from .server import Health, LoraAdapter, ModelInfo, Props, Slot, SlotFile
+    from .server import Health, LoraAdapter, Metrics, ModelInfo, Props, Slot, SlotFile
 
 
 class ServerRoutes(Routes):
@@ -39,14 +37,14 @@ class ServerRoutes(Routes):
         Raises:
             ServerNotRunningError: it is not up.
         """
-        from .server import Health, decode_health
+        from .server import Health
 
         call = self.transport.call(timeout)
         try:
             reply = self.transport.send(call, "GET", "/health", wait_for_model=False).read(MAX_ERROR)
         except ModelLoadingError:
             return Health("loading")
-        return decode_health(decode_json(reply))
+        return Health(get(expect_object(decode_json(reply)), "status", ""))
 
     def wait_until_ready(self, timeout: Optional[float] = OWN) -> None:
         """Wait until the server is up and its model is loaded.
@@ -59,23 +57,20 @@ class ServerRoutes(Routes):
         down: Optional[FlynnError] = None
         while True:
             try:
+                if down:
+                    call.pause(LOADING_PAUSE)
                 self.transport.send(call, "GET", "/health").close()
                 return
             except (ServerNotRunningError, ConnectionLostError) as error:  # the latter while it goes down
                 down = error
             except RequestTimeoutError:
                 raise down or RequestTimeoutError() from None
-            try:
-                call.pause(LOADING_PAUSE)
-            except RequestTimeoutError:
-                raise down from None
 
     def props(self, *, model: Optional[str] = None, timeout: Optional[float] = OWN) -> Props:
         """What the server runs: model, context, slots, build.
 
         Args:
             model: the one to ask about, where a server has several: it is loaded if it is not. By default the server.
-            timeout: seconds for all of the call, None for no limit; by default the client's.
         """
         from .server import decode_props
 
@@ -93,7 +88,7 @@ class ServerRoutes(Routes):
         Args:
             model: as `models` calls it.
             wait: return when it is loaded, instead of at once.
-            timeout: seconds for all of that, None for no limit; by default the client's.
+            timeout: seconds for all of that.
 
         Raises:
             ServerError: there is no such model, it is loaded already, or loading it failed.
@@ -129,7 +124,7 @@ class ServerRoutes(Routes):
         from .server import decode_models
 
         models = decode_models(decode_json(self.transport.send(call, "GET", "/models").read(MAX_REPLY)))
-        return next((m.status for m in models if model == m.id or model in get(m.raw, "aliases", list, [])), None)
+        return next((m.status for m in models if model == m.id or model in get(m.raw, "aliases", [])), None)
 
     def model_events(self, *, timeout: Optional[float] = None) -> ModelEvents:
         """What happens to the models of a server that has several, as it happens: loading and its progress, downloads.
@@ -175,7 +170,7 @@ class ServerRoutes(Routes):
         """
         from .server import decode_slot_file
 
-        return decode_slot_file(self._post(_slot(id_slot, "save"), timeout, {"filename": filename}))
+        return decode_slot_file(self._slot(id_slot, "save", timeout, filename=filename))
 
     def restore_slot(self, id_slot: int, filename: str, *, timeout: Optional[float] = OWN) -> SlotFile:
         """Restore the prompt cache of a slot from a file that `save_slot` has made.
@@ -186,7 +181,7 @@ class ServerRoutes(Routes):
         """
         from .server import decode_slot_file
 
-        return decode_slot_file(self._post(_slot(id_slot, "restore"), timeout, {"filename": filename}))
+        return decode_slot_file(self._slot(id_slot, "restore", timeout, filename=filename))
 
     def erase_slot(self, id_slot: int, *, timeout: Optional[float] = OWN) -> int:
         """Forget the prompt cache of a slot. Wants a server started with `--slot-save-path`, like `save_slot`.
@@ -194,9 +189,10 @@ class ServerRoutes(Routes):
         Returns:
             The number of tokens that were in it.
         """
-        from .server import decode_erased
+        return get(expect_object(self._slot(id_slot, "erase", timeout)), "n_erased", 0)
 
-        return decode_erased(self._post(_slot(id_slot, "erase"), timeout, {}))
+    def _slot(self, id_slot: int, action: str, timeout: Optional[float], **fields: str) -> Any:
+        return self._post(f"/slots/{int(id_slot)}?action={action}", timeout, fields)
 
     def lora_adapters(self, *, timeout: Optional[float] = OWN) -> List[LoraAdapter]:
         """The LoRA adapters that the server was started with."""
@@ -205,17 +201,13 @@ class ServerRoutes(Routes):
         return decode_lora_adapters(self._get("/lora-adapters", timeout))
 
     def set_lora_adapters(
-        self,
-        adapters: Union[Mapping[int, float], Sequence[Mapping[str, Any]]],
-        *,
-        timeout: Optional[float] = OWN,
+        self, adapters: Union[Mapping[int, float], Sequence[Mapping[str, Any]]], *, timeout: Optional[float] = OWN
     ) -> None:
         """Set how strongly each LoRA adapter applies to requests without a `lora` of their own.
 
         Args:
             adapters: scales by adapter, `{0: 0.5}`, or the same in the server's form, `[{"id": 0, "scale": 0.5}]`.
                 An adapter that is missing is switched off.
-            timeout: seconds for all of the call, None for no limit; by default the client's.
 
         What the server has cached of a prompt was read with the scales of then, and it uses that (b11549): a request
         with `cache_prompt=False` reads its prompt anew.
@@ -234,11 +226,7 @@ class ServerRoutes(Routes):
             >>> client.metrics()["llamacpp:tokens_predicted_total"]                          # doctest: +SKIP
             1024.0
         """
-        from .metrics import decode_metrics
+        from .server import decode_metrics
 
         path = about("/metrics", self.defaults.get("model"))
         return decode_metrics(self.transport.fetch("GET", path, None, timeout, "text/plain"))
-
-
-def _slot(id_slot: int, action: str) -> str:
-    return f"/slots/{int(id_slot)}?action={action}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .routes import Routes
+from .decode import expect_object, get, integers
 from .stream import CompletionStream
-from .transport import OWN
+from .transport import OWN, Routes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,20 +20,13 @@ if TYPE_CHECKING:
 class TextRoutes(Routes):
     """The part of `LlamaCppClient` that works on plain text."""
 
-    def complete(
-        self,
-        /,
-        prompt: Prompts,
-        *,
-        timeout: Optional[float] = OWN,
-        **options: Any,
-    ) -> CompletionResponse:
+    def complete(self, /, prompt: Prompts, *, timeout: Optional[float] = OWN, **options: Any) -> CompletionResponse:
         """Continue a text, in one piece. No chat template is applied.
 
         Args:
             prompt: a text, a list of tokens, a list of both, a mapping in the server's own form (`prompt_string`,
                 `multimodal_data`), or a list of such prompts.
-            timeout: seconds for all of the call, None for no limit; by default the client's.
+            timeout: as for `chat`.
             options: fields of `ChatRequest`, without those of chat: `n_predict`, `temperature`, `stop`, `n_probs`, …
 
         Raises:
@@ -165,9 +158,8 @@ class TextRoutes(Routes):
         """
         from .retrieval import decode_token_embeddings
 
-        return decode_token_embeddings(
-            self._post("/embeddings", timeout, {"content": input, "model": model, **(extra or {})})
-        )
+        body = {"content": input, "model": model, **(extra or {})}
+        return decode_token_embeddings(self._post("/embeddings", timeout, body))
 
     def rerank(
         self,
@@ -249,14 +241,14 @@ class TextRoutes(Routes):
             >>> client.tokenize("Hello world", with_pieces=True)                             # doctest: +SKIP
             [TokenPiece(id=19556, piece='Hello'), TokenPiece(id=905, piece=' world')]
         """
-        from .server import decode_pieces, decode_tokens
-
         body = {"content": text, "add_special": add_special, "parse_special": parse_special, "with_pieces": with_pieces}
-        reply = self._post("/tokenize", timeout, body)
-        return decode_pieces(reply) if with_pieces else decode_tokens(reply)
+        reply = expect_object(self._post("/tokenize", timeout, body))
+        if not with_pieces:
+            return integers(reply, "tokens")
+        from .server import decode_pieces
+
+        return decode_pieces(reply)
 
     def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = OWN) -> str:
         """The text of tokens."""
-        from .server import decode_text
-
-        return decode_text(self._post("/detokenize", timeout, {"tokens": list(tokens)}))
+        return get(expect_object(self._post("/detokenize", timeout, {"tokens": list(tokens)})), "content", "")

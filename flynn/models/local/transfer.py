@@ -1,7 +1,9 @@
 """The bytes of one streamed answer, over one connection or, if it is to be resumed, over as many as it takes.
 
-llama-server replays a stream from any byte of its body (see `session`). So what a cut costs is a request for byte
-N, N being the number of bytes that came; whoever reads the stream notices nothing.
+llama-server keeps a stream whose request has the header `X-Conversation-Id` under that name: it replays it from any
+byte of its body, and no longer stops when its client goes away, only when it is deleted by name
+(`tools/server/server-stream.cpp` in ggml-org/llama.cpp). So what a cut costs is a request for byte N, N being the
+number of bytes that came; whoever reads the stream notices nothing. A server that is too old for it ignores the header.
 """
 
 from __future__ import annotations
@@ -16,16 +18,17 @@ from ...errors import (
     ServerError,
     ServerNotRunningError,
 )
+from ...http.call import Call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional
 
-    from ...http.call import Call
     from ...http.connection import Response
-    from .session import Send, Session
+    from .transport import Transport
 
-_FIRST_PAUSE = 0.05  # seconds; doubled after each fruitless attempt
+# Seconds.
+_FIRST_PAUSE = 0.05  # doubled after each fruitless attempt
 _LONGEST_PAUSE = 2.0
 _DELETE_TIMEOUT = 5.0
 _BEGIN_TIMEOUT = 3.0
@@ -39,26 +42,27 @@ class Transfer:
     """One streamed answer, as bytes.
 
     Args:
-        send: sends a request.
-        call: its limits.
+        transport: sends requests.
+        call: the limits.
         path, body: of the request: POST, or GET if there is no body.
-        session: the name under which the stream can be resumed; None if a cut is final.
+        session: the name under which the stream can be resumed, unguessable, as it is all that protects the stream from
+            the server's other clients; empty if a cut is final.
         resume_for: seconds for which reaching the server again is tried after a cut.
     """
 
     def __init__(
         self,
-        send: Send,
+        transport: Transport,
         call: Call,
         path: str,
         body: Optional[bytes] = None,
-        session: Optional[Session] = None,
+        session: str = "",
         resume_for: float = 0.0,
     ) -> None:
         self.position = 0  # bytes of the body that came
         self.resumes = 0
         self.cut: Optional[FlynnError] = None  # what ended the stream, where it was not the server
-        self._send = send
+        self._transport = transport
         self._call = call
         self._path = path
         self._body = body
@@ -66,8 +70,8 @@ class Transfer:
         self._resume_for = resume_for
         self._response: Optional[Response] = None
         self._response_start = 0  # the position at which the current response began
-        self._cut_at = 0.0  # when the bytes stopped coming; 0 while they come
-        self._pause = _FIRST_PAUSE
+        self._cut_at = 0.0  # when the bytes stopped coming
+        self._pause = 0.0  # before the next attempt to go on
         self._sent = False
         self._hung = False
 
@@ -76,17 +80,17 @@ class Transfer:
 
         Raises:
             ConnectionLostError: the connection was cut before the answer began and the stream could not be resumed.
-            FlynnError: as `send` does.
+            FlynnError: as `Transport.send` does.
         """
         headers = {"Accept": "text/event-stream"}
-        if self._session is not None:
-            headers.update(self._session.headers)
+        if self._session:
+            headers["X-Conversation-Id"] = self._session
         self._sent = True
         try:
             method = "GET" if self._body is None else "POST"
-            self._take(self._send(self._call, method, self._path, self._body, headers))
-        except ConnectionLostError as error:
-            if not self._reconnect(error):
+            self._take(self._transport.send(self._call, method, self._path, self._body, headers))
+        except ConnectionLostError:
+            if not self._reconnect():
                 raise
         except (ServerNotRunningError, ServerError):
             self._sent = False  # or refused: then the server keeps nothing
@@ -97,35 +101,28 @@ class Transfer:
 
     def read(self) -> bytes:
         """The next bytes; empty when no more are to be had."""
-        while True:
-            if self._response is None:
-                return b""
+        while self._response is not None:
+            lost = None
             try:
                 block = self._response.read_block()
-                lost = None
+                if block:
+                    self.position += len(block)
+                    return block
             except RequestTimeoutError:
                 self._hung = True
                 raise
             except ConnectionLostError as error:
-                block = b""
                 lost = self.cut = error
-            if block:
-                self.position += len(block)
-                self._cut_at = 0.0
-                self._pause = _FIRST_PAUSE
-                return block
             if lost is None and self.position == self._response_start and self.resumes:
-                return b""  # the server has no more than what came
-            if not self._reconnect(lost):
-                return b""
+                break  # the server has no more than what came
+            if not self._reconnect():
+                break
+        return b""
 
     def read_ready(self) -> bytes:
         """The next bytes, if they are there; empty if they are not, or `read` has to see to what is."""
         block = self._response.read_ready() if self._response is not None else b""
-        if block:
-            self.position += len(block)
-            self._cut_at = 0.0
-            self._pause = _FIRST_PAUSE
+        self.position += len(block)
         return block
 
     def fileno(self) -> int:
@@ -148,20 +145,20 @@ class Transfer:
         self._response = response
         self._response_start = self.position
 
-    def _reconnect(self, cut: Optional[FlynnError]) -> bool:
+    def _reconnect(self) -> bool:
         """Go on from the byte after the last one that came; False if that cannot be done."""
-        session = self._session
-        if session is None:
+        if not self._session:
             return False
-        now = time.monotonic()
-        if self._cut_at:
+        if not self._cut_at or self.position > self._response_start:
+            self._cut_at, self._pause = time.monotonic(), 0.0
+        while True:
             self._call.pause(self._pause)
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        self._cut_at = self._cut_at or now
-        while time.monotonic() < self._cut_at + self._resume_for:
-            path = f"{session.path}&from={self.position}"
+            self._pause = min(2 * self._pause or _FIRST_PAUSE, _LONGEST_PAUSE)
+            if time.monotonic() >= self._cut_at + self._resume_for:
+                return False
             try:
-                self._take(self._send(self._call, "GET", path, wait_for_model=False))
+                path = f"{self.kept_at}&from={self.position}"
+                self._take(self._transport.send(self._call, "GET", path, wait_for_model=False))
                 self.resumes += 1
                 return True
             except ServerError as error:
@@ -171,9 +168,6 @@ class Transfer:
                     return False
             except (ServerNotRunningError, ConnectionLostError) as error:
                 self.cut = error
-            self._call.pause(self._pause)
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        return False
 
     def finish(self) -> None:
         """All that matters has come: free the connection for others, and what the server keeps."""
@@ -188,11 +182,11 @@ class Transfer:
 
     def close(self) -> None:
         """Make the server stop generating, after `interrupt`."""
-        if self._response is None and self._sent and self._session is not None:
+        if self._response is None and self._sent and self._session:
             # What the server has not begun to handle, it cannot forget: it would begin after that.
             timeout = _HUNG_TIMEOUT if self._hung else _BEGIN_TIMEOUT
             give_up = time.monotonic() + timeout
-            while time.monotonic() < give_up and self._session.is_unknown(self._send, timeout):
+            while time.monotonic() < give_up and self._is_unknown(timeout):
                 time.sleep(_FIRST_PAUSE)
         self._delete()
 
@@ -201,6 +195,34 @@ class Transfer:
         if self._response is not None:
             self._response.close()
 
+    @property
+    def kept_at(self) -> str:
+        """Where the stream is replayed and deleted."""
+        from urllib.parse import quote
+
+        return f"/v1/stream?conv_id={quote(self._session, safe='')}"
+
+    def _is_unknown(self, timeout: float) -> bool:
+        """Whether the server says that it has no such stream, as long as it has not begun."""
+        try:
+            self._ask("GET", f"{self.kept_at}&from=0", timeout)
+        except ServerError as error:
+            return error.status == 404 and str(error) != "File Not Found"  # so says one that is too old to have any
+        except FlynnError:
+            pass
+        return False
+
     def _delete(self) -> None:
-        if self._session is not None and self._sent:
-            self._session.delete(self._send, _HUNG_TIMEOUT if self._hung else _DELETE_TIMEOUT)
+        """Stop the generation and free what the server keeps of it; nothing else does.
+
+        Failing to is no error of the generation's: the server is gone, or too old to know its name.
+        """
+        if self._session and self._sent:
+            try:
+                self._ask("DELETE", self.kept_at, _HUNG_TIMEOUT if self._hung else _DELETE_TIMEOUT)
+            except FlynnError:
+                pass
+
+    def _ask(self, method: str, path: str, timeout: float) -> None:
+        call = Call(timeout, whole=True, scoped=False)
+        self._transport.send(call, method, path, wait_for_model=False).close()

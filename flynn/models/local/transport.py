@@ -1,8 +1,12 @@
-"""Requests to one llama-server: headers, limits, waiting for its model, and what an answer other than 2xx means."""
+"""Requests to one llama-server: headers, limits, waiting for its model, and what an answer other than 2xx means.
+
+What the client's routes are made of. Those of chat are in llamacpp.py, the others in *_routes.py.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import time
 
 from ...errors import ModelLoadingError, ProtocolError, RequestTimeoutError
@@ -12,6 +16,7 @@ from ...http.pool import ConnectionPool
 from ...http.token import check_token
 from .decode import decode_error, decode_json
 from .encode import encode_json
+from .transfer import Transfer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +47,7 @@ class Transport:
         self, endpoint: str, auth_token: Optional[str], timeout: Optional[float], ssl_context: Optional[ssl.SSLContext]
     ) -> None:
         self.timeout = check_timeout(timeout)
-        self._headers = {"User-Agent": "flynn", "Accept": "application/json", "Accept-Encoding": "identity"}
+        self._headers = {"User-Agent": "flynn", "Accept": _JSON, "Accept-Encoding": "identity"}
         if auth_token is not None:
             self._headers["Authorization"] = f"Bearer {check_token(auth_token)}"
         self._pool = ConnectionPool(parse_endpoint(endpoint), ssl_context)
@@ -51,9 +56,7 @@ class Transport:
         """The limits of a call: `timeout` seconds for all of it, or, if not `whole`, for each silence."""
         return Call(self.timeout if timeout is OWN else check_timeout(timeout), whole=whole)
 
-    def json(
-        self, method: str, path: str, body: Optional[Body] = None, timeout: Optional[float] = OWN
-    ) -> Any:
+    def json(self, method: str, path: str, body: Optional[Body] = None, timeout: Optional[float] = OWN) -> Any:
         """The JSON with which a route answers.
 
         Args:
@@ -68,12 +71,7 @@ class Transport:
         return decode_json(self.fetch(method, path, None if body is None else encode_json(body), timeout))
 
     def fetch(
-        self,
-        method: str,
-        path: str,
-        body: Optional[bytes] = None,
-        timeout: Optional[float] = OWN,
-        kind: str = _JSON,
+        self, method: str, path: str, body: Optional[bytes] = None, timeout: Optional[float] = OWN, kind: str = _JSON
     ) -> bytes:
         """As `json`, bytes in and out. The answer must be of a media type."""
         response = self.send(self.call(timeout), method, path, body)
@@ -96,7 +94,7 @@ class Transport:
         """Send a request; wait while the model loads; raise what an answer other than 2xx means."""
         sent: Dict[str, str] = {**self._headers, **(headers or {})}
         if body is not None:
-            sent["Content-Type"] = "application/json"
+            sent["Content-Type"] = _JSON
         give_up = math.inf if call.timeout is None else time.monotonic() + call.timeout
         loading: Optional[ModelLoadingError] = None
         while True:
@@ -120,3 +118,56 @@ class Transport:
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.close()
+
+
+class Routes:
+    """Sends requests in the words of the routes.
+
+    Attributes:
+        defaults: the client's request options; the model among them goes to every route.
+        transport: sends any request.
+    """
+
+    defaults: Dict[str, Any]
+    transport: Transport
+    _resume: bool
+    _resume_for: float
+
+    def _get(self, path: str, timeout: Optional[float]) -> Any:
+        """The JSON of a route about a model, the client's."""
+        return self.transport.json("GET", about(path, self.defaults.get("model")), None, timeout)
+
+    def _post(self, path: str, timeout: Optional[float], fields: Mapping[str, Any]) -> Any:
+        """The JSON that a route answers to the fields that are not None, the client's model if they name none."""
+        body = {name: value for name, value in fields.items() if value is not None}
+        if "model" in self.defaults:
+            body.setdefault("model", self.defaults["model"])
+        return self.transport.json("POST", path, body, timeout)
+
+    def _transfer(
+        self,
+        path: str,
+        body: Optional[bytes],
+        model: Optional[str],
+        timeout: Optional[float],
+        resume: Optional[bool],
+        resume_for: Optional[float],
+    ) -> Transfer:
+        """A streamed answer; None stands for the client's own settings of how it is resumed."""
+        session = ""
+        if self._resume if resume is None else resume:
+            session = os.urandom(18).hex()
+            if model and model.isascii() and model.isprintable():
+                session += f"::{model}"  # so the server knows which of several models to ask for it
+        patience = self._resume_for if resume_for is None else resume_for
+        call = self.transport.call(timeout, whole=False)
+        return Transfer(self.transport, call, path, body, session, patience)
+
+
+def about(path: str, model: Optional[str]) -> str:
+    """The path of a route about one of the models that a server may have."""
+    if model is None:
+        return path
+    from urllib.parse import quote
+
+    return f"{path}?model={quote(model, safe='')}"
