@@ -6,10 +6,11 @@ No speed is asserted: the upper bounds only tell an answer from a hang.
 from __future__ import annotations
 
 import signal
+import socket
 import ssl
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Iterator
 
 import pytest
@@ -321,3 +322,51 @@ def test_a_signal_that_interrupts_no_wait_is_noticed_soon_all_the_same() -> None
             assert time.monotonic() < started + 10
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+class Alarm(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Alarm, TimeoutError, OSError, ConnectionResetError])
+@pytest.mark.parametrize("moment", ["connecting", "handshake", "head", "body", "stream"])
+def test_what_a_signals_handler_raises_comes_out_as_it_is(moment: str, kind: type) -> None:
+    """Whatever its class: a program with a time limit of its own must learn of it."""
+
+    def ring(number: int, frame: object) -> None:
+        raise kind("of the handler")
+
+    def script(peer: Peer) -> None:
+        if moment != "handshake":
+            peer.request()
+        if moment == "body":
+            peer.send(head("Content-Type: application/json", "Content-Length: 10") + b"[")
+        elif moment == "stream":
+            peer.send(STREAM_HEAD + chunk(delta("x")))
+        peer.stall()
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with serve(script) as server, full() as unanswering:
+            endpoint = {"connecting": unanswering, "handshake": server.endpoint.replace("http:", "https:")}
+            client = LlamaCppClient(endpoint.get(moment, server.endpoint), timeout=HANG)
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(kind) as caught:
+                list(client.chat_stream("Hi", resume=True)) if moment == "stream" else client.chat("Hi")
+            assert (type(caught.value), str(caught.value)) == (kind, "of the handler")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def full() -> Iterator[str]:
+    """An endpoint whose queue of connections is full, so that connecting to it takes for ever."""
+    with socket.socket() as listener, ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            other = waiting.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -17,7 +17,7 @@ from .call import CallAborted
 from .framing import body_of
 from .head import read_head
 from .request import encode_head
-from .wire import BLOCK, Wire, connect
+from .wire import BLOCK, Wire, connect, is_from_handler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,9 +66,11 @@ class Connection:
             sock = connect(self._proxy.endpoint if self._proxy else endpoint, call)
         except FlynnError:
             raise
-        except socket.timeout:
-            raise RequestTimeoutError from None
         except (OSError, UnicodeError) as error:  # UnicodeError: the name is no host name (idna)
+            if is_from_handler(error):
+                raise
+            if isinstance(error, socket.timeout) and not error.errno:
+                raise RequestTimeoutError from None
             if call.aborted:
                 raise CallAborted from None
             if type(error) is OSError and error.errno in _OUT_OF:  # by class: that of a name's resolver has numbers too
@@ -149,7 +151,7 @@ class Connection:
         self.close()
         if wire.call.aborted:
             raise CallAborted from None
-        if isinstance(error, FlynnError):
+        if isinstance(error, FlynnError) or is_from_handler(error):
             raise error
         if isinstance(error, socket.timeout) and not error.errno:
             raise RequestTimeoutError from None

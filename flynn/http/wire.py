@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import sys
 
-from ..errors import ConnectionLostError, FlynnError, RequestTimeoutError
+from ..errors import FlynnError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def connect(target: Endpoint, call: Call) -> socket.socket:
         except BaseException as error:
             call.detach()
             sock.close()
-            if not isinstance(error, OSError) or isinstance(error, (FlynnError, socket.timeout)):
+            ends_it = isinstance(error, (FlynnError, socket.timeout)) or is_from_handler(error)
+            if ends_it or not isinstance(error, OSError):
                 raise
             failure = error
     raise failure or OSError("the name has no address")
@@ -72,8 +74,8 @@ class Wire:
                 data = self.sock.recv(BLOCK)
                 break
             except socket.timeout as error:
-                if error.errno:
-                    raise _timed_out(error) from None
+                if error.errno or is_from_handler(error):  # ETIMEDOUT is of the same class
+                    raise
                 waited += patience
         self.received += len(data)
         self.ended = not data
@@ -90,13 +92,10 @@ class Wire:
         """Send a request. Its parts go together, if they are small: they wake the server once, not twice."""
         if body is not None and len(body) <= BLOCK:
             head, body = head + body, None
-        try:
-            self._set_limit(self.call.limit())
-            self.sock.sendall(head)
-            if body is not None:
-                self.sock.sendall(body)
-        except socket.timeout as error:
-            raise _timed_out(error) from None
+        self._set_limit(self.call.limit())
+        self.sock.sendall(head)
+        if body is not None:
+            self.sock.sendall(body)
 
     def look(self) -> None:
         """Take what has come, if anything has. Raises BlockingIOError, or for TLS SSLWantReadError, if nothing has."""
@@ -109,6 +108,13 @@ class Wire:
             self.sock.settimeout(limit)
 
 
-def _timed_out(error: OSError) -> Exception:
-    """The call's limit, or ETIMEDOUT, by which the network says that the peer is gone, and which is the same class."""
-    return ConnectionLostError(f"the connection was lost: {error}") if error.errno else RequestTimeoutError()
+def is_from_handler(error: BaseException) -> bool:
+    """Whether a signal's handler raised it in the middle of a wait. Then it is the caller's own, of whatever class."""
+    signal = sys.modules.get("signal")  # who has set a handler has imported it
+    if signal is None:
+        return False
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code not in handlers:
+        trace = trace.tb_next
+    return trace is not None
