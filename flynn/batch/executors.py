@@ -7,6 +7,7 @@ than that, and while answers take longer than a second, each is a task of its ow
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pickle
 import sys
@@ -16,12 +17,11 @@ import time
 from ..errors import ConfigError, FlynnError, ServerNotRunningError
 from ..thread import start
 from .results import success
-from .threads import limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
-    from typing import List, Optional, Sequence, Set, Tuple, Union
+    from typing import Iterator, List, Optional, Sequence, Set, Tuple, Union
 
     from ..models.local.llamacpp import LlamaCppClient
     from .waiting import Task
@@ -29,26 +29,23 @@ if TYPE_CHECKING:
 
     # Route, body and the seconds that it may take.
     Asked = Tuple[str, bytes, Optional[float]]
-    Answered = List[Union[bytes, FlynnError]]
+    # The answers, and the seconds that they took.
+    Answered = Tuple[List[Union[bytes, FlynnError]], float]
 
 TOGETHER = 1.0  # seconds after which a worker begins no more of the requests that it was given
 MOST_TOGETHER = 64
 _WAIT = 30.0  # seconds that a worker waits for its server before another one gets the request
+_DASK_TIMEOUT = 30  # seconds to reach the scheduler
 
 
 class Executed:
-    """Requests in an executor.
-
-    Args:
-        timeout: seconds for one attempt.
-        jobs: tasks that the executor has at a time.
-    """
+    """Requests in an executor, which has so many `jobs` at a time; `timeout` is as for `Threads`."""
 
     def __init__(
         self, executor: Executor, client: Optional[LlamaCppClient], work: Work, timeout: Optional[float], jobs: int
     ) -> None:
         self._executor, self._client, self._work, self._timeout = executor, client, work, timeout
-        self._futures: Set[Future[Tuple[Answered, float]]] = set()
+        self._futures: Set[Future[Answered]] = set()
         self._free = threading.Semaphore(jobs)
         self._together = 1
 
@@ -63,7 +60,7 @@ class Executed:
 
     def _submit(self) -> None:
         while self._free.acquire() and (tasks := self._work.take(0, self._together)):
-            asked = [(task.request.path, task.request.body, limit(self._timeout, task)) for task in tasks]
+            asked = [(task.request.path, task.request.body, task.limit(self._timeout)) for task in tasks]
             try:
                 future = self._executor.submit(answer, self._client, asked)
             except BaseException as error:  # it was shut down, or is broken
@@ -72,7 +69,7 @@ class Executed:
             self._futures.add(future)
             future.add_done_callback(functools.partial(self._done, tasks))
 
-    def _done(self, tasks: List[Task], future: Future[Tuple[Answered, float]]) -> None:
+    def _done(self, tasks: List[Task], future: Future[Answered]) -> None:
         self._futures.discard(future)
         try:
             answers, seconds = future.result()
@@ -89,20 +86,17 @@ class Executed:
             at_this_rate = int(TOGETHER * len(answers) / max(seconds, 1e-6))
             self._together = max(1, min(at_this_rate, 2 * len(answers), MOST_TOGETHER))
             for task, answered in zip(tasks, answers):
-                self._take(task, answered)
+                try:
+                    if isinstance(answered, FlynnError):
+                        raise answered
+                    result = success(task.request, answered)
+                except FlynnError as error:
+                    self._work.fail(task, error)
+                else:
+                    self._work.succeed(result)
             for task in tasks[len(answers) :]:
                 self._work.give_back(task)
         self._free.release()
-
-    def _take(self, task: Task, answered: Union[bytes, FlynnError]) -> None:
-        try:
-            if isinstance(answered, FlynnError):
-                raise answered
-            result = success(task.request, answered)
-        except FlynnError as error:
-            self._work.fail(task, error)
-        else:
-            self._work.succeed(result)
 
     def _stop(self, tasks: List[Task], error: BaseException) -> None:
         self._work.stop(error)
@@ -110,35 +104,28 @@ class Executed:
             self._work.drop()
 
 
-def answer(client: Optional[LlamaCppClient], asked: Sequence[Asked]) -> Tuple[Answered, float]:
+def answer(client: Optional[LlamaCppClient], asked: Sequence[Asked]) -> Answered:
     """In the worker: send requests one after the other, and begin no more of them after `TOGETHER` seconds.
 
     Args:
         client: None for the one that this process's environment and configuration describe.
-
-    Returns:
-        The answers to the first of them, to one at least, and the seconds that they took.
     """
     client = client or _own_client()
     began = time.monotonic()
-    answers: Answered = []
+    answers: List[Union[bytes, FlynnError]] = []
     for path, body, timeout in asked:
+        fetch = functools.partial(client.transport.fetch, "POST", path, body, timeout)
         try:
-            answers.append(_fetch(client, path, body, timeout))
+            try:
+                answers.append(fetch())
+            except ServerNotRunningError:
+                client.wait_until_ready(_WAIT)
+                answers.append(fetch())
         except FlynnError as error:
             answers.append(error)
         if time.monotonic() > began + TOGETHER:
             break
     return answers, time.monotonic() - began
-
-
-def _fetch(client: LlamaCppClient, path: str, body: bytes, timeout: Optional[float]) -> bytes:
-    """An answer; a server that is not up is waited for."""
-    try:
-        return client.transport.fetch("POST", path, body, timeout)
-    except ServerNotRunningError:
-        client.wait_until_ready(_WAIT)
-        return client.transport.fetch("POST", path, body, timeout)
 
 
 @functools.cache
@@ -147,3 +134,22 @@ def _own_client() -> LlamaCppClient:
     from ..models.router import create_client
 
     return create_client(load_config(), "local")
+
+
+@contextlib.contextmanager
+def dask(address: str, jobs: Optional[int]) -> Iterator[Tuple[Executor, int]]:
+    """The workers of a Dask scheduler, e.g. at `tcp://host:8786`, as an executor, and the jobs that it shall have.
+
+    Raises:
+        ConfigError: the package `distributed` (`pip install flynn[dask]`) is not installed, or there is no scheduler.
+    """
+    try:
+        from distributed import Client  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise ConfigError("--dask needs the package distributed: pip install flynn[dask]") from None
+    try:
+        client = Client(address, timeout=_DASK_TIMEOUT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no Dask scheduler at {address}: {error}") from None
+    with client, client.get_executor(pure=False, retries=0) as workers:
+        yield workers, jobs or 2 * max(1, sum(client.nthreads().values()))

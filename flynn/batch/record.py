@@ -14,27 +14,115 @@ import time
 from array import array
 
 from ..errors import ConfigError
-from .ids import IdTable
-from .results import encode_result, is_torn, read_line
+from .results import encode_result, id_json, is_torn, read_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Sequence
+    from typing import List, Sequence
 
     from .results import Result
-    from .sources import Done
 
 _BLOCK = 64 * 1024
-_offset = struct.Struct("q")
-_WRITTEN = _offset.pack(-1)  # in place of an offset
+_BUCKETS = 1 << 16
+_pack = struct.Struct("q").pack
+_WRITTEN = _pack(-1)  # in place of an offset
+_ASKED = b"is asked"  # in place of the digits of a digest
+
+
+class IdTable:
+    """Values of 8 bytes by the hash of an ID, a million of them in 25 MB, where a dict takes 200.
+
+    The hash, 64 bits, is all that is kept of an ID: of a million two have the same once in 40 million tables. A bucket
+    is the hashes that end alike, each followed by its value, as one `bytes`: what looks through it is C. That a hash is
+    found where another one's value lies, across the two, is rarer still than that two are the same.
+
+    Example:
+        >>> table = IdTable()
+        >>> table.swap(hash(b"a"), b"number 1"), table.swap(hash(b"a"), b"number 2")
+        (b'', b'number 1')
+    """
+
+    def __init__(self) -> None:
+        self._buckets: List[bytes] = [b""] * _BUCKETS
+
+    def swap(self, key: int, value: bytes) -> bytes:
+        """Set the value of a hash; what it was before, empty if there was none."""
+        place, name = key % _BUCKETS, _pack(key)
+        bucket = self._buckets[place]
+        start = bucket.find(name) + len(name)
+        if start < len(name):
+            self._buckets[place] = bucket + name + value
+            return b""
+        end = start + len(value)
+        self._buckets[place] = bucket[:start] + value + bucket[end:]
+        return bucket[start:end]
+
+    def replace(self, key: int, before: bytes, after: bytes) -> bool:
+        """Set the value of a hash if it is `before`; whether it was."""
+        place, name = key % _BUCKETS, _pack(key)
+        bucket = self._buckets[place]
+        self._buckets[place] = replaced = bucket.replace(name + before, name + after)
+        return replaced != bucket
+
+
+class Done:
+    """What has a result already, by ID, with what was asked then.
+
+    Attributes:
+        order: the hashes of what was asked for, in this order, if that is to be kept.
+        left: how many of the results belong to no request that was asked for.
+    """
+
+    def __init__(self, *, keep_order: bool = False) -> None:
+        self._table = IdTable()
+        self._keeps_order = keep_order
+        self.order = array("q")
+        self.left = 0
+
+    def add(self, name: bytes, digest: bytes) -> bool:
+        """A result that is there, by its ID as JSON and 16 digits. False if there was one of this ID before."""
+        self.left += 1
+        return not self._table.swap(hash(name), digest[-8:])
+
+    def has(self, name: bytes, digest: bytes) -> bool:
+        """Whether just this was asked under this ID, and has its result. Then it has been asked for.
+
+        Where it has, the name needs no more proof: then these very bytes were a request of this name.
+        """
+        key = hash(name)
+        if not self._table.replace(key, digest[-8:], _ASKED):
+            return False
+        self.left -= 1
+        if self._keeps_order:
+            self.order.append(key)
+        return True
+
+    def ask(self, custom_id: str) -> None:
+        """Something is asked for that has no result.
+
+        Raises:
+            ConfigError: its ID is another one's.
+            InputChanged: there is a result of something else that was asked under this ID.
+        """
+        key = hash(id_json(custom_id))
+        before = self._table.swap(key, _ASKED)
+        if before == _ASKED:
+            raise ConfigError(f"the custom_id {custom_id!r} is that of an earlier line")
+        if before:
+            raise InputChanged(
+                f"{custom_id!r} has a result already, but of something else: this line has changed since, or the "
+                "options have; give another output, or remove the old one"
+            )
+        if self._keeps_order:
+            self.order.append(key)
+
+
+class InputChanged(ConfigError):
+    """Something else was asked under this ID when the output was written."""
 
 
 class Record:
-    """An output file and, beside it, the file of this run's failures.
-
-    Args:
-        path: is made if it is not there. Failures go to `PATH.errors.jsonl`, which is written anew by each run, since
-            each run tries again what failed.
+    """An output file, made if it is not there, and beside it `PATH.errors.jsonl` with the failures of this run.
 
     Attributes:
         mended: bytes of a torn last line that were cut off.
@@ -50,6 +138,7 @@ class Record:
         self._output = self._locked()
         try:
             self.mended = self._mend()
+            # Written anew by each run, since each run tries again what failed.
             self._errors = os.open(self.errors_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o666)
         except BaseException:
             os.close(self._output)
@@ -106,7 +195,6 @@ class Record:
         return number
 
     def write(self, results: Sequence[Result]) -> None:
-        """Append results."""
         for path, file, failed in ((self.path, self._output, False), (self.errors_path, self._errors, True)):
             data = b"".join(encode_result(result) for result in results if (result.error is not None) == failed)
             try:
@@ -128,7 +216,7 @@ class Record:
         with open(self.path, "rb") as file:
             for line in file:
                 key = hash((read_line(line) or (b"", b""))[1])
-                offsets.swap(key, _offset.pack(offset))
+                offsets.swap(key, _pack(offset))
                 found.append(key)
                 offset += len(line)
             if found == order:
@@ -140,7 +228,7 @@ class Record:
                     for key in itertools.chain(order, found):
                         place = offsets.swap(key, _WRITTEN)
                         if place not in (b"", _WRITTEN):
-                            file.seek(*_offset.unpack(place))
+                            file.seek(*struct.unpack("q", place))
                             target.write(file.readline())
                     target.flush()
                     os.fsync(target.fileno())
@@ -149,8 +237,12 @@ class Record:
                 os.unlink(draft)
                 raise
 
-    def close(self) -> None:
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Let go of the files. An errors file without errors is removed."""
+        self.sync()
         if not os.fstat(self._errors).st_size:
             os.unlink(self.errors_path)
         os.close(self._errors)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 
 from ..errors import ConfigError
-from ..models.local.encode import encode_prompt
+from ..models.local.encode import encode_json, encode_prompt
 from ..models.request import ChatRequest
 from ..nearest import suggestion
 
@@ -31,7 +31,6 @@ ROUTES = {
     "/v1/rerank": "query",
     "/rerank": "query",
 }
-_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode  # as `encode_json`
 _OWN_FIELDS = ("custom_id", "method", "url", "body")
 
 
@@ -76,11 +75,7 @@ class Defaults:
 
 
 def id_of(value: Any, number: int) -> str:
-    """The `custom_id` of a request, or, if it has none, one made of its place.
-
-    Raises:
-        ConfigError: it is no name.
-    """
+    """The `custom_id` of a request, or, if it has none, one made of its place. ConfigError if it is no name."""
     if not isinstance(value, dict) or value.get("custom_id") is None:
         return f"request-{number}"
     name = value["custom_id"]
@@ -90,11 +85,7 @@ def id_of(value: Any, number: int) -> str:
 
 
 def make_request(source: Source, number: int, defaults: Defaults, digest: str = "") -> Request:
-    """A request from any of its forms.
-
-    Raises:
-        ConfigError: it is none.
-    """
+    """A request from any of its forms. ConfigError if it is none."""
     if isinstance(source, Request):
         return Request(source.custom_id, source.path, source.body, number, digest)
     value: Any = source
@@ -114,8 +105,7 @@ def make_request(source: Source, number: int, defaults: Defaults, digest: str = 
         body = {**defaults.options, **body}
     first = ROUTES[path]
     try:
-        text = _ENCODE({first: body[first], **body})
-        return Request(name, path, text.encode("utf-8", "replace"), number, digest)
+        return Request(name, path, encode_json({first: body[first], **body}), number, digest)
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"JSON cannot hold this: {error}") from None
 

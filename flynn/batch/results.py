@@ -66,11 +66,7 @@ def _member(value: Any, name: str, kind: type) -> Any:
 
 
 def success(request: Request, raw: bytes) -> Result:
-    """The result of a request that was answered.
-
-    Raises:
-        ProtocolError: the answer is not JSON.
-    """
+    """The result of a request that was answered. ProtocolError if the answer is not JSON."""
     return Result(request.custom_id, request.number, decode_json(raw), None, raw, request.digest)
 
 

@@ -10,6 +10,7 @@ from ..http.call import check_timeout
 from ..thread import start
 from .requests import Defaults, Request, make_request
 from .results import Result
+from .threads import Threads
 from .work import Work
 
 TYPE_CHECKING = False
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ..models.local.llamacpp import LlamaCppClient
     from .executors import Executed
     from .requests import Source
-    from .threads import Threads
 
 DEFAULT_TIMEOUT = 600.0
 DEFAULT_WAIT = 600.0
@@ -81,25 +81,13 @@ def run(
     plain: Any = getattr(client, "_client", client)
     made = _made(requests, Defaults(system, {**defaults_of(plain), **(defaults or {})}))
     work = Work(one_server=executor is None, wait=wait, max_failures=max_failures)
-    return Run(made, work, _hands(plain, executor, work, timeout, jobs), ordered)
-
-
-def _hands(
-    client: Optional[LlamaCppClient],
-    executor: Optional[Executor],
-    work: Work,
-    timeout: Optional[float],
-    jobs: Optional[int],
-) -> Union[Threads, Executed]:
     if executor is not None:
         from .executors import Executed
 
-        return Executed(executor, client, work, timeout, jobs or _EXECUTOR_JOBS)
+        return Run(made, work, Executed(executor, plain, work, timeout, jobs or _EXECUTOR_JOBS), ordered)
     if client is None:
         raise ConfigError("a batch without an executor needs a client")
-    from .threads import Threads
-
-    return Threads(client, work, timeout, jobs)
+    return Run(made, work, Threads(plain, work, timeout, jobs), ordered)
 
 
 def _made(requests: Iterable[Union[Source, Result]], defaults: Defaults) -> Iterator[Any]:

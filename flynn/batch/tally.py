@@ -35,41 +35,35 @@ class Tally:
         self.cached_tokens += cached
         self.completion_tokens += completion
 
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._began
-
     def line(self, total: Optional[float]) -> str:
-        """In one line.
-
-        Args:
-            total: how many requests there will have been, None if that is unknown.
-        """
-        finished, seconds = self.done + self.failed, self.seconds
+        """In one line, of so many requests, if that is known."""
+        seconds, finished = self._seconds(), self.done + self.failed
         parts = [f"{self.before + self.done} done", f"{self.failed} failed", *self._speeds(seconds)]
         if total is not None and finished:
             left = max(0.0, total - self.before - finished)
             parts.append(f"{_duration(left * seconds / finished)} left")
         return ", ".join(parts)
 
+    def summary(self) -> str:
+        """At the end, in one line."""
+        seconds = self._seconds()
+        before = f" ({self.before} of them before)" if self.before else ""
+        parts = [f"{self.before + self.done} done{before}", f"{self.failed} failed"]
+        if self.prompt_tokens:
+            tokens = f"{self.prompt_tokens} tokens in ({self.cached_tokens} cached), {self.completion_tokens} out"
+            parts += [tokens, *self._speeds(seconds)]
+        return ", ".join([*parts, _duration(seconds)])
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
     def _speeds(self, seconds: float) -> List[str]:
         read, written = self.prompt_tokens / seconds, self.completion_tokens / seconds
         return [f"{read:.0f} tokens/s in, {written:.0f} out"] if self.prompt_tokens else []
 
-    def summary(self) -> str:
-        """At the end, in one line."""
-        before = f" ({self.before} of them before)" if self.before else ""
-        speeds = self._speeds(self.seconds) and [
-            f"{self.prompt_tokens} tokens in ({self.cached_tokens} cached), {self.completion_tokens} out",
-            *self._speeds(self.seconds),
-        ]
-        return ", ".join([f"{self.before + self.done} done{before}", f"{self.failed} failed", *speeds]) + (
-            f", {_duration(self.seconds)}"
-        )
-
     def report(self) -> Dict[str, Union[int, float]]:
         """At the end, for a program."""
-        seconds = self.seconds
+        seconds = self._seconds()
         return {
             "done": self.done,
             "done_before": self.before,

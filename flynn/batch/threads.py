@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Dict, Optional
 
     from ..models.local.llamacpp import LlamaCppClient
-    from .waiting import Task
     from .work import Work
 
 _LOOK = 2.0  # seconds between two looks at the server's slots
@@ -26,17 +25,11 @@ _ROOM = (8 + 64) * 1024 * 1024
 _UNKNOWN_SLOTS = 4  # how many a server has that does not tell
 
 
-def limit(timeout: Optional[float], task: Task) -> Optional[float]:
-    """Seconds that a task may take: a server that is too slow for it gets more time each time."""
-    return None if timeout is None else timeout * 2.0**task.timeouts
-
-
 class Threads:
-    """The threads.
+    """The threads: as many as `jobs`, or, if that is None, as the server has slots free.
 
     Args:
         timeout: seconds for one attempt.
-        jobs: requests at a time; None for the slots that the server has free.
     """
 
     def __init__(self, client: LlamaCppClient, work: Work, timeout: Optional[float], jobs: Optional[int]) -> None:
@@ -85,7 +78,7 @@ class Threads:
             request = task.request
             try:
                 with self._scope(worker):
-                    raw = self._client.transport.fetch("POST", request.path, request.body, limit(self._timeout, task))
+                    raw = self._client.transport.fetch("POST", request.path, request.body, task.limit(self._timeout))
                 result = success(request, raw)
             except CallAborted:
                 work.drop()

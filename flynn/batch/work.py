@@ -10,9 +10,8 @@ import time
 from collections import deque
 
 from ..errors import AuthenticationError, ConfigError, FlynnError, NotSupportedError, ServerError
-from .outage import Outage, is_away
 from .results import Result, failure
-from .waiting import WINDOW, Waiting
+from .waiting import WINDOW, Outage, Waiting, is_away
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

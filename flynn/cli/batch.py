@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
 from collections import deque
+from contextlib import nullcontext
 
-from ..batch.record import Record
+from ..batch.record import Done, Record
 from ..batch.requests import Defaults
 from ..batch.results import encode_result
 from ..batch.runner import DEFAULT_TIMEOUT, DEFAULT_WAIT, defaults_of
 from ..batch.runner import run as run_requests
-from ..batch.sources import Done, Lines, Template, read_jsonl, read_text, read_values, requests
+from ..batch.sources import Lines, Template, read_jsonl, read_text, read_values, requests
 from ..batch.tally import Tally
 from ..errors import ConfigError
+from ..files import read_text as read_file
+from ..files import replace_file
 from .ask import read_schema
 from .exits import DONE, FAILED, INTERRUPTED
 from .options import connect, request_options, time_limit
@@ -24,7 +28,7 @@ from .options import connect, request_options, time_limit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any, BinaryIO, Deque, Iterator, List, Optional, Tuple
+    from typing import Any, BinaryIO, ContextManager, Deque, Iterable, List, Optional, Tuple
 
     from ..batch.results import Result
     from ..batch.runner import Run
@@ -92,28 +96,27 @@ def run(given: Given, screen: Screen) -> int:
 
 
 def _run(given: Given, screen: Screen, lines: Lines) -> int:
+    entries, reading = _entries(given, lines)
+    options = request_options(given)
+    if given.json_schema is not None:
+        options["json_schema"] = read_schema(given.json_schema)
     tally = Tally()
     done = Done(keep_order=given.ordered and given.output is not None)
-    entries, reading = _entries(given, lines)
-    with connect(given) as client, _Output(given, screen) as output:
-        tally.before = output.read(done)
-        options = request_options(given)
-        if given.json_schema is not None:
-            options["json_schema"] = read_schema(given.json_schema)
+    with connect(given) as client, _output(given, screen) as record:
+        tally.before = record.read(done) if record else 0
         defaults = Defaults(given.system, {**defaults_of(client), **options})
-        asked = requests(entries, defaults, done, file=given.input, fingerprint=reading)
-        timeout = DEFAULT_TIMEOUT if given.timeout is ... else given.timeout
-        how = {"jobs": given.jobs, "wait": given.wait, "max_failures": given.max_failures, "timeout": timeout}
-        ordered = given.ordered and given.output is None
-        if given.dask is not None:
-            from ..batch.dask import executor
-
-            with executor(given.dask) as (workers, threads):
-                how["jobs"] = given.jobs or 2 * threads
-                batch = run_requests(asked, ordered=ordered, executor=workers, **how)
-                return _Watch(batch, tally, output, screen, lines).until_end(given, done)
-        batch = run_requests(asked, client, ordered=ordered, **how)
-        return _Watch(batch, tally, output, screen, lines).until_end(given, done)
+        with _workers(given) as (workers, jobs):
+            batch = run_requests(
+                requests(entries, defaults, done, file=given.input, fingerprint=reading),
+                None if workers else client,
+                jobs=jobs,
+                ordered=given.ordered and record is None,
+                timeout=DEFAULT_TIMEOUT if given.timeout is ... else given.timeout,
+                wait=given.wait,
+                max_failures=given.max_failures,
+                executor=workers,
+            )
+            return _Watch(batch, tally, record, screen, lines).until_end(given, done)
 
 
 def _open(given: Given) -> BinaryIO:
@@ -128,7 +131,7 @@ def _open(given: Given) -> BinaryIO:
         raise ConfigError(error.strerror or str(error), file=given.input) from None
 
 
-def _entries(given: Given, lines: Lines) -> Tuple[Iterator[Any], bytes]:
+def _entries(given: Given, lines: Lines) -> Tuple[Iterable[Any], bytes]:
     """What the lines say, and what tells one way to read them from another."""
     if given.text:
         return read_text(lines), b"text"
@@ -136,69 +139,37 @@ def _entries(given: Given, lines: Lines) -> Tuple[Iterator[Any], bytes]:
         return read_jsonl(lines), b""
     from hashlib import blake2b
 
-    try:
-        with open(os.path.expanduser(given.template), encoding="utf-8-sig") as file:
-            text = file.read()
-    except (OSError, ValueError) as error:
-        raise ConfigError(getattr(error, "strerror", None) or str(error), file=given.template) from None
+    text = read_file(given.template).replace("\r\n", "\n")
     return map(Template(text).entry, read_values(lines)), blake2b(text.encode(), digest_size=16).digest()
 
 
-class _Output:
-    """Where results go: a file, which is also the record of what is done, or standard output."""
+def _output(given: Given, screen: Screen) -> ContextManager[Optional[Record]]:
+    """The record of what is done; None where results go to standard output."""
+    if given.output is None:
+        return nullcontext()
+    path = os.path.expanduser(given.output)
+    if os.path.exists(path) and given.input != "-" and os.path.samefile(path, os.path.expanduser(given.input)):
+        raise ConfigError("INPUT and OUTPUT are the same file", file=path)
+    record = Record(path)
+    if record.mended:
+        screen.say(f"{path}: cut off {record.mended} bytes of a line that was not finished")
+    return record
 
-    def __init__(self, given: Given, screen: Screen) -> None:
-        self._screen = screen
-        self._record: Optional[Record] = None
-        if given.output is not None:
-            path = os.path.expanduser(given.output)
-            if os.path.exists(path) and given.input != "-" and os.path.samefile(path, os.path.expanduser(given.input)):
-                raise ConfigError("INPUT and OUTPUT are the same file", file=path)
-            self._record = Record(path)
-            if self._record.mended:
-                screen.say(f"{path}: cut off {self._record.mended} bytes of a line that was not finished")
 
-    def read(self, done: Done) -> int:
-        return self._record.read(done) if self._record else 0
+def _workers(given: Given) -> ContextManager[Tuple[Any, Optional[int]]]:
+    """The executor, None for threads, and how many jobs it has at a time."""
+    if given.dask is None:
+        return nullcontext((None, given.jobs))
+    from ..batch.executors import dask
 
-    def write(self, results: List[Result]) -> None:
-        if self._record:
-            self._record.write(results)
-            return
-        for result in results:
-            line = encode_result(result).decode("utf-8")
-            if not line.isascii() and (getattr(sys.stdout, "encoding", None) or "").lower() != "utf-8":
-                import json
-
-                line = json.dumps(json.loads(line)) + "\n"
-            self._screen.write(line)
-
-    def sync(self) -> None:
-        if self._record:
-            self._record.sync(after=_SYNC)
-
-    def sort(self, done: Done) -> None:
-        if self._record and done.order:
-            self._record.sort(done.order)
-
-    @property
-    def errors(self) -> str:
-        return f" (see {self._record.errors_path})" if self._record else ""
-
-    def __enter__(self) -> _Output:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._record:
-            self._record.sync()
-            self._record.close()
+    return dask(given.dask, given.jobs)
 
 
 class _Watch:
     """A batch under way, shown and written down."""
 
-    def __init__(self, batch: Run, tally: Tally, output: _Output, screen: Screen, lines: Lines) -> None:
-        self._batch, self._tally, self._output, self._screen, self._lines = batch, tally, output, screen, lines
+    def __init__(self, batch: Run, tally: Tally, record: Optional[Record], screen: Screen, lines: Lines) -> None:
+        self._batch, self._tally, self._record, self._screen, self._lines = batch, tally, record, screen, lines
         self._interrupted = False
         self._shown_at = time.monotonic()
         self._waiting = False
@@ -212,35 +183,32 @@ class _Watch:
             signal.signal(signal.SIGINT, self._interrupt)
         path = os.path.expanduser(given.input)
         self._size = os.path.getsize(path) if os.path.isfile(path) else None
-        if given.output is not None:
+        parts: Iterable[List[Result]] = iter(lambda: self._batch.poll(_TICK), None)
+        if self._record:
             self._batch.into(self._take)
+        elif given.ordered:
+            parts = ([result] for result in self._batch)
         try:
             try:
-                for results in self._results(ordered=given.ordered and given.output is None):
+                for results in parts:
                     self._take(results)
                     self._show()
-                    self._output.sync()
+                    if self._record:
+                        self._record.sync(after=_SYNC)
             finally:
                 self._batch.close()
                 self._show()
                 self._end(given)
             if self._interrupted:
                 return INTERRUPTED
-            self._output.sort(done)
+            if self._record and done.order:
+                self._record.sort(done.order)
             if done.left:
                 what = f"{done.left} results are of requests that {given.input} does not have"
                 self._screen.say(f"{given.output}: {what}")
             return FAILED if self._tally.failed else DONE
         finally:
             signal.signal(signal.SIGINT, before)
-
-    def _results(self, *, ordered: bool) -> Iterator[List[Result]]:
-        if ordered:
-            for result in self._batch:
-                yield [result]
-            return
-        while (results := self._batch.poll(_TICK)) is not None:
-            yield results
 
     def _interrupt(self, number: int, frame: Optional[FrameType]) -> None:
         if self._interrupted:
@@ -253,11 +221,20 @@ class _Watch:
         self._screen.say(f"Finishing the {self._batch.in_flight} under way; Ctrl-C again stops them.")
 
     def _take(self, results: List[Result]) -> None:
-        self._output.write(results)
+        if self._record:
+            self._record.write(results)
         for result in results:
+            if not self._record:
+                self._print(encode_result(result).decode())
             self._tally.add(result)
             if result.error is not None and self._tally.failed <= _SHOWN_FAILURES:
                 self._failures.append(f"{result.custom_id or f'line {result.number}'}: {result.error}")
+
+    def _print(self, line: str) -> None:
+        if line.isascii() or (getattr(sys.stdout, "encoding", None) or "").lower() == "utf-8":
+            self._screen.write(line)
+        else:
+            self._screen.write_json(json.loads(line))
 
     def _show(self) -> None:
         while self._failures:
@@ -267,24 +244,18 @@ class _Watch:
         if away and not self._waiting:
             self._screen.say("There is no server; waiting for it.")
         self._waiting = away
-        every = _TICK if self._screen.err_is_terminal else _SAY
-        if now < self._shown_at + every:
+        if now < self._shown_at + (_TICK if self._screen.err_is_terminal else _SAY):
             return
         self._shown_at = now
-        total = None
-        if self._size and self._lines.read:
-            total = self._lines.count * self._size / self._lines.read
-        line = self._tally.line(total)
+        read = self._lines.read
+        line = self._tally.line(self._lines.count * self._size / read if self._size and read else None)
         if self._screen.err_is_terminal:
             self._screen.progress(line)
         else:
             self._screen.say(line)
 
     def _end(self, given: Given) -> None:
-        self._screen.say(self._tally.summary() + (self._output.errors if self._tally.failed else ""))
+        errors = f" (see {self._record.errors_path})" if self._record and self._tally.failed else ""
+        self._screen.say(self._tally.summary() + errors)
         if given.report is not None:
-            import json
-
-            from ..files import replace_file
-
             replace_file(os.path.expanduser(given.report), json.dumps(self._tally.report(), indent=2) + "\n")

@@ -8,13 +8,12 @@ from typing import Any, Dict, List
 
 import pytest
 
-from flynn.batch.ids import IdTable
+from flynn.batch.record import Done, IdTable
 from flynn.batch.requests import Defaults, Request, make_request
 from flynn.batch.results import Result, encode_result, failure, is_torn, read_line, success
-from flynn.batch.sources import Done, Lines, Template, read_jsonl, read_table, read_text, read_values, requests
+from flynn.batch.sources import Lines, Template, read_jsonl, read_table, read_text, read_values, requests
 from flynn.batch.tally import Tally
-from flynn.batch.waiting import Task
-from flynn.batch.window import Window
+from flynn.batch.waiting import Task, Window
 from flynn.errors import ConfigError, ProtocolError, ServerError
 
 NOTHING = Defaults()
@@ -187,14 +186,17 @@ def test_a_line_that_is_too_long_is_an_error_and_the_next_one_is_read(monkeypatc
     from flynn.batch import sources
 
     monkeypatch.setattr(sources, "MAX_LINE", 10)
-    found = entries(read_text, b"x" * 35 + b"\nnext\n")
-    assert found == [(1, "more than 10 bytes"), (2, "next")]
+    for start in b"", b"\xef\xbb\xbf":
+        for length in 11, 12, 14, 35:
+            found = entries(read_text, start + b"x" * length + b"\nnext\n")
+            assert found == [(1, "more than 10 bytes"), (2, "next")]
+        assert entries(read_text, start + b"x" * 10 + b"\n") == [(1, "x" * 10)]
 
 
 def test_csv_rows_are_values() -> None:
-    data = 'name,text\nA,"two\nlines"\nB,ü\nC\n'.encode() + b"D,\xff\n"
+    data = 'name,text\nA,"two\nlines"\n\nB,ü\nC\n'.encode() + b"D,\xff\n"
     found = entries(read_values, data)
-    assert found[:2] == [(3, {"name": "A", "text": "two\nlines"}), (4, {"name": "B", "text": "ü"})]
+    assert found[:2] == [(3, {"name": "A", "text": "two\nlines"}), (5, {"name": "B", "text": "ü"})]
     assert "not as many values as the header, which has 2" in found[2][1]
     assert found[3][1] == "not UTF-8"
 

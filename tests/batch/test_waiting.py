@@ -6,9 +6,18 @@ from typing import List, Optional
 
 import pytest
 
-from flynn.batch.outage import FIRST_PAUSE, LONGEST_PAUSE, Outage, is_away
 from flynn.batch.requests import Request
-from flynn.batch.waiting import GATHER, WINDOW, WINDOW_BYTES, Task, Waiting
+from flynn.batch.waiting import (
+    FIRST_PAUSE,
+    GATHER,
+    LONGEST_PAUSE,
+    WINDOW,
+    WINDOW_BYTES,
+    Outage,
+    Task,
+    Waiting,
+    is_away,
+)
 from flynn.batch.work import is_final
 from flynn.errors import ConnectionLostError, FlynnError, RequestTimeoutError, ServerError, ServerNotRunningError
 
@@ -80,7 +89,7 @@ def test_a_failure_counts_unless_the_server_fails_everybody() -> None:
         (RequestTimeoutError(), 1),
     ]:
         task.failed(error, succeeded)
-    assert (task.failures, task.timeouts) == (3, 1)
+    assert (task.failures, task.limit(1.0), task.limit(None)) == (3, 2.0, None)
     assert task.pause == 4 * FIRST_PAUSE
 
 

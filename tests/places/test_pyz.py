@@ -70,7 +70,7 @@ import importlib, sys
 sys.path.insert(0, sys.argv[1])
 for name in sys.argv[2:]: importlib.import_module(name)
 """
-    wanted = [name for name in names if name not in ("flynn.__main__", "flynn.batch.dask")]
+    wanted = [name for name in names if name != "flynn.__main__"]
     subprocess.run([sys.executable, "-I", "-S", "-W", "error", "-c", program, str(pyz), *wanted], check=True)
     with zipfile.ZipFile(pyz) as archive:
         assert archive.read("LICENSE") == (environment.ROOT / "LICENSE").read_bytes()
