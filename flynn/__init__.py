@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .models.types import Message as Message
     from .models.types import ModelClient as ModelClient
     from .models.types import ToolCall as ToolCall
-    from .structured.limits import Limits as Limits
+    from .structured import Limits as Limits
     from .thread_iterator import ThreadIterator as ThreadIterator
     from .tools.signature import Tool as Tool
 
@@ -57,7 +57,7 @@ _WHERE = {
     "models.local.server": "Health LoraAdapter Metric Metrics ModelEvent ModelInfo Props Slot SlotFile TokenPiece",
     "models.router": "create_client",
     "models.types": "Audio ChatRequest ChatResponse Image Message ModelClient ToolCall",
-    "structured.limits": "Limits",
+    "structured": "Limits",
     "thread_iterator": "ThreadIterator",
     "tools.signature": "Tool",
 }

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .models.local.server import ModelEvent
     from .models.local.stream import ServerStream
     from .models.types import ChatResponse, Prompt, StreamEvent
-    from .structured.stream import AsyncJSONStream
+    from .structured.answer import AsyncJSONStream
     from .tools.aio import AsyncToolRun
     from .tools.signature import Tool
 
@@ -133,8 +133,7 @@ class AsyncLlamaCppClient:
 
     def chat_json_stream(self, request: Prompt, schema: object, **options: Any) -> AsyncJSONStream[Any]:
         """`chat_json`, with what there is of the answer as it grows; see `LlamaCppClient.chat_json_stream`."""
-        from .structured.answer import Answer
-        from .structured.stream import AsyncJSONStream
+        from .structured.answer import Answer, AsyncJSONStream
 
         answer: Answer[Any] = Answer(schema)
         return AsyncJSONStream(self.chat_stream(request, **answer.options(request, options)), answer)

@@ -122,6 +122,9 @@ def test_methods_partials_and_classes_are_functions_too() -> None:
     assert tool.bind('{"hour": 3}')() == "Oslo 3"
     assert Tool(Station).bind('{"name": "Rome"}')().name == "Rome"
     assert Tool(functools.partial(get_weather, "Oslo")).bind('{"days": 2}')() == ("Oslo", 2, "C")
+    words: List[Any] = []
+    Tool(words.append).bind('{"object": "x"}')()  # it is of no module
+    assert words == ["x"]
 
 
 def test_the_model_cannot_set_what_a_partial_has_set() -> None:

@@ -1,24 +1,28 @@
-"""The answer that a request with a schema wants: what is sent for it, and how its text becomes an instance."""
+"""Answers of a type: what is sent for one, how a reply becomes one, and what there is of it as it grows."""
 
 from __future__ import annotations
 
 import collections.abc
 import json
-from typing import Any, Dict, Generic, Mapping, NoReturn, TypeVar
+from typing import Any, Dict, Generic, List, Mapping, NoReturn, TypeVar
 
 from ..errors import StructuredOutputError
-from .build import Misfit, build_form, key_path
-from .forms import Form, Plain, form_of
+from .annotations import form_of
+from .forms import Anything, Form, build
+from .misfit import Misfit, key_path
 from .partial import PartialJSON
-from .schema import schema_of_form
+from .schema import schema_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..models.types import ChatResponse, Prompt
+    from typing import Union
+
+    from ..aio import AsyncChatStream
+    from ..models.local.stream import ChatStream
+    from ..models.types import ChatResponse, Prompt, StreamEvent
 
 T = TypeVar("T")
-
-_CONSTRAINTS = ("response_format", "json_schema", "grammar")
+S = TypeVar("S", bound="Union[ChatStream, AsyncChatStream]")
 
 
 class Answer(Generic[T]):
@@ -34,10 +38,10 @@ class Answer(Generic[T]):
     def __init__(self, wanted: object) -> None:
         if isinstance(wanted, collections.abc.Mapping):
             self.schema: Mapping[str, Any] = wanted
-            self._form: Form = Plain("any")
+            self._form: Form = Anything()
         else:
             self._form = form_of(wanted)
-            self.schema = schema_of_form(self._form)
+            self.schema = schema_of(self._form)
 
     def options(self, request: Prompt, options: Mapping[str, Any]) -> Dict[str, Any]:
         """The options of a chat request, with the schema among them.
@@ -45,7 +49,7 @@ class Answer(Generic[T]):
         Raises:
             TypeError: the request has a constraint of its own.
         """
-        for name in _CONSTRAINTS:
+        for name in ("response_format", "json_schema", "grammar"):
             if options.get(name, getattr(request, name, None)) is not None:
                 raise TypeError(f"the schema is all that may constrain the answer: leave out {name}")
         # Not json_schema, since servers that are not llama.cpp's, and proxies, know this one.
@@ -61,11 +65,11 @@ class Answer(Generic[T]):
         try:
             value = json.loads(response.content, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
-            raise unreadable(response, error) from error
+            raise _unreadable(response, error) from error
         if response.finish_reason == "length" and type(value) in (int, float):  # more digits might have come
-            raise StructuredOutputError(_ran_out(response, ""), response)
+            raise _ran_out(response)
         try:
-            return build_form(self._form, value)  # type: ignore[no-any-return]
+            return build(self._form, value)  # type: ignore[no-any-return]
         except Misfit as misfit:
             raise StructuredOutputError(f"the answer does not fit: {misfit}", response) from misfit
 
@@ -74,8 +78,8 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"JSON has no {constant}")
 
 
-def unreadable(response: ChatResponse, error: Exception) -> StructuredOutputError:
-    """The error that says why the text of a response is not JSON, or not all of it."""
+def _unreadable(response: ChatResponse, error: Exception) -> StructuredOutputError:
+    """Why the text of a response is not JSON, or not all of it."""
     partial = PartialJSON()
     problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     try:
@@ -85,7 +89,7 @@ def unreadable(response: ChatResponse, error: Exception) -> StructuredOutputErro
         problem = str(found)
     place = f" at {path}" if (path := key_path(partial.keys)) else ""
     if response.finish_reason == "length":
-        return StructuredOutputError(_ran_out(response, place), response)
+        return _ran_out(response, place)
     if response.tool_calls:
         return StructuredOutputError("the model calls tools instead of answering", response)
     if not response.content.strip():
@@ -93,6 +97,127 @@ def unreadable(response: ChatResponse, error: Exception) -> StructuredOutputErro
     return StructuredOutputError(f"the answer is not JSON{place}: {problem}", response)
 
 
-def _ran_out(response: ChatResponse, place: str) -> str:
+def _ran_out(response: ChatResponse, place: str = "") -> StructuredOutputError:
     spent = f", after {response.usage.completion_tokens} of them" if response.usage else ""
-    return f"the model ran out of tokens{place}{spent}: raise max_tokens, or bound what the schema allows"
+    message = f"the model ran out of tokens{place}{spent}: raise max_tokens, or bound what the schema allows"
+    return StructuredOutputError(message, response)
+
+
+class _Growing(Generic[S, T]):
+    def __init__(self, stream: S, answer: Answer[T]) -> None:
+        self._stream = stream
+        self._answer = answer
+        self._partial = PartialJSON()
+        self._results: List[T] = []
+
+    @property
+    def value(self) -> Any:
+        """What there is so far; None before it begins."""
+        return self._partial.value
+
+    @property
+    def result(self) -> T:
+        """The instance, once the stream is exhausted.
+
+        Raises:
+            StructuredOutputError: there is none.
+        """
+        if not self._results:
+            message = "there is no result: the stream was not read to its end, or what it holds does not fit"
+            raise StructuredOutputError(message, self.response)
+        return self._results[0]
+
+    @property
+    def response(self) -> ChatResponse:
+        """The response assembled from what has come so far: all of it once the stream is exhausted."""
+        return self._stream.response
+
+    @property
+    def resumes(self) -> int:
+        """How often the stream was cut and went on."""
+        return self._stream.resumes
+
+    def _grow(self, event: StreamEvent) -> bool:
+        """Take an event; whether `value` has changed."""
+        if event.type == "done":
+            self._results.append(self._answer.read(event.response))
+        if event.type != "content" or event.choice != 0:
+            return False
+        try:
+            return self._partial.feed(event.text)
+        except ValueError as error:
+            raise _unreadable(self.response, error) from error
+
+
+class JSONStream(_Growing["ChatStream", T]):
+    """An iterator of what there is of a JSON value as it grows, and a context manager. Made by `chat_json_stream`.
+
+    Each time the value has grown it is given out as plain lists, dicts, strings and so on, whatever it will become in
+    the end. They are the same lists and dicts each time: copy what is to be kept as it is now, and change nothing. What
+    is incomplete is left out, but for strings, which come as far as they are there.
+
+    It is closed, resumed and interrupted as a `ChatStream` is, and raises the same, and:
+        StructuredOutputError: what came is no JSON, or, at the end, does not fit or is not complete.
+
+    Example:
+        >>> with client.chat_json_stream("Invent a person", Person) as stream:              # doctest: +SKIP
+        ...     for value in stream:
+        ...         print(value)
+        {'name': ''}
+        {'name': 'Ada'}
+        {'name': 'Ada', 'age': 36}
+        >>> stream.result                                                                   # doctest: +SKIP
+        Person(name='Ada', age=36)
+    """
+
+    def __iter__(self) -> JSONStream[T]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            for event in self._stream:
+                if self._grow(event):
+                    return self.value
+        except StructuredOutputError:
+            self.close()
+            raise
+        raise StopIteration
+
+    def __enter__(self) -> JSONStream[T]:
+        self._stream.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the stream, from any thread and at any time. Closing twice is fine."""
+        self._stream.close()
+
+
+class AsyncJSONStream(_Growing["AsyncChatStream", T]):
+    """`JSONStream` for asyncio: an asynchronous iterator, and an asynchronous context manager."""
+
+    def __aiter__(self) -> AsyncJSONStream[T]:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            async for event in self._stream:
+                if self._grow(event):
+                    return self.value
+        except StructuredOutputError:
+            await self.close()
+            raise
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> AsyncJSONStream[T]:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the stream. Closing twice is fine."""
+        await self._stream.close()

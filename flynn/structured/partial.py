@@ -10,7 +10,9 @@ import json
 import re
 from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple, Union
 
-Key = Union[str, int]
+from .misfit import Key
+
+# Takes the text and a position in it; returns the position of what it has not taken.
 State = Callable[["PartialJSON", str, int], int]
 
 # Deeper nesting is refused: json.loads does so at about this depth on Python 3.9 to 3.11.
@@ -54,8 +56,7 @@ class PartialJSON:
     @property
     def value(self) -> Any:
         """What is there. Its lists and dicts stay the same ones, and grow. None before it begins."""
-        root: List[Any] = self._open[0]
-        return root[0] if root else None
+        return next(iter(self._open[0]), None)
 
     @property
     def keys(self) -> List[Key]:
@@ -63,10 +64,7 @@ class PartialJSON:
         return [key for key in self._keys[1:] if key is not None]
 
     def feed(self, text: str) -> bool:
-        """Take the next piece of the text.
-
-        Returns:
-            Whether `value` has changed.
+        """Take the next piece of the text; whether `value` has changed.
 
         Raises:
             ValueError: this is no beginning of JSON. Nothing can be fed any more.
@@ -78,23 +76,16 @@ class PartialJSON:
             position = self._state(self, text, position)
         return self._changed
 
-    def end(self) -> bool:
-        """Tell that this was all of the text.
-
-        Returns:
-            Whether `value` has changed: a number that is all of the text is known to be complete only now.
+    def end(self) -> None:
+        """Tell that this was all of the text. Only now is a number that is all of it known to be complete.
 
         Raises:
             ValueError: the text is not complete.
         """
-        self._changed = False
         if self._state is PartialJSON._number and len(self._open) == 1:
             self._end_number()
         if self._state is not PartialJSON._separator or len(self._open) > 1:
             raise ValueError("it ends in the middle")
-        return self._changed
-
-    # Each state takes the text and a position in it, and returns the position of what it has not taken.
 
     def _value(self, text: str, position: int) -> int:
         position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
@@ -195,13 +186,11 @@ class PartialJSON:
         inside = self._open[-1]
         if len(self._open) == 1:
             _refuse("nothing more", text, position)
+        if text[position] == ("]" if isinstance(inside, list) else "}"):
+            return self._leave(position)
         if isinstance(inside, list):
-            if text[position] == "]":
-                return self._leave(position)
             self._keys[-1] = len(inside)
             return self._expect(",", "a comma or ]", PartialJSON._value, text, position)
-        if text[position] == "}":
-            return self._leave(position)
         return self._expect(",", "a comma or }", PartialJSON._before_key, text, position)
 
     def _expect(self, character: str, name: str, state: State, text: str, position: int) -> int:

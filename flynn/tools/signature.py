@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import json
 from typing import Any
 
-from ..structured.build import build
+from ..structured.annotations import form_of
+from ..structured.forms import build
 from ..structured.schema import schema_of
 from .docstring import parse_docstring
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, List, Mapping, Optional, Sequence
+    from typing import Callable, Container, Dict, Mapping, Optional
+
+    from ..structured.forms import Form
 
 _GIVE_A_DEFINITION = "describe it yourself: flynn.Tool(function, definition)"
 
@@ -57,12 +59,43 @@ class Tool:
             raise TypeError(f"a tool is a function or a flynn.Tool, not {type(function).__name__}")
         self.function = function
         self.asynchronous = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
-        self._parameters = _Parameters(function) if definition is None else None
-        self.definition: Mapping[str, Any] = self._parameters.definition if self._parameters else definition or {}
+        self._form: Optional[Form] = None  # of what the model writes, where the signature tells
+        self.definition: Mapping[str, Any] = self._describe() if definition is None else definition
         try:
             self.name = str(self.definition["function"]["name"])
         except (KeyError, TypeError):
             raise ValueError('a definition is {"type": "function", "function": {"name": ..., ...}}') from None
+
+    def _describe(self) -> Dict[str, Any]:
+        """The definition that the signature and the docstring make."""
+        function = self.function
+        fixed: Container[str] = ()
+        if isinstance(function, functools.partial):
+            fixed, function = function.keywords, function.func  # what the user has set is not the model's
+        name = getattr(function, "__name__", "")
+        if not name.isidentifier():  # a lambda, or an object with __call__
+            raise TypeError(f"{function!r:.100} has no name; {_GIVE_A_DEFINITION}")
+        try:
+            self._signature = inspect.signature(self.function)
+        except ValueError:
+            raise TypeError(f"{name}: its parameters are not known; {_GIVE_A_DEFINITION}") from None
+        parameters = [one for one in self._signature.parameters.values() if one.name not in fixed]
+        for parameter in parameters:
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise TypeError(f"{name}: {parameter} cannot be expressed in JSON; {_GIVE_A_DEFINITION}")
+        parameters.sort(key=lambda one: one.default is not one.empty)  # llama.cpp has the required ones written first
+        # A TypedDict, so that what holds for its annotations holds for these.
+        declared = {
+            "__annotations__": {one.name: Any if one.annotation is one.empty else one.annotation for one in parameters},
+            "__required_keys__": {one.name for one in parameters if one.default is one.empty},
+            "__module__": function.__module__ or __name__,  # where those that are only names have their meaning
+        }
+        self._form = form_of(type(name, (dict,), declared))
+        schema = schema_of(self._form)
+        description, said = parse_docstring(inspect.getdoc(function))
+        for key in schema["properties"].keys() & said:
+            schema["properties"][key].setdefault("description", said[key])
+        return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
 
     def bind(self, arguments: str) -> Callable[[], Any]:
         """The function with its arguments.
@@ -74,9 +107,14 @@ class Tool:
             ArgumentsError: they do not fit.
         """
         values = decode_arguments(arguments)
-        if self._parameters is None:
+        if self._form is None:
             return functools.partial(self.function, **values)
-        return self._parameters.bind(values)
+        try:
+            bound = inspect.BoundArguments(self._signature, build(self._form, values))
+        except ValueError as error:
+            raise ArgumentsError(str(error)) from None
+        bound.apply_defaults()
+        return functools.partial(self.function, *bound.args, **bound.kwargs)
 
     def __repr__(self) -> str:
         return f"Tool({self.name})"
@@ -95,57 +133,3 @@ def decode_arguments(text: str) -> Dict[str, Any]:
     if not isinstance(values, dict):
         raise ArgumentsError("the arguments are not a JSON object, with a member for each")
     return values
-
-
-class _Parameters:
-    """The parameters of a function as the fields of a dataclass, so that what holds for those holds for them."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        fixed: Mapping[str, Any] = {}
-        described = function
-        if isinstance(function, functools.partial):
-            fixed, described = function.keywords, function.func  # what the user has set is not the model's
-        name = getattr(described, "__name__", "")
-        if not name.isidentifier():  # a lambda, or an object with __call__
-            raise TypeError(f"{described!r:.100} has no name; {_GIVE_A_DEFINITION}")
-        try:
-            self._signature = inspect.signature(function)
-        except ValueError:
-            raise TypeError(f"{name}: its parameters are not known; {_GIVE_A_DEFINITION}") from None
-        self._fields = _fields(name, [p for p in self._signature.parameters.values() if p.name not in fixed])
-        self._fields.__module__ = described.__module__  # where annotations that are only names have their meaning
-        parameters = schema_of(self._fields)
-        description, said = parse_docstring(inspect.getdoc(described))
-        for key in parameters["properties"].keys() & said:
-            parameters["properties"][key].setdefault("description", said[key])
-        about = {"name": name, "description": description, "parameters": parameters}
-        self.definition: Mapping[str, Any] = {"type": "function", "function": about}
-
-    def bind(self, values: Mapping[str, Any]) -> Callable[[], Any]:
-        try:
-            built = build(self._fields, values)
-        except ValueError as error:
-            raise ArgumentsError(str(error)) from None
-        bound = inspect.BoundArguments(self._signature, vars(built))  # knows which of them go without their names
-        return functools.partial(self._function, *bound.args, **bound.kwargs)
-
-
-def _fields(name: str, parameters: Sequence[inspect.Parameter]) -> type:
-    """A dataclass with a field for each parameter, those without a default first, as it has to be."""
-    required: List[Any] = []
-    optional: List[Any] = []
-    for parameter in parameters:
-        annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise TypeError(f"{name}: {parameter} cannot be expressed in JSON; {_GIVE_A_DEFINITION}")
-        if parameter.default is parameter.empty:
-            required.append((parameter.name, annotation))
-        else:
-            default = dataclasses.field(default_factory=functools.partial(_itself, parameter.default))
-            optional.append((parameter.name, annotation, default))
-    return dataclasses.make_dataclass(name, [*required, *optional], eq=False, repr=False)
-
-
-def _itself(value: Any) -> Any:
-    return value

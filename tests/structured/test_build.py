@@ -12,7 +12,8 @@ from typing import Annotated, Any, Dict, FrozenSet, List, Literal, Optional, Set
 import pytest
 
 from flynn import Limits
-from flynn.structured.build import build
+
+from . import build
 
 
 class Color(enum.Enum):

@@ -29,7 +29,8 @@ from scripted import (
 
 import flynn
 from flynn import AsyncLlamaCppClient, ChatRequest, FlynnError, LlamaCppClient, Message, StructuredOutputError
-from flynn.structured.schema import schema_of
+
+from . import schema_of
 
 
 class Color(enum.Enum):

@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 from real_server import RealServer
 
 from flynn import LlamaCppClient, StructuredOutputError
-from flynn.structured.build import build
-from flynn.structured.schema import schema_of
+
+from . import build, schema_of
 
 
 class Item(BaseModel):

@@ -18,8 +18,8 @@ from typing import Any, Callable, Dict, List, Literal, Optional, Tuple, Union
 import pytest
 
 from flynn import Limits
-from flynn.structured.build import build
-from flynn.structured.schema import schema_of
+
+from . import build, schema_of
 
 Annotated = typing.Annotated
 

@@ -15,7 +15,8 @@ import pytest
 import typing_extensions
 
 from flynn import Limits
-from flynn.structured.schema import schema_of
+
+from . import schema_of
 
 Annotated = typing.Annotated
 

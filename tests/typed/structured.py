@@ -9,7 +9,7 @@ from typing import Any, Dict, List, TypedDict
 from typing_extensions import assert_type
 
 from flynn import AsyncLlamaCppClient, LlamaCppClient
-from flynn.structured.stream import AsyncJSONStream, JSONStream
+from flynn.structured.answer import AsyncJSONStream, JSONStream
 
 
 @dataclass

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import ssl
     from typing import Any, Callable, Iterable, Mapping, Optional, Type, TypeVar, Union, overload
 
-    from ...structured.stream import JSONStream
+    from ...structured.answer import JSONStream
     from ...tools.run import ToolRun
     from ...tools.signature import Tool
     from ..types import ChatRequest, ChatResponse, Prompt
@@ -205,8 +205,7 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
         Raises:
             TypeError: JSON cannot express the type.
         """
-        from ...structured.answer import Answer
-        from ...structured.stream import JSONStream
+        from ...structured.answer import Answer, JSONStream
 
         answer: Answer[Any] = Answer(schema)
         return JSONStream(self.chat_stream(request, timeout=timeout, **answer.options(request, options)), answer)
