@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, LineTooLong
 from typing import Any, Iterable, List, Tuple
 
 import mutations
@@ -150,3 +150,17 @@ def test_what_begins_as_no_http_is_not_waited_for() -> None:
 def test_a_line_that_is_no_header_is_refused() -> None:
     with pytest.raises(ProtocolError, match="a line that is none"):
         read(head("Content-Length: 1", "no colon", "X: y"))
+
+
+@pytest.mark.parametrize("status", ["101 Switching Protocols", "103 Early Hints"])
+def test_an_interim_response_other_than_continue_is_refused(status: str) -> None:
+    with pytest.raises(ProtocolError, match=f"expected a final response, got HTTP {status[:3]}"):
+        read(head(status=status) + head("Content-Length: 1"))
+
+
+@pytest.mark.parametrize(
+    "line", [b"HTTP/1.1 200 " + b"x" * 70_000, b"x" * 70_000, b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000]
+)
+def test_a_line_that_is_too_long_is_refused(line: bytes) -> None:
+    with pytest.raises(LineTooLong):
+        read(line, b"\r\n\r\n")

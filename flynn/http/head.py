@@ -101,6 +101,7 @@ class _Lines:
         return self
 
     def readline(self, limit: int) -> bytes:
+        """The next line. `http.client` refuses one of more than `limit` bytes."""
         while b"\n" not in self.data and len(self.data) < limit:
             block = self.wire.receive()
             if not block:
@@ -108,9 +109,8 @@ class _Lines:
             self.data += block
             if self.wire.received > _MAX_HEAD:
                 raise ProtocolError(f"expected a response, got headers of more than {_MAX_HEAD} bytes")
-        end = self.data.find(b"\n", 0, limit) + 1 or limit
-        line, self.data = self.data[:end], self.data[end:]
-        return line
+        line, newline, self.data = self.data.partition(b"\n")
+        return line + newline
 
     def close(self) -> None:
         """Nothing: `http.client` lets go of a connection before the body was read."""
