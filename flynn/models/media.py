@@ -27,32 +27,22 @@ def encode_media(media: Union[Image, Audio]) -> Dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read.
     """
-    return _image_part(media) if isinstance(media, Image) else _audio_part(media)
+    source, is_image = media.source, isinstance(media, Image)
+    if isinstance(source, str) and source.lower().startswith(("http://", "https://", "data:")):
+        return _part(is_image, {"url": source})
+    data = _bytes(source, "image" if is_image else "recording")
+    kind = data[8:12] if data.startswith(b"RIFF") else b""
+    encoded = base64.b64encode(data).decode()
+    if not is_image:
+        return _part(is_image, {"data": encoded, "format": "wav" if kind == b"WAVE" else "mp3"})
+    unknown = "image/webp" if kind == b"WEBP" else "application/octet-stream"
+    mime = next((mime for magic, mime in _IMAGES if data.startswith(magic)), unknown)
+    return _part(is_image, {"url": f"data:{mime};base64,{encoded}"})
 
 
-def _image_part(image: Image) -> Dict[str, Any]:
-    url = _url(image.source)
-    if url is None:
-        data = _bytes(image.source, "image")
-        kind = next((kind for magic, kind in _IMAGES if data.startswith(magic)), None)
-        if kind is None:
-            kind = "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else "application/octet-stream"
-        url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _audio_part(audio: Audio) -> Dict[str, Any]:
-    url = _url(audio.source)
-    if url is not None:
-        return {"type": "input_audio", "input_audio": {"url": url}}
-    data = _bytes(audio.source, "recording")
-    kind = "wav" if data[:4] == b"RIFF" and data[8:12] == b"WAVE" else "mp3"
-    return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": kind}}
-
-
-def _url(source: Union[bytes, str, os.PathLike[str]]) -> Union[str, None]:
-    is_url = isinstance(source, str) and source.lower().startswith(("http://", "https://", "data:"))
-    return str(source) if is_url else None
+def _part(is_image: bool, content: Dict[str, str]) -> Dict[str, Any]:
+    kind = "image_url" if is_image else "input_audio"
+    return {"type": kind, kind: content}
 
 
 def _bytes(source: Union[bytes, str, os.PathLike[str]], what: str) -> bytes:

@@ -10,7 +10,7 @@ from ..dataclass import dataclass, field, fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+    from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
 
     from .types import Message
 
@@ -151,19 +151,12 @@ def option_types() -> Dict[str, Tuple[type, ...]]:
         >>> option_types()["max_tokens"]
         (<class 'int'>,)
     """
+    import re
+
     types = {}
     for option in fields(ChatRequest):
         if option.metadata:
-            outer = _outermost(str(option.type))
+            # The members of its Optional or Union, without their own arguments.
+            outer = re.findall(r"(\w+)(?:\[[^]]*]+)?", str(option.type).partition("[")[2])
             types[option.name] = tuple(t for word, kinds in _JSON_TYPES.items() if word in outer for t in kinds)
     return types
-
-
-def _outermost(annotation: str) -> List[str]:
-    """The members of an annotation's outermost Optional or Union, without their own arguments."""
-    import re
-
-    inner = annotation[annotation.index("[") + 1 : -1]
-    while "[" in inner:
-        inner = re.sub(r"\[[^\[\]]*\]", "", inner)
-    return [word.strip() for word in inner.split(",")]

@@ -3,24 +3,7 @@
 from __future__ import annotations
 
 from ..dataclass import dataclass, field, fields
-from .request import ChatRequest
-
-__all__ = [
-    "Audio",
-    "ChatRequest",
-    "ChatResponse",
-    "Choice",
-    "ContentEvent",
-    "DoneEvent",
-    "Image",
-    "Message",
-    "ProgressEvent",
-    "ReasoningEvent",
-    "Timings",
-    "ToolCall",
-    "ToolCallEvent",
-    "Usage",
-]
+from .request import ChatRequest as ChatRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,7 +117,6 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
-        """Prompt and completion together."""
         return self.prompt_tokens + self.completion_tokens
 
 
@@ -190,33 +172,27 @@ class ChatResponse:
 
     @property
     def message(self) -> Message:
-        """The first choice's message, to append to the history."""
         return self.choices[0].message
 
     @property
     def content(self) -> str:
-        """The first choice's text; empty if it has none."""
         content = self.message.content
         return content if isinstance(content, str) else ""
 
     @property
     def reasoning(self) -> Optional[str]:
-        """What the model thought before the first choice's text; None if it did not."""
         return self.message.reasoning
 
     @property
     def tool_calls(self) -> Sequence[ToolCall]:
-        """The calls that the first choice asks for."""
         return self.message.tool_calls
 
     @property
     def finish_reason(self) -> Optional[str]:
-        """Why the first choice ended."""
         return self.choices[0].finish_reason
 
     @property
     def logprobs(self) -> Sequence[Mapping[str, Any]]:
-        """The first choice's log-probabilities, one mapping a token."""
         return self.choices[0].logprobs
 
 

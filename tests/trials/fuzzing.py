@@ -73,6 +73,10 @@ def _decode_reply(data: bytes) -> None:
         except FlynnError as error:
             refusals.append(error)
     try:
+        repr(server.decode_metrics(data))
+    except FlynnError as error:
+        assert str(error).startswith("expected a metric")
+    try:
         _expect_types(decode_chat(data))
     except FlynnError as error:
         if len(refusals) == len(_OF_VALUES):
@@ -89,7 +93,9 @@ _OF_VALUES: List[Callable[[Any], object]] = [
     value
     for module in (server, completion, retrieval)
     for name, value in sorted(vars(module).items())
-    if name.startswith("decode_") and value.__module__ == module.__name__ and name != "decode_ranking"
+    if name.startswith("decode_")
+    and name not in ("decode_metrics", "decode_ranking")
+    and value.__module__ == module.__name__
 ]
 _OF_VALUES.append(lambda value: retrieval.decode_ranking(value, ["one", "two"]))
 

@@ -14,7 +14,7 @@ from .encode import check_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Union
+    from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union
 
     from ..types import ProgressEvent, Timings
 
@@ -51,7 +51,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class CompletionResponse:
-    """The reply to a request for completions. What concerns one completion is also here, for the first one.
+    """The reply to a request for completions. What a `Completion` says is also here, for the first one.
 
     Attributes:
         choices: the completions: `n_cmpl` of the first prompt, then those of the second, and so on.
@@ -64,37 +64,30 @@ class CompletionResponse:
 
     @property
     def content(self) -> str:
-        """The first completion's text."""
         return self.choices[0].content
 
     @property
     def tokens(self) -> Sequence[int]:
-        """The first completion's tokens."""
         return self.choices[0].tokens
 
     @property
     def stop_type(self) -> Optional[str]:
-        """Why the first completion ended."""
         return self.choices[0].stop_type
 
     @property
     def stopping_word(self) -> str:
-        """The one of `stop` that ended the first completion."""
         return self.choices[0].stopping_word
 
     @property
     def usage(self) -> Optional[Usage]:
-        """Tokens that the first completion cost."""
         return self.choices[0].usage
 
     @property
     def timings(self) -> Optional[Timings]:
-        """How long the first completion took."""
         return self.choices[0].timings
 
     @property
     def logprobs(self) -> Sequence[Mapping[str, Any]]:
-        """The first completion's log-probabilities, one mapping a token."""
         return self.choices[0].logprobs
 
 
@@ -153,35 +146,12 @@ def decode_completions(value: Any) -> CompletionResponse:
     Raises:
         ProtocolError: it is not what a completion route answers.
     """
-    raws = objects({"response": value if isinstance(value, list) else [value]}, "response")
-    choices = [
-        _completion(raw, get(raw, "content", ""), integers(raw, "tokens"), _logprobs(raw)) for raw in raws
-    ]
+    choices = []
+    for raw in objects({"response": value if isinstance(value, list) else [value]}, "response"):
+        whole = _CompletionSoFar()
+        whole.take(raw)
+        choices.append(whole.completion())
     return CompletionResponse(tuple(choices or [Completion("")]), value)
-
-
-def _completion(
-    raw: Mapping[str, Any], content: str, tokens: Sequence[int], logprobs: Sequence[Mapping[str, Any]]
-) -> Completion:
-    stop_type = get(raw, "stop_type", "none")
-    timings = decode_timings(raw)
-    usage = Usage(
-        get(raw, "tokens_evaluated", 0), get(raw, "tokens_predicted", 0), timings.cache_n if timings else 0
-    )
-    return Completion(
-        content,
-        tuple(tokens),
-        None if stop_type == "none" else stop_type,
-        get(raw, "stopping_word", ""),
-        usage if "tokens_evaluated" in raw else None,
-        timings,
-        tuple(logprobs),
-        raw,
-    )
-
-
-def _logprobs(raw: Mapping[str, Any]) -> List[Dict[str, Any]]:
-    return objects(raw, "completion_probabilities")
 
 
 class _CompletionSoFar:
@@ -193,8 +163,29 @@ class _CompletionSoFar:
         self.logprobs: List[Mapping[str, Any]] = []
         self.last: Mapping[str, Any] = {}
 
+    def take(self, raw: Mapping[str, Any]) -> Tuple[str, List[Dict[str, Any]]]:
+        """Add what came; its text and log-probabilities."""
+        self.last = raw
+        self.tokens += integers(raw, "tokens")
+        content, logprobs = get(raw, "content", ""), objects(raw, "completion_probabilities")
+        self.content.append(content)
+        self.logprobs += logprobs
+        return content, logprobs
+
     def completion(self) -> Completion:
-        return _completion(self.last, "".join(self.content), self.tokens, self.logprobs)
+        raw, timings = self.last, decode_timings(self.last)
+        evaluated, predicted = get(raw, "tokens_evaluated", 0), get(raw, "tokens_predicted", 0)
+        stop_type = get(raw, "stop_type", "none")
+        return Completion(
+            "".join(self.content),
+            tuple(self.tokens),
+            None if stop_type == "none" else stop_type,
+            get(raw, "stopping_word", ""),
+            Usage(evaluated, predicted, timings.cache_n if timings else 0) if "tokens_evaluated" in raw else None,
+            timings,
+            tuple(self.logprobs),
+            raw,
+        )
 
 
 class CompletionStreamDecoder:
@@ -229,18 +220,11 @@ class CompletionStreamDecoder:
         if "error" in chunk:
             raise decode_error(None, data)
         index = get(chunk, "index", 0)
-        events: List[CompletionEvent] = []
         if "prompt_progress" in chunk:  # with a content and a token that are none
-            if self._progress:
-                events.append(decode_progress(get(chunk, "prompt_progress", {}), index))
-            return events
-        choice = self._choices.setdefault(index, _CompletionSoFar())
-        choice.last = chunk
-        choice.tokens.extend(integers(chunk, "tokens"))
-        content, logprobs = get(chunk, "content", ""), _logprobs(chunk)
+            return [decode_progress(get(chunk, "prompt_progress", {}), index)] if self._progress else []
+        content, logprobs = self._choices.setdefault(index, _CompletionSoFar()).take(chunk)
+        events: List[CompletionEvent] = []
         if content or logprobs:
-            choice.content.append(content)
-            choice.logprobs.extend(logprobs)
             events.append(ContentEvent(content, index, tuple(logprobs)))
         if chunk.get("stop") is not False:  # the last of a completion; `response_fields` may have taken its "stop"
             self._missing -= 1

@@ -125,7 +125,7 @@ class ChatStreamDecoder:
             key = "reasoning_content"
         else:
             return
-        if len(chunk["choices"]) == 1 and self._repeat.learn(data, chunk, key):
+        if len(chunk["choices"]) == 1 and self._repeat.learn(data, key):
             choice = self._choices[event.choice]
             pieces = choice.content if event.type == "content" else choice.reasoning
             self._repeated = (pieces, type(event), event.choice)
@@ -144,39 +144,25 @@ class ChatStreamDecoder:
             events.append(ContentEvent(content, index, logprobs))
         if "tool_calls" in delta:
             for call in objects(delta, "tool_calls"):
-                events.append(self._take_fragment(call, index, choice))
-        finish_reason = item.get("finish_reason")
-        if finish_reason is not None:
+                number, fragment = get(call, "index", 0), decode_tool_call(call)
+                pieces = (fragment.id, fragment.name, fragment.arguments)
+                for so_far, piece in zip(choice.calls.setdefault(number, ([], [], [])), pieces):
+                    so_far.append(piece)
+                events.append(ToolCallEvent(number, *pieces, index))
+        if item.get("finish_reason") is not None:
             choice.finish_reason = get(item, "finish_reason", "")
-
-    @staticmethod
-    def _take_fragment(call: Mapping[str, Any], index: int, choice: _ChoiceSoFar) -> ToolCallEvent:
-        fragment = decode_tool_call(call)
-        number = get(call, "index", 0)
-        ids, names, arguments = choice.calls.setdefault(number, ([], [], []))
-        ids.append(fragment.id)
-        names.append(fragment.name)
-        arguments.append(fragment.arguments)
-        return ToolCallEvent(number, fragment.id, fragment.name, fragment.arguments, index)
 
     def response(self) -> ChatResponse:
         """All that came so far."""
         choices = [so_far.choice() for _, so_far in sorted(self._choices.items())]
-        usage = self._usages[-1] if self._usages else None
-        if usage is not None and len(self._usages) > 1:
+        usage = None
+        if self._usages:
             # With n > 1 each choice ends with a usage of its own; the prompt was read once.
-            usage = Usage(
-                usage.prompt_tokens, sum(u.completion_tokens for u in self._usages), self._usages[0].cached_tokens
-            )
+            completion_tokens = sum(usage.completion_tokens for usage in self._usages)
+            usage = Usage(self._usages[-1].prompt_tokens, completion_tokens, self._usages[0].cached_tokens)
         last = decode_json(self._last)
-        return ChatResponse(
-            tuple(choices or [_ChoiceSoFar().choice()]),
-            usage,
-            self._timings,
-            get(last, "id", ""),
-            get(last, "model", ""),
-            last,
-        )
+        choices = choices or [_ChoiceSoFar().choice()]
+        return ChatResponse(tuple(choices), usage, self._timings, get(last, "id", ""), get(last, "model", ""), last)
 
 
 def decode_progress(progress: Mapping[str, Any], choice: int) -> ProgressEvent:

@@ -7,16 +7,15 @@ only the string is read. With it a stream costs less than `json.loads` of its ev
 
 from __future__ import annotations
 
-import json
 from json.decoder import scanstring  # type: ignore[attr-defined]
 
 from .decode import decode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Optional
 
-_PROBE = "\0"
+_PROBE = b"\\u0000"
 _PATIENCE = 8  # events that are not alike, after which a pattern that was of no use is given up for another
 
 
@@ -26,7 +25,7 @@ class Repeat:
     Example:
         >>> repeat = Repeat()
         >>> event = b'{"choices":[{"delta":{"content":"Hi"}}]}'
-        >>> repeat.learn(event, json.loads(event), "content")
+        >>> repeat.learn(event, "content")
         True
         >>> repeat.read(b'{"choices":[{"delta":{"content":"there"}}]}'), repeat.read(b'{"choices":[{"delta":{}}]}')
         ('there', None)
@@ -50,12 +49,11 @@ class Repeat:
                 return text  # type: ignore[no-any-return]
         return None
 
-    def learn(self, data: bytes, chunk: Any, key: str) -> bool:
+    def learn(self, data: bytes, key: str) -> bool:
         """Take an event for the pattern of those to come, unless the present pattern is in use.
 
         Args:
             data: the event.
-            chunk: what its JSON says.
             key: the member of `choices[0].delta` that is going to differ.
 
         Returns:
@@ -63,20 +61,14 @@ class Repeat:
         """
         self._misses += 1
         start = data.find(f'"{key}":"'.encode()) + len(key) + 4
-        if (not self._uses and 1 < self._misses < _PATIENCE) or start < len(key) + 4:
+        if (not self._uses and 1 < self._misses < _PATIENCE) or start < len(key) + 4 or _PROBE in data:
             return False
         self._uses = 0
         self._misses = 1
         rest = data[start:].decode()
-        text, length = scanstring(rest, 0)
-        before, after = data[:start], rest[length - 1 :].encode()
-        # That this is the string which `chunk` has there, and has nowhere else, shows by another one in its place.
-        probe = decode_json(before + json.dumps(_PROBE)[1:-1].encode() + after)
-        delta = probe["choices"][0]["delta"]
-        if delta.get(key) != _PROBE:
-            return False
-        delta[key] = text
-        if probe != chunk:
+        before, after = data[:start], rest[scanstring(rest, 0)[1] - 1 :].encode()
+        # That this string is the one there shows by another in its place, which the event has nowhere.
+        if decode_json(before + _PROBE + after)["choices"][0]["delta"].get(key) != "\0":
             return False
         self._before, self._after = before, after
         self._start, self._end = start, 1 - len(after)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 MAX_EVENT = 64 * 1024 * 1024
 
 _NEXT = b"\n\ndata: "
-_BOM = b"\xef\xbb\xbf"
 
 
 class SSEDecoder:
@@ -51,23 +50,19 @@ class SSEDecoder:
         Raises:
             ProtocolError: an event is larger than the limit.
         """
-        if self._at_start:
-            block = self._without_bom(block)
-        if self._after_cr and block:
-            self._after_cr = False
-            if block.startswith(b"\n"):
-                block = block[1:]
+        if not block:
+            return []
+        if self._after_cr:
+            block = block.removeprefix(b"\n")
         if not self._line and not self._data:
             # Nearly all blocks are whole events of one line each. To take them apart at once is five times as fast.
             events = block[6:-2].split(_NEXT)
             plain = block.startswith(_NEXT[2:]) and block.endswith(b"\n\n") and len(block) <= self._max_event
             if plain and block.count(b"\n") == 2 * len(events) and b"\r" not in block:
+                self._after_cr = self._at_start = False
                 return events
-        if b"\r" in block:
-            self._after_cr = block.endswith(b"\r")
-            lines = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        else:
-            lines = block.split(b"\n")
+        self._after_cr = block.endswith(b"\r")
+        lines = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         rest = lines.pop()
         events = []
         if lines:
@@ -76,22 +71,15 @@ class SSEDecoder:
                 lines[0] = b"".join(self._line)
                 self._line = []
                 self._line_size = 0
+            if self._at_start:
+                self._at_start = False
+                lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")  # one BOM, which is not part of the stream
             self._interpret(lines, events)
         if rest:
             self._line.append(rest)
             self._line_size += len(rest)
         self._check(self._line_size + self._data_size)
         return events
-
-    def _without_bom(self, block: bytes) -> bytes:
-        """One BOM at the very start is not part of the stream."""
-        block = b"".join(self._line) + block
-        self._line = []
-        if len(block) < len(_BOM) and _BOM.startswith(block):
-            self._line = [block]  # may be the beginning of a BOM
-            return b""
-        self._at_start = False
-        return block[len(_BOM) :] if block.startswith(_BOM) else block
 
     def _interpret(self, lines: List[bytes], events: List[bytes]) -> None:
         data = self._data
@@ -102,11 +90,8 @@ class SSEDecoder:
                     events.append(data[0] if len(data) == 1 else b"\n".join(data))
                     data.clear()
                     self._data_size = 0
-            elif line.startswith(b"data:"):
+            elif line.startswith(b"data:") or line == b"data":
                 data.append(line[6:] if line.startswith(b" ", 5) else line[5:])
-                self._data_size += len(line)
-            elif line == b"data":
-                data.append(b"")
                 self._data_size += len(line)
 
     def _check(self, size: int) -> None:
