@@ -18,18 +18,15 @@ if TYPE_CHECKING:
     from dataclasses import fields as fields
     from dataclasses import replace as replace
 else:
-    _REQUIRED = object()
-    _NOT_GIVEN = object()
+    _MISSING = object()
 
-    class _Field:
-        __slots__ = ("name", "type", "default", "default_factory", "repr", "metadata")
-
-        def __init__(self, default, default_factory, repr, metadata):
-            self.default, self.default_factory, self.repr, self.metadata = default, default_factory, repr, metadata
-
-    def field(*, default=_REQUIRED, default_factory=None, repr=True, metadata=None):
+    class field:
         """As `dataclasses.field`."""
-        return _Field(default, default_factory, repr, metadata or {})
+
+        default, default_factory, repr, metadata = _MISSING, None, True, {}
+
+        def __init__(self, **given):
+            self.__dict__.update(given)
 
     def fields(declared):
         """The fields of a class or an instance, in their order, each with `name`, `type`, `default` and `metadata`."""
@@ -46,10 +43,10 @@ else:
     def _declare(cls):
         declared = []
         for name, type in cls.__dict__["__annotations__"].items():
-            found = cls.__dict__.get(name, _REQUIRED)
-            if not isinstance(found, _Field):
-                found = _Field(found, None, True, {})
-            elif found.default is _REQUIRED:
+            found = cls.__dict__.get(name, _MISSING)
+            if not isinstance(found, field):
+                found = field() if found is _MISSING else field(default=found)
+            elif found.default is _MISSING:
                 delattr(cls, name)
             else:
                 setattr(cls, name, found.default)
@@ -71,36 +68,31 @@ else:
             self.__init__(*args, **kwargs)
 
         cls.__init__ = first_init
-        cls.__signature__ = _Signature()
         cls.__replace__ = replace  # copy.replace of Python 3.13
-        cls.__dataclass_fields__ = _StandardFields()
+        for name, make in (("__signature__", _signature), ("__dataclass_fields__", _standard_fields)):
+            setattr(cls, name, _WhenAsked(name, make))
         return cls
 
     def _fill(self, args, kwargs):
         """What `__init__` does, for one instance that is not worth compiling it; False if the arguments are wrong."""
         given = {**dict(zip(self.__match_args__, args)), **kwargs}
-        fits = len(given) == len(args) + len(kwargs) and given.keys() <= set(self.__match_args__)
-        values = self.__dict__
+        fits = len(given) == len(args) + len(kwargs)
         for found in self._fields:
-            if found.name in given:
-                values[found.name] = given[found.name]
-            elif found.default_factory is not None:
-                values[found.name] = found.default_factory()
-            else:
-                values[found.name] = found.default
-                fits = fits and found.default is not _REQUIRED
-        return fits
+            default = found.default if found.default_factory is None else found.default_factory()
+            value = self.__dict__[found.name] = given.pop(found.name, default)
+            fits = fits and value is not _MISSING
+        return fits and not given
 
     def _compile_init(cls):
         """Make the `__init__` of a class: a millisecond for the largest, so not for the first instance."""
         # Into the dictionary: a call of object.__setattr__ for each field would take twice as long.
-        values, parameters, lines = {"_NOT_GIVEN": _NOT_GIVEN}, ["self"], ["d = self.__dict__"]
+        values, parameters, lines = {"_MISSING": _MISSING}, ["self"], ["d = self.__dict__"]
         for number, found in enumerate(cls._fields):
             name, value, default = found.name, found.name, ""
             if found.default_factory is not None:
-                values[f"f{number}"], default = found.default_factory, "=_NOT_GIVEN"
-                value = f"f{number}() if {name} is _NOT_GIVEN else {name}"
-            elif found.default is not _REQUIRED:
+                values[f"f{number}"], default = found.default_factory, "=_MISSING"
+                value = f"f{number}() if {name} is _MISSING else {name}"
+            elif found.default is not _MISSING:
                 values[f"v{number}"], default = found.default, f"=v{number}"
             parameters.append(name + default)
             lines.append(f"d[{name!r}] = {value}")
@@ -108,33 +100,34 @@ else:
         cls.__init__ = values["__init__"]
         cls.__init__.__qualname__ = f"{cls.__qualname__}.__init__"
 
-    class _Signature:
+    class _WhenAsked:
+        """An attribute of a class that is made when somebody looks."""
+
+        def __init__(self, name, make):
+            self.name, self.make = name, make
+
+        def __get__(self, instance, cls):
+            value = self.make(cls)
+            setattr(cls, self.name, value)
+            return value
+
+    def _signature(cls):
         """What `help` and `inspect.signature` show."""
+        import inspect
 
-        def __get__(self, instance, cls):
-            import inspect
+        _compile_init(cls)
+        signature = inspect.signature(cls.__init__)
+        return signature.replace(parameters=[*signature.parameters.values()][1:])
 
-            _compile_init(cls)
-            signature = inspect.signature(cls.__init__)
-            cls.__signature__ = signature.replace(parameters=[*signature.parameters.values()][1:])
-            return cls.__signature__
+    def _standard_fields(cls):
+        """What the standard library finds its own fields in."""
+        import dataclasses
 
-    class _StandardFields:
-        """What the standard library finds its own fields in, made when it looks."""
-
-        def __get__(self, instance, cls):
-            import dataclasses
-
-            twin = type(cls.__name__, (), {"__annotations__": {found.name: found.type for found in cls._fields}})
-            for found in cls._fields:
-                given = {"repr": found.repr, "metadata": found.metadata}
-                if found.default_factory is not None:
-                    given["default_factory"] = found.default_factory
-                elif found.default is not _REQUIRED:
-                    given["default"] = found.default
-                setattr(twin, found.name, dataclasses.field(**given))
-            cls.__dataclass_fields__ = dataclasses.dataclass(frozen=True)(twin).__dataclass_fields__
-            return cls.__dataclass_fields__
+        declared = []
+        for found in cls._fields:
+            given = {key: value for key, value in vars(found).items() if key not in ("name", "type")}
+            declared.append((found.name, found.type, dataclasses.field(**given)))
+        return dataclasses.make_dataclass(cls.__name__, declared, frozen=True).__dataclass_fields__
 
     def __setattr__(self, name, value):
         raise _frozen(f"cannot assign to field {name!r}")
