@@ -1,4 +1,4 @@
-"""One thread that reads for all streams which only wait for more to come.
+"""Threads: how one is started, and the one that reads for all streams which only wait for more to come.
 
 llama-server generates for all of its slots at once, and sends all of their tokens in the same moment. With a thread for
 each stream that moment would wake 64 threads, and each of them the event loop; this one is woken once, takes what has
@@ -13,15 +13,19 @@ import select
 import threading
 import time
 
+from .errors import FlynnError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    from typing import Callable, Dict, List, Optional, Protocol, TypeVar
+    from typing import Any, Callable, Dict, List, Optional, Protocol
 
-    T = TypeVar("T")
+    from .thread_iterator import Channel as _Channel
+
+    Channel = _Channel[Any]
     Wakes = Dict[Optional[asyncio.AbstractEventLoop], List[asyncio.Future[None]]]
 
-    class Source(Protocol[T]):
+    class Source(Protocol):
         """An iterator that can be read without blocking while all it does is to wait for a socket."""
 
         @property
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
         def lend(self) -> int:
             """The socket's descriptor, not to be closed before `give_back`; -1 if it does not wait."""
 
-        def take_ready(self) -> List[T]:
+        def take_ready(self) -> List[Any]:
             """The items that have come."""
 
         def expire(self) -> None:
@@ -44,44 +48,47 @@ if TYPE_CHECKING:
         def give_back(self) -> None:
             """The descriptor is not used any more."""
 
-    class Channel(Protocol):
-        """Where a source's items go."""
 
-        def iterate(self) -> bool:
-            """Iterate in a thread; whether the pump may go on."""
-
-        def lend(self) -> int:
-            """Begin to be read by the pump; the descriptor to wait for, -1 if a thread has to go on."""
-
-        def give_back(self) -> None:
-            """End to be read by the pump."""
-
-        def pump(self, wakes: Wakes) -> bool:
-            """Take what has come, and add whom to wake; whether the pump is to go on with it."""
-
-        def is_late(self, now: float) -> bool:
-            """Whether nothing has come for too long, which a thread then has to say."""
-
-
+NAME = "flynn-iterator"  # of each thread
 _TICK = 0.25  # seconds between two looks at the time
 
 
-class Pump:
-    """The thread, while there is anything for it to do.
+def start(target: Callable[..., object], *arguments: object, name: str) -> None:
+    """Call a function in a thread of its own, which does not keep the process from ending.
 
-    Args:
-        serve: begins a thread for a channel that needs one.
-        wake: resolves the futures of a loop, from any thread.
+    The size of its stack is left as it is. A smaller one would fit more often into little memory, but CPython allows a
+    recursion that needs 2 MiB of it (3.13), and a server's deeply nested JSON would then end the process.
+
+    Raises:
+        FlynnError: there is no room for one.
     """
+    try:
+        threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise FlynnError(f"{error}: too little memory, or too many processes (see ulimit -v and ulimit -u)") from None
 
-    def __init__(self, serve: Callable[[Channel], None], wake: Callable[[Wakes], None]) -> None:
-        self._serve, self._wake = serve, wake
+
+class Pump:
+    """The thread, while there is anything for it to do."""
+
+    def __init__(self) -> None:
         # Reentrant: the collector may run `__del__` methods that come here while it is held.
         self._lock = threading.RLock()
         self._new: List[Channel] = []
         self._bell = -1  # the end of a pipe to write to; -1 while there is no thread
 
-    def take(self, channel: Channel) -> Optional[Channel]:
+    def serve(self, channel: Optional[Channel]) -> None:
+        """Do what a channel needs a thread for, which is this one."""
+        while channel is not None and channel.iterate():
+            channel = self._take(channel)
+
+    def _start(self, channel: Channel) -> None:
+        try:
+            start(self.serve, channel, name=NAME)
+        except FlynnError:  # no thread can be had: this one will do, though the others wait for it
+            self.serve(channel)
+
+    def _take(self, channel: Channel) -> Optional[Channel]:
         """Read for a channel from now on; in this thread, if there is no other yet.
 
         Returns:
@@ -114,10 +121,10 @@ class Pump:
                     os.close(self._bell)
                     self._bell = -1
                     for channel in leaving[1:]:
-                        self._serve(channel)
+                        self._start(channel)
                     return leaving[0] if leaving else None
             for channel in leaving:
-                self._serve(channel)
+                self._start(channel)
             wakes: Wakes = {}
             left = [
                 descriptor for descriptor, _ in poll.poll(_TICK * 1000) if descriptor != bell or not os.read(bell, 64)
@@ -127,7 +134,7 @@ class Pump:
             if now > looked + _TICK:
                 looked = now
                 left += [descriptor for descriptor, channel in channels.items() if channel.is_late(now)]
-            self._wake(wakes)
+            wake(wakes)
             leaving = [self._release(descriptor, channels, poll) for descriptor in dict.fromkeys(left)]
 
     def _admit(self, channels: Dict[int, Channel], poll: select.poll) -> List[Channel]:
@@ -150,3 +157,19 @@ class Pump:
         channel = channels.pop(descriptor)
         channel.give_back()
         return channel
+
+
+def wake(wakes: Wakes) -> None:
+    """Resolve futures, each in its loop, from any thread."""
+    for loop, waiters in wakes.items():
+        if waiters and loop is not None:
+            try:
+                loop.call_soon_threadsafe(_resolve, waiters)
+            except RuntimeError:
+                pass  # the loop is closed, which channels see for themselves
+
+
+def _resolve(waiters: List[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

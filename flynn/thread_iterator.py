@@ -10,20 +10,17 @@ import time
 from collections import deque
 from typing import Callable, Deque, Generic, Iterable, List, Optional, TypeVar
 
-from .errors import FlynnError
-from .pump import Pump
-from .thread import start
+from .pump import NAME, Pump, start, wake
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .pump import Channel, Source, Wakes
+    from .pump import Source, Wakes
 
 T = TypeVar("T")
 
 _FOREIGN = "a ThreadIterator belongs to the event loop that it was first used in"
-_NAME = "flynn-iterator"
 _LOOK = 1.0  # seconds after which a thread whose buffer is full looks whether the loop was closed
 
 
@@ -52,7 +49,7 @@ class ThreadIterator(Generic[T]):
     ) -> None:
         if buffer < 1:
             raise ValueError(f"buffer is a number of items over 0, not {buffer!r}")
-        self._channel = _Channel(iterable, buffer, interrupt)
+        self._channel = Channel(iterable, buffer, interrupt)
 
     def __aiter__(self) -> Self:
         return self
@@ -109,7 +106,7 @@ class ThreadIterator(Generic[T]):
             self._channel.stop()
 
 
-class _Channel(Generic[T]):
+class Channel(Generic[T]):
     """What the thread and the consumer share. The thread refers to nothing else of the consumer's, so that a consumer
     which nobody refers to is collected, and stops the thread."""
 
@@ -122,7 +119,8 @@ class _Channel(Generic[T]):
         self.finished = False
         self.error: Optional[BaseException] = None
         self._iterable = iterable
-        self._source: Optional[Source[T]] = iterable if hasattr(iterable, "take_ready") else None  # type: ignore[assignment]
+        self._is_source = hasattr(iterable, "take_ready")
+        self._source: Source = iterable  # type: ignore[assignment]
         self._interrupt = interrupt
         self._stopped = False
         self._loop: Optional[asyncio.AbstractEventLoop] = None
@@ -135,7 +133,7 @@ class _Channel(Generic[T]):
         if self._loop is None and not self.finished:
             self._loop = loop
             try:
-                start(contextvars.copy_context().run, _serve, self, name=_NAME)
+                start(contextvars.copy_context().run, _pump.serve, self, name=NAME)
             except BaseException:
                 self._loop = None  # it has not begun, and there is no thread to wait for
                 raise
@@ -175,10 +173,10 @@ class _Channel(Generic[T]):
         try:
             if self._has_room():
                 for item in self._iterable:
-                    _wake({self._loop: self._put([item])})
+                    wake({self._loop: self._put([item])})
                     if not self._has_room():
                         break
-                    if self._source is not None and self._source.waits:
+                    if self._is_source and self._source.waits:
                         return True
         except BaseException as raised:
             error = raised
@@ -193,7 +191,7 @@ class _Channel(Generic[T]):
                 error = RuntimeError(_FOREIGN)  # whoever reads on in another loop is not to take this for the end
             self.error = error
             self.finished = True
-            _wake({self._loop: self._put([])})
+            wake({self._loop: self._put([])})
         return False
 
     def _put(self, items: List[T]) -> List[asyncio.Future[None]]:
@@ -218,16 +216,16 @@ class _Channel(Generic[T]):
     # --- in the pump's thread, for a source ---------------------------------------------------------------------------
 
     def lend(self) -> int:
-        """See `flynn.pump.Channel`, also for the other three."""
+        """Begin to be read by the pump; the descriptor to wait for, -1 if a thread has to go on."""
         self._heard = time.monotonic()
-        return self._source.lend() if self._source is not None else -1
+        return self._source.lend()
 
     def give_back(self) -> None:
-        if self._source is not None:
-            self._source.give_back()
+        """End to be read by the pump."""
+        self._source.give_back()
 
     def pump(self, wakes: Wakes) -> bool:
-        assert self._source is not None
+        """Take what has come, and add whom to wake; whether the pump is to go on with it."""
         self._heard = time.monotonic()
         items = self._source.take_ready()
         if items:
@@ -237,7 +235,7 @@ class _Channel(Generic[T]):
         return not self.paused and self._is_wanted() and self._source.waits
 
     def is_late(self, now: float) -> bool:
-        assert self._source is not None
+        """Whether nothing has come for too long, which a thread then has to say."""
         limit = self._source.timeout
         if limit is None or now < self._heard + limit:
             return False
@@ -245,40 +243,13 @@ class _Channel(Generic[T]):
         return True
 
 
-def _start(channel: Channel) -> None:
-    try:
-        start(_serve, channel, name=_NAME)
-    except FlynnError:  # no thread can be had: this one will do, though the others wait for it
-        _serve(channel)
-
-
-def _serve(channel: Optional[Channel]) -> None:
-    while channel is not None and channel.iterate():
-        channel = _pump.take(channel)
-
-
-def _wake(wakes: Wakes) -> None:
-    for loop, waiters in wakes.items():
-        if waiters and loop is not None:
-            try:
-                loop.call_soon_threadsafe(_resolve, waiters)
-            except RuntimeError:
-                pass  # the loop is closed, which channels see for themselves
-
-
-def _resolve(waiters: List[asyncio.Future[None]]) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)
-
-
-_pump = Pump(_start, _wake)
+_pump = Pump()
 
 
 def _after_fork() -> None:
     """A child has none of its parent's threads."""
     global _pump
-    _pump = Pump(_start, _wake)
+    _pump = Pump()
 
 
 if hasattr(os, "register_at_fork"):

@@ -15,7 +15,7 @@ import threading
 import time
 
 from ..errors import ConfigError, FlynnError, ServerNotRunningError
-from ..thread import start
+from ..pump import start
 from .results import success
 
 TYPE_CHECKING = False

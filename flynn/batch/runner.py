@@ -7,7 +7,7 @@ from collections import deque
 
 from ..errors import ConfigError
 from ..http.call import check_timeout
-from ..thread import start
+from ..pump import start
 from .requests import Defaults, Request, make_request
 from .results import Result
 from .threads import Threads

@@ -8,7 +8,7 @@ import threading
 
 from ..errors import FlynnError, NotSupportedError
 from ..http.call import CallAborted, Scope
-from ..thread import start
+from ..pump import start
 from .results import success
 
 TYPE_CHECKING = False
