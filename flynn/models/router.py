@@ -22,7 +22,7 @@ def create_client(config: Config, role: str = "local") -> LlamaCppClient:
         ConfigError: the configuration has no such role.
 
     Example:
-        >>> client = create_client(load_config("flynn.yaml"), "local")                       # doctest: +SKIP
+        >>> client = create_client(load_config("flynn.yaml"), "local")
     """
     if role not in config.models:
         known = ", ".join(config.models)

@@ -113,9 +113,6 @@ def encode_completion(
         prompt: the fields that the route has for it.
         options: given by the caller.
         defaults: the client's, for fields that the caller does not set; those of the chat route alone are left out.
-
-    Raises:
-        TypeError: an option is none of the route's.
     """
     known = completion_options()
     check_options(options, known)
@@ -125,8 +122,7 @@ def encode_completion(
         body.update((name, given[name]) for name in known[:-1] if given.get(name) is not None)
         extra.update(given.get("extra") or {})
     if stream:
-        # The progress always: while llama-server reads a prompt it finds out that its client has gone only by writing.
-        body.update(stream=True, return_progress=True)
+        body.update(stream=True, return_progress=True)  # progress always, as in `encode_chat`
     return {**body, **extra}
 
 
@@ -141,11 +137,7 @@ def count_completions(body: Mapping[str, Any]) -> int:
 
 
 def decode_completions(value: Any) -> CompletionResponse:
-    """The reply to a request without `stream`.
-
-    Raises:
-        ProtocolError: it is not what a completion route answers.
-    """
+    """The reply to a request without `stream`."""
     choices = []
     for raw in objects({"response": value if isinstance(value, list) else [value]}, "response"):
         whole = _CompletionSoFar()
@@ -189,18 +181,11 @@ class _CompletionSoFar:
 
 
 class CompletionStreamDecoder:
-    """Takes the data of a completion stream's events and gives typed events; assembles the response on the way.
+    """A `flynn.models.local.stream.Decoder` of completions.
 
     Args:
         count: completions to come.
         progress: whether to give progress events, which every stream has.
-
-    Example:
-        >>> decoder = CompletionStreamDecoder(1)
-        >>> decoder.feed(b'{"content": "Hi", "tokens": [7], "stop": false}')
-        [ContentEvent(text='Hi', choice=0, logprobs=(), type='content')]
-        >>> decoder.response().tokens
-        (7,)
     """
 
     def __init__(self, count: int, *, progress: bool = False) -> None:
@@ -210,12 +195,6 @@ class CompletionStreamDecoder:
         self._choices: Dict[int, _CompletionSoFar] = {}
 
     def feed(self, data: bytes) -> List[CompletionEvent]:
-        """The events in the data of one server-sent event.
-
-        Raises:
-            ServerError: it is an error event.
-            ProtocolError: it is not what a completion route sends.
-        """
         chunk = expect_object(decode_json(data), "event")
         if "error" in chunk:
             raise decode_error(None, data)
@@ -234,7 +213,6 @@ class CompletionStreamDecoder:
         return events
 
     def response(self) -> CompletionResponse:
-        """All that came so far."""
         choices = [so_far.completion() for _, so_far in sorted(self._choices.items())] or [Completion("")]
         raws = [choice.raw for choice in choices]
         return CompletionResponse(tuple(choices), raws[0] if len(raws) == 1 else raws)

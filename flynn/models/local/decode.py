@@ -30,23 +30,15 @@ _TIMINGS = tuple(option.name for option in fields(Timings))
 
 
 def decode_json(data: bytes) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ProtocolError: it is not JSON in UTF-8, or nested too deeply for Python's reader.
-    """
+    """The value of a JSON text in UTF-8."""
     try:
         return _DECODE(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # the latter: nested too deeply for Python's reader
         raise ProtocolError(f"expected JSON, got {_shown(data)} ({type(error).__name__}: {error})") from None
 
 
 def get(mapping: Mapping[str, Any], key: str, default: T) -> T:
-    """A member of a JSON object; the default if it is missing or null.
-
-    Raises:
-        ProtocolError: it is not of the default's type.
-    """
+    """A member of a JSON object, which must be of the default's type; the default if it is missing or null."""
     value = mapping.get(key)
     if value is None:
         return default
@@ -57,7 +49,7 @@ def get(mapping: Mapping[str, Any], key: str, default: T) -> T:
 
 
 def objects(mapping: Mapping[str, Any], key: str) -> List[Dict[str, Any]]:
-    """A member of a JSON object that is a list of objects; empty if it is missing or null."""
+    """`get` for a list of objects."""
     values: List[Any] = get(mapping, key, [])
     for value in values:
         expect_object(value, key)
@@ -65,7 +57,7 @@ def objects(mapping: Mapping[str, Any], key: str) -> List[Dict[str, Any]]:
 
 
 def number(mapping: Mapping[str, Any], key: str) -> Optional[float]:
-    """A member of a JSON object that is a number; None if it is missing or null."""
+    """`get` for a number; None if it is missing or null."""
     value = mapping.get(key)
     if value is None or isinstance(value, (int, float)):
         return value
@@ -73,7 +65,7 @@ def number(mapping: Mapping[str, Any], key: str) -> Optional[float]:
 
 
 def integers(mapping: Mapping[str, Any], key: str) -> List[int]:
-    """A member of a JSON object that is a list of integers; empty if it is missing or null."""
+    """`get` for a list of integers."""
     values: List[Any] = get(mapping, key, [])
     if not all(isinstance(value, int) for value in values):
         raise ProtocolError(f"expected a list of integers as {key!r}, got {_shown(values)}")
@@ -143,11 +135,7 @@ def _error_class(status: Optional[int], kind: Optional[str], message: str) -> Ty
 
 
 def decode_chat(data: bytes) -> ChatResponse:
-    """The reply to a request without `stream`.
-
-    Raises:
-        ProtocolError: it is not what the chat route answers.
-    """
+    """The reply to a request without `stream`."""
     raw = expect_object(decode_json(data))
     choices = []
     for item in objects(raw, "choices"):
@@ -176,7 +164,6 @@ def decode_logprobs(item: Mapping[str, Any]) -> Tuple[Mapping[str, Any], ...]:
 
 
 def decode_usage(raw: Mapping[str, Any]) -> Optional[Usage]:
-    """The `usage` of a reply; None if it has none."""
     usage: Dict[str, Any] = get(raw, "usage", {})
     if not usage:
         return None
@@ -185,7 +172,6 @@ def decode_usage(raw: Mapping[str, Any]) -> Optional[Usage]:
 
 
 def decode_timings(raw: Mapping[str, Any]) -> Optional[Timings]:
-    """The `timings` of a reply; None if it has none."""
     timings: Dict[str, Any] = get(raw, "timings", {})
     if not timings:
         return None

@@ -54,7 +54,7 @@ class _ChoiceSoFar:
 
 
 class ChatStreamDecoder:
-    """Takes the data of a chat stream's events and gives typed events; assembles the response on the way.
+    """A `flynn.models.local.stream.Decoder` of a chat.
 
     Args:
         progress: whether to give progress events, which every stream has.
@@ -78,12 +78,6 @@ class ChatStreamDecoder:
         self._repeated: Tuple[List[str], Type[Union[ContentEvent, ReasoningEvent]], int] = ([], ContentEvent, 0)
 
     def feed(self, data: bytes) -> List[StreamEvent]:
-        """The events in the data of one server-sent event.
-
-        Raises:
-            ServerError: it is an error event.
-            ProtocolError: it is not what the chat route sends.
-        """
         text = self._repeat.read(data)
         if text:
             pieces, kind, index = self._repeated
@@ -153,7 +147,6 @@ class ChatStreamDecoder:
             choice.finish_reason = get(item, "finish_reason", "")
 
     def response(self) -> ChatResponse:
-        """All that came so far."""
         choices = [so_far.choice() for _, so_far in sorted(self._choices.items())]
         usage = None
         if self._usages:
@@ -166,6 +159,5 @@ class ChatStreamDecoder:
 
 
 def decode_progress(progress: Mapping[str, Any], choice: int) -> ProgressEvent:
-    """A `prompt_progress` as an event."""
     total, cached, processed = (get(progress, key, 0) for key in ("total", "cache", "processed"))
     return ProgressEvent(total, cached, processed, get(progress, "time_ms", 0), choice)

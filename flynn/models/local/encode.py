@@ -21,11 +21,7 @@ _A_PROMPT = "a prompt is a string, a sequence of Message or mappings, or a ChatR
 
 
 def chat_request(prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
-    """The request that a prompt and keyword options make; an option wins over the same field of a request.
-
-    Raises:
-        TypeError: an option is no field of the chat route, or the prompt is of none of its types.
-    """
+    """The request that a prompt and keyword options make; an option wins over the same field of a request."""
     check_options(options, _OPTIONS)
     if isinstance(prompt, ChatRequest):
         return replace(prompt, **options) if options else prompt
@@ -43,11 +39,7 @@ def chat_request(prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
 
 
 def check_options(options: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse what a route does not have.
-
-    Raises:
-        TypeError: an option is none of the known ones.
-    """
+    """Refuse, with a TypeError, what a route does not have."""
     for name in options:
         if name not in known:
             from ...nearest import suggestion
@@ -67,37 +59,25 @@ def with_defaults(request: ChatRequest, defaults: Mapping[str, Any]) -> ChatRequ
 
 
 def encode_chat(request: ChatRequest, *, stream: bool) -> bytes:
-    """The body of a request to the chat route.
-
-    Raises:
-        ValueError: a value that JSON cannot hold, or `tool_choice` names a tool that is not there.
-        TypeError: a value of a type that JSON does not have.
-        ConfigError: the file of an image or a recording cannot be read.
-    """
+    """The body of a request to the chat route."""
     body = encode_prompt(request)
     if stream:
-        body["stream"] = True
-        body["stream_options"] = {"include_usage": True}
-        # Always: while llama-server reads a prompt it finds out that its client has gone only by writing to it.
-        body["return_progress"] = True
+        # Progress always: while it reads a prompt llama-server finds out that its client has gone only by writing.
+        body.update(stream=True, stream_options={"include_usage": True}, return_progress=True)
     body.update(request.extra)
     return encode_json(body)
 
 
 def encode_json(value: Any) -> bytes:
-    """A value as JSON in UTF-8.
-
-    Raises:
-        ValueError, TypeError: JSON cannot hold it.
-    """
+    """A value as JSON in UTF-8; a ValueError or TypeError if JSON cannot hold it."""
     # Not ASCII only: text in most languages is half as long in UTF-8 as in \\u escapes. A lone surrogate has no UTF-8.
     return _ENCODE(value).encode("utf-8", "replace")
 
 
 def encode_prompt(request: ChatRequest) -> Dict[str, Any]:
     """The JSON of a request: its messages and every field that is set."""
-    body: Dict[str, Any] = {"messages": [encode_message(message) for message in request.messages]}
-    body.update({name: value for name, value in vars(request).items() if value is not None and name not in body})
+    body = {name: value for name, value in vars(request).items() if value is not None}
+    body["messages"] = [encode_message(message) for message in request.messages]
     del body["extra"]
     if not isinstance(body.get("tool_choice", ""), str):
         _force_tool(body)
@@ -144,7 +124,7 @@ def _encode_content(content: Any) -> Any:
         content = [content]
     if content is None or isinstance(content, str):
         return content
-    return [_encode_part(part) for part in content]
+    return list(map(_encode_part, content))
 
 
 def _encode_part(part: Any) -> Any:

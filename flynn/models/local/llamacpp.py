@@ -33,6 +33,9 @@ _CHAT = "/v1/chat/completions"
 class LlamaCppClient(TextRoutes, ServerRoutes):
     """A client of one llama-server. It may be shared by threads, and keeps connections alive between calls.
 
+    The `timeout` of a method is in seconds, for all of the call, None for no limit; by default it is the client's. What
+    goes wrong in a call is raised as one of `flynn.errors`.
+
     Args:
         endpoint: `http://HOST:PORT`, `https://HOST:PORT` (a path after it is a prefix of every route), or
             `unix:///path/to.sock`.
@@ -43,8 +46,6 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
         ssl_context: for `https:`; by default what `ssl.create_default_context` returns.
 
     Attributes:
-        endpoint: as it was given.
-        defaults: the fields of `ChatRequest` that are added to requests without them.
         transport: sends any request; what the methods here are made of.
 
     Raises:
@@ -52,7 +53,7 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
 
     Example:
         >>> client = LlamaCppClient("http://localhost:8080")
-        >>> client.chat("Why is the sky blue?", max_tokens=200).content                      # doctest: +SKIP
+        >>> client.chat("Why is the sky blue?", max_tokens=200).content
         'The sky appears blue because of ...'
     """
 
@@ -78,7 +79,7 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
 
     @property
     def timeout(self) -> Optional[float]:
-        """Seconds, None for no limit, of calls that do not say otherwise."""
+        """The client's own."""
         return self.transport.timeout
 
     def chat(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> ChatResponse:
@@ -86,18 +87,16 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
 
         Args:
             request: a prompt, a sequence of `Message` or mappings, or a `ChatRequest`.
-            timeout: seconds for all of the call, None for no limit; by default the client's.
             options: fields of `ChatRequest`.
 
         A server that answers in one piece looks only once a second, and only while it has nothing to send to anybody,
         whether its client has gone. A call that may have to be cancelled is better streamed.
 
         Raises:
-            ServerNotRunningError, RequestTimeoutError, ServerError, ProtocolError: see `flynn.errors`.
             TypeError: an option is no field of `ChatRequest`.
 
         Example:
-            >>> client.chat([Message("user", "Hi")], temperature=0).content                  # doctest: +SKIP
+            >>> client.chat([Message("user", "Hi")], temperature=0).content
             'Hello! How can I help you today?'
         """
         body = encode_chat(self._request(request, options), stream=False)
@@ -115,16 +114,21 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
         """Answer a request, piece by piece as it is generated. The request is sent when iteration begins.
 
         Args:
-            request: as for `chat`.
-            timeout: seconds of silence, None for no limit; by default the client's.
+            request, options: as for `chat`.
+            timeout: seconds of silence.
             resume: go on where the stream was when its connection is cut. The server then keeps what it sent (4 MiB of
                 it) until the stream ends or is closed. If this process is killed, the server generates to the end
                 and forgets the stream 300 seconds later.
             resume_for: seconds for which to try, 60 by default.
-            options: fields of `ChatRequest`.
 
         Returns:
-            An iterator of events; see `ChatStream` for what it raises.
+            An iterator of events; see `ServerStream` for what it raises.
+
+        Example:
+            >>> with client.chat_stream("Hi") as stream:
+            ...     for event in stream:
+            ...         if event.type == "content":
+            ...             print(event.text, end="")
         """
         made = self._request(request, options)
         body = encode_chat(made, stream=True)
@@ -142,9 +146,7 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
             self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
         ) -> Any: ...
 
-    def chat_json(
-        self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
-    ) -> Any:
+    def chat_json(self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any) -> Any:
         """Answer a request with an instance of a type. The server lets the model write nothing but JSON that fits it.
 
         The model itself does not see the type: say in the request what is wanted.
@@ -155,7 +157,6 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
                 other annotation that JSON can express, such as `List[Person]` or an Enum; or a JSON schema, as a
                 mapping. Fields with a default may be missing from the answer. Annotated adds limits:
                 `Annotated[str, Limits(maxLength=80)]`.
-            timeout: as for `chat`.
             options: fields of `ChatRequest`; `max_tokens` has to suffice for all of the JSON.
 
         Returns:
@@ -164,14 +165,13 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
         Raises:
             StructuredOutputError: the model ran out of tokens before the end, or what it wrote does not fit.
             TypeError: JSON cannot express the type. Nothing was sent.
-            FlynnError: as for `chat`.
 
         Example:
-            >>> @dataclass                                                                   # doctest: +SKIP
+            >>> @dataclass
             ... class City:
             ...     name: str
             ...     population: int
-            >>> client.chat_json("What is the largest city of Japan?", City)                 # doctest: +SKIP
+            >>> client.chat_json("What is the largest city of Japan?", City)
             City(name='Tokyo', population=13960000)
         """
         from ...structured.answer import Answer
@@ -196,14 +196,11 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
         """`chat_json`, with what there is of the answer as it grows.
 
         Args:
-            request, schema: as for `chat_json`.
-            timeout, options: as for `chat_stream`.
+            request, schema, options: as for `chat_json`.
+            timeout: seconds of silence.
 
         Returns:
             An iterator of partial values; see `JSONStream` for what it raises. Its `result` is the instance.
-
-        Raises:
-            TypeError: JSON cannot express the type.
         """
         from ...structured.answer import Answer, JSONStream
 
@@ -232,7 +229,7 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
             max_rounds: requests that may be sent, 10 by default.
             max_result: characters of a result that the model is told, 20,000 by default; what is cut is said.
             stream: give the events of `chat_stream` too, while a reply is generated.
-            timeout: for each request, as for `chat` or `chat_stream`. Functions take what time they need.
+            timeout: for each request. Functions take what time they need.
             options: fields of `ChatRequest`. A `tool_choice` that forces a call holds for the first request only.
 
         Returns:
@@ -242,7 +239,7 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
             TypeError: a function, or a parameter of it, cannot be expressed as a tool, or it is asynchronous.
 
         Example:
-            >>> client.run_tools("Do I need a coat in Oslo?", [get_weather]).answer().content    # doctest: +SKIP
+            >>> client.run_tools("Do I need a coat in Oslo?", [get_weather]).answer().content
             'Yes, it is 2 °C.'
         """
         from ...tools.rounds import Rounds
@@ -252,11 +249,7 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
         return ToolRun(self, rounds, stream, timeout)
 
     def count_tokens(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> int:
-        """The number of prompt tokens that `chat` would send to the model, chat template included.
-
-        Raises:
-            FlynnError: as for `chat`.
-        """
+        """The number of prompt tokens that `chat` would send to the model, chat template included."""
         body = encode_prompt(self._request(request, options))
         reply = expect_object(self.transport.json("POST", f"{_CHAT}/input_tokens", body, timeout))
         count = get(reply, "input_tokens", -1)
@@ -267,11 +260,8 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
     def apply_template(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> str:
         """The prompt that the chat template makes of a request; it could be altered and given to `complete`.
 
-        Args:
-            request, options: as for `chat`.
-
         Example:
-            >>> client.apply_template("Hi")                                                  # doctest: +SKIP
+            >>> client.apply_template("Hi")
             '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
         """
         body = encode_prompt(self._request(request, options))
@@ -287,8 +277,8 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
             False if no such answer is being generated, or not with `reasoning_control`.
 
         Example:
-            >>> stream = client.chat_stream("Why?", reasoning_control=True)                  # doctest: +SKIP
-            >>> for event in stream:                                                         # doctest: +SKIP
+            >>> stream = client.chat_stream("Why?", reasoning_control=True)
+            >>> for event in stream:
             ...     if event.type == "reasoning" and time.monotonic() > limit:
             ...         client.end_reasoning(stream.response.id)
         """
@@ -304,16 +294,12 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
             method: e.g. `"POST"`.
             path: from the endpoint's prefix on, with a query if the route wants one.
             body: sent as JSON; None for no body.
-            timeout: as for `chat`.
 
         Returns:
             The JSON of the reply, decoded.
 
-        Raises:
-            FlynnError: as for `chat`.
-
         Example:
-            >>> client.request("GET", "/props")["total_slots"]                               # doctest: +SKIP
+            >>> client.request("GET", "/props")["total_slots"]
             4
         """
         return self.transport.json(method, path, body, timeout)

@@ -50,14 +50,11 @@ class Repeat:
         return None
 
     def learn(self, data: bytes, key: str) -> bool:
-        """Take an event for the pattern of those to come, unless the present pattern is in use.
+        """Take an event for the pattern of those to come, unless the present pattern is in use; whether that is done.
 
         Args:
-            data: the event.
+            data: the event, which is JSON.
             key: the member of `choices[0].delta` that is going to differ.
-
-        Returns:
-            Whether `read` now goes by it.
         """
         self._misses += 1
         start = data.find(f'"{key}":"'.encode()) + len(key) + 4

@@ -226,16 +226,11 @@ def decode_models(value: Any) -> List[ModelInfo]:
 
 
 class ModelEventDecoder:
-    """Takes the data of the events of `/models/sse`, which has no end, and gives typed events."""
+    """A `flynn.models.local.stream.Decoder` of the events of `/models/sse`, which has no end."""
 
     done = False
 
     def feed(self, data: bytes) -> List[ModelEvent]:
-        """The event in the data of one server-sent event.
-
-        Raises:
-            ProtocolError: it is not what the route sends.
-        """
         raw = expect_object(decode_json(data), "event")
         change: Dict[str, Any] = get(raw, "data", {})
         status = get(change, "status", "") or None
@@ -277,9 +272,6 @@ _LABEL = r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)'
 
 def decode_metrics(data: bytes) -> Metrics:
     """The metrics in a Prometheus text.
-
-    Raises:
-        ProtocolError: it is none.
 
     Example:
         >>> decode_metrics(b'# TYPE requests gauge\\nrequests{slot="0"} 2\\n').samples

@@ -33,9 +33,6 @@ class ServerRoutes(Routes):
 
         Returns:
             Health: true if it is ready, false while its model loads.
-
-        Raises:
-            ServerNotRunningError: it is not up.
         """
         from .server import Health
 
@@ -136,7 +133,7 @@ class ServerRoutes(Routes):
             An iterator of `ModelEvent` without end, to be closed. It hears what happens once it is iterated or entered.
 
         Example:
-            >>> with client.model_events() as events:                                        # doctest: +SKIP
+            >>> with client.model_events() as events:
             ...     client.load_model("qwen", wait=False)
             ...     for event in events:
             ...         print(event.model, event.status, event.progress)
@@ -165,7 +162,7 @@ class ServerRoutes(Routes):
             filename: a name in that directory, without a path.
 
         Raises:
-            NotSupportedError: the server was started without `--slot-save-path`.
+            NotSupportedError: the server was started without it.
             ServerError: the file cannot be written or has no good name.
         """
         from .server import decode_slot_file
@@ -176,7 +173,6 @@ class ServerRoutes(Routes):
         """Restore the prompt cache of a slot from a file that `save_slot` has made.
 
         Raises:
-            NotSupportedError: the server was started without `--slot-save-path`.
             ServerError: there is no such file, or the slot has no room for it.
         """
         from .server import decode_slot_file
@@ -217,13 +213,13 @@ class ServerRoutes(Routes):
         self.transport.json("POST", "/lora-adapters", list(adapters), timeout)
 
     def metrics(self, *, timeout: Optional[float] = OWN) -> Metrics:
-        """What the server counts and measures. Wants a server started with `--metrics`.
+        """What the server counts and measures.
 
         Raises:
             NotSupportedError: the server was started without `--metrics`.
 
         Example:
-            >>> client.metrics()["llamacpp:tokens_predicted_total"]                          # doctest: +SKIP
+            >>> client.metrics()["llamacpp:tokens_predicted_total"]
             1024.0
         """
         from .server import decode_metrics

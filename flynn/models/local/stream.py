@@ -11,7 +11,7 @@ from .sse import SSEDecoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator, List, Optional, Protocol
+    from typing import Any, Callable, Iterator, List, Optional, Protocol
 
     from typing_extensions import Self
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from .transfer import Transfer
 
     class Decoder(Protocol):
-        """Makes events of the data of server-sent events. Does no I/O."""
+        """Makes typed events of the data of server-sent events, and assembles the response on the way. Does no I/O."""
 
         @property
         def done(self) -> bool:
             """Whether nothing more is to come."""
 
         def feed(self, data: bytes) -> List[Any]:
-            """The events in the data of one server-sent event."""
+            """The events in the data of one server-sent event; raises the ServerError that it is."""
 
         def response(self) -> Any:
             """What came so far."""
@@ -77,23 +77,28 @@ class ServerStream:
     def __next__(self) -> Any:
         for event in self._batch:
             return event
-        while not self._ended:
-            try:
-                with self._reading:
-                    self._batch = iter(self._read())
-            except CallAborted:
-                break
-            except BaseException:
-                self.close()
-                raise
-            if self._ended:
-                self._dispose()
+        while not self._ended and self._alone(self._read):
             for event in self._batch:
                 return event
         raise StopIteration
 
-    def _read(self) -> List[Any]:
-        """The events of the next block of bytes."""
+    def _alone(self, step: Callable[[], None]) -> bool:
+        """Take a step that reads, while nobody else does; False if the call was ended meanwhile."""
+        aborted = False
+        try:
+            with self._reading:
+                step()
+        except CallAborted:
+            aborted = True
+        except BaseException:
+            self.close()
+            raise
+        if self._ended:
+            self._dispose()
+        return not aborted
+
+    def _read(self) -> None:
+        """Make the events of the next block of bytes the next ones."""
         if self._failure is not None:
             raise self._failure
         events: List[Any] = []
@@ -106,7 +111,7 @@ class ServerStream:
         if self._decoder.done:
             self._transfer.finish()
             self._ended = self._closed = True
-        return events
+        self._batch = iter(events)
 
     def _decode(self, block: bytes) -> List[Any]:
         events: List[Any] = []
@@ -175,16 +180,7 @@ class ServerStream:
         return error
 
     def __enter__(self) -> Self:
-        try:
-            with self._reading:
-                self._open()
-        except CallAborted:
-            pass
-        except BaseException:
-            self.close()
-            raise
-        if self._ended:
-            self._dispose()
+        self._alone(self._open)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -233,14 +229,7 @@ class TextStream(ServerStream):
 
 
 class ChatStream(TextStream):
-    """A chat answer as it is generated. Made by `LlamaCppClient.chat_stream`; see `ServerStream`.
-
-    Example:
-        >>> with client.chat_stream("Hi") as stream:                                        # doctest: +SKIP
-        ...     for event in stream:
-        ...         if event.type == "content":
-        ...             print(event.text, end="")
-    """
+    """A chat answer as it is generated. Made by `LlamaCppClient.chat_stream`; see `ServerStream`."""
 
     if TYPE_CHECKING:
 

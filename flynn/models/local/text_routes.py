@@ -26,15 +26,13 @@ class TextRoutes(Routes):
         Args:
             prompt: a text, a list of tokens, a list of both, a mapping in the server's own form (`prompt_string`,
                 `multimodal_data`), or a list of such prompts.
-            timeout: as for `chat`.
             options: fields of `ChatRequest`, without those of chat: `n_predict`, `temperature`, `stop`, `n_probs`, …
 
         Raises:
-            ServerNotRunningError, RequestTimeoutError, ServerError, ProtocolError: see `flynn.errors`.
             TypeError: an option is none of the route's.
 
         Example:
-            >>> client.complete("The sky is", n_predict=3).content                           # doctest: +SKIP
+            >>> client.complete("The sky is", n_predict=3).content
             ' blue today'
         """
         from .completion import decode_completions, encode_completion
@@ -87,13 +85,13 @@ class TextRoutes(Routes):
             input_suffix: what is after it.
             prompt: how the filling begins.
             input_extra: other files, each as `{"filename": …, "text": …}`.
-            timeout, options: as for `complete`.
+            options: as for `complete`.
 
         Raises:
             NotSupportedError: the model was not made for it.
 
         Example:
-            >>> client.infill("def add(a, b):\\n    return ", "\\n").content                 # doctest: +SKIP
+            >>> client.infill("def add(a, b):\\n    return ", "\\n").content
             'a + b'
         """
         from .completion import decode_completions, encode_completion
@@ -119,7 +117,6 @@ class TextRoutes(Routes):
             embd_normalize: the norm to divide by; 2: Euclidean, -1: none. By default the server's, which is 2.
             model: which one, where a server has several.
             extra: merged into the JSON, for what has no argument here.
-            timeout: as for `complete`.
 
         Returns:
             A sequence of lists of floats, one for each input; `numpy.asarray` of it copies nothing.
@@ -128,7 +125,7 @@ class TextRoutes(Routes):
             NotSupportedError: the server was started without `--embeddings`.
 
         Example:
-            >>> len(client.embed(["The sky is blue.", "Grass is green."])[0])                # doctest: +SKIP
+            >>> len(client.embed(["The sky is blue.", "Grass is green."])[0])
             576
         """
         from .retrieval import decode_embeddings
@@ -148,12 +145,9 @@ class TextRoutes(Routes):
     ) -> List[Embeddings]:
         """For each input the embeddings of its tokens. Wants a server started with `--embeddings --pooling none`.
 
-        Args:
-            input, model, extra, timeout: as for `embed`.
-
         Example:
-            >>> [tokens] = client.embed_tokens("The sky is blue.")                           # doctest: +SKIP
-            >>> len(tokens), len(tokens[0])                                                  # doctest: +SKIP
+            >>> [tokens] = client.embed_tokens("The sky is blue.")
+            >>> len(tokens), len(tokens[0])
             (5, 576)
         """
         from .retrieval import decode_token_embeddings
@@ -178,14 +172,14 @@ class TextRoutes(Routes):
             query: what is looked for.
             documents: texts.
             top_n: how many to return; by default all.
-            model, extra, timeout: as for `embed`.
+            model, extra: as for `embed`.
 
         Raises:
             NotSupportedError: the server was started without `--reranking`.
             TypeError: `documents` is a string.
 
         Example:
-            >>> client.rerank("colour of grass", ["Grass is green.", "I sleep."]).results[0].index   # doctest: +SKIP
+            >>> client.rerank("colour of grass", ["Grass is green.", "I sleep."]).results[0].index
             0
         """
         from .retrieval import decode_ranking
@@ -238,7 +232,7 @@ class TextRoutes(Routes):
             with_pieces: return each token together with what it stands for.
 
         Example:
-            >>> client.tokenize("Hello world", with_pieces=True)                             # doctest: +SKIP
+            >>> client.tokenize("Hello world", with_pieces=True)
             [TokenPiece(id=19556, piece='Hello'), TokenPiece(id=905, piece=' world')]
         """
         body = {"content": text, "add_special": add_special, "parse_special": parse_special, "with_pieces": with_pieces}

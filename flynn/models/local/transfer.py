@@ -10,19 +10,12 @@ from __future__ import annotations
 
 import time
 
-from ...errors import (
-    ConnectionLostError,
-    FlynnError,
-    ProtocolError,
-    RequestTimeoutError,
-    ServerError,
-    ServerNotRunningError,
-)
+from ...errors import ConnectionLostError, FlynnError, RequestTimeoutError, ServerError, ServerNotRunningError
 from ...http.call import Call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Any, Optional
 
     from ...http.connection import Response
     from .transport import Transport
@@ -76,19 +69,11 @@ class Transfer:
         self._hung = False
 
     def open(self) -> None:
-        """Send the request.
-
-        Raises:
-            ConnectionLostError: the connection was cut before the answer began and the stream could not be resumed.
-            FlynnError: as `Transport.send` does.
-        """
-        headers = {"Accept": "text/event-stream"}
-        if self._session:
-            headers["X-Conversation-Id"] = self._session
+        """Send the request; raises a ConnectionLostError if the answer could not be resumed before it began."""
+        headers = {"X-Conversation-Id": self._session} if self._session else {}
         self._sent = True
         try:
-            method = "GET" if self._body is None else "POST"
-            self._take(self._transport.send(self._call, method, self._path, self._body, headers))
+            self._send("GET" if self._body is None else "POST", self._path, self._body, headers=headers)
         except ConnectionLostError:
             if not self._reconnect():
                 raise
@@ -138,11 +123,8 @@ class Transfer:
         """The wire was silent for too long: `read` is to say so."""
         self._call.end_within(0)
 
-    def _take(self, response: Response) -> None:
-        if response.content_type != "text/event-stream":
-            response.close()
-            raise ProtocolError(f"expected an event stream, got {response.content_type or 'no content type'!r}")
-        self._response = response
+    def _send(self, method: str, path: str, body: Optional[bytes] = None, **how: Any) -> None:
+        self._response = self._transport.send(self._call, method, path, body, kind="text/event-stream", **how)
         self._response_start = self.position
 
     def _reconnect(self) -> bool:
@@ -157,8 +139,7 @@ class Transfer:
             if time.monotonic() >= self._cut_at + self._resume_for:
                 return False
             try:
-                path = f"{self.kept_at}&from={self.position}"
-                self._take(self._transport.send(self._call, "GET", path, wait_for_model=False))
+                self._send("GET", f"{self.kept_at}&from={self.position}", wait_for_model=False)
                 self.resumes += 1
                 return True
             except ServerError as error:

@@ -33,6 +33,7 @@ OWN: Any = ...
 MAX_REPLY = 256 * 1024 * 1024
 MAX_ERROR = 1024 * 1024
 _JSON = "application/json"
+_KINDS = {_JSON: "JSON", "text/event-stream": "an event stream"}
 LOADING_PAUSE = 0.25  # seconds between two looks whether the model is loaded
 
 
@@ -47,7 +48,7 @@ class Transport:
         self, endpoint: str, auth_token: Optional[str], timeout: Optional[float], ssl_context: Optional[ssl.SSLContext]
     ) -> None:
         self.timeout = check_timeout(timeout)
-        self._headers = {"User-Agent": "flynn", "Accept": _JSON, "Accept-Encoding": "identity"}
+        self._headers = {"User-Agent": "flynn", "Accept-Encoding": "identity"}
         if auth_token is not None:
             self._headers["Authorization"] = f"Bearer {check_token(auth_token)}"
         self._pool = ConnectionPool(parse_endpoint(endpoint), ssl_context)
@@ -57,29 +58,14 @@ class Transport:
         return Call(self.timeout if timeout is OWN else check_timeout(timeout), whole=whole)
 
     def json(self, method: str, path: str, body: Optional[Body] = None, timeout: Optional[float] = OWN) -> Any:
-        """The JSON with which a route answers.
-
-        Args:
-            method: e.g. `"POST"`.
-            path: from the endpoint's prefix on.
-            body: sent as JSON; None for no body.
-            timeout: seconds for the whole call, None for no limit; by default the client's.
-
-        Raises:
-            FlynnError: whatever goes wrong.
-        """
+        """The JSON with which a route answers; see `LlamaCppClient.request`."""
         return decode_json(self.fetch(method, path, None if body is None else encode_json(body), timeout))
 
     def fetch(
         self, method: str, path: str, body: Optional[bytes] = None, timeout: Optional[float] = OWN, kind: str = _JSON
     ) -> bytes:
-        """As `json`, bytes in and out. The answer must be of a media type."""
-        response = self.send(self.call(timeout), method, path, body)
-        if response.content_type != kind:
-            response.close()
-            expected = "JSON" if kind == _JSON else kind
-            raise ProtocolError(f"expected {expected}, got {response.content_type or 'no content type'!r}")
-        return response.read(MAX_REPLY)
+        """As `json`, bytes in and out. The answer must be of a media type, `kind`."""
+        return self.send(self.call(timeout), method, path, body, kind=kind).read(MAX_REPLY)
 
     def send(
         self,
@@ -87,12 +73,13 @@ class Transport:
         method: str,
         path: str,
         body: Optional[bytes] = None,
-        headers: Optional[Mapping[str, str]] = None,
         *,
+        kind: str = "",
+        headers: Optional[Mapping[str, str]] = None,
         wait_for_model: bool = True,
     ) -> Response:
-        """Send a request; wait while the model loads; raise what an answer other than 2xx means."""
-        sent: Dict[str, str] = {**self._headers, **(headers or {})}
+        """Send a request; wait while the model loads; raise what an answer means that is not 2xx, or not of a kind."""
+        sent: Dict[str, str] = {**self._headers, "Accept": kind or _JSON, **(headers or {})}
         if body is not None:
             sent["Content-Type"] = _JSON
         give_up = math.inf if call.timeout is None else time.monotonic() + call.timeout
@@ -101,6 +88,10 @@ class Transport:
             try:
                 response = self._pool.request(call, method, path, body, sent)
                 if 200 <= response.status < 300:
+                    if kind and response.content_type != kind:
+                        response.close()
+                        came = response.content_type or "no content type"
+                        raise ProtocolError(f"expected {_KINDS.get(kind, kind)}, got {came!r}")
                     return response
                 if response.status < 400:
                     response.close()
