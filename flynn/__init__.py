@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .models.types import ToolCall as ToolCall
     from .structured import Limits as Limits
     from .thread_iterator import ThreadIterator as ThreadIterator
-    from .tools.signature import Tool as Tool
+    from .tools import Tool as Tool
 
 _WHERE = {
     "aio": "AsyncLlamaCppClient",
@@ -59,7 +59,7 @@ _WHERE = {
     "models.types": "Audio ChatRequest ChatResponse Image Message ModelClient ToolCall",
     "structured": "Limits",
     "thread_iterator": "ThreadIterator",
-    "tools.signature": "Tool",
+    "tools": "Tool",
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .models.local.stream import ServerStream
     from .models.types import ChatResponse, Prompt, StreamEvent
     from .structured.answer import AsyncJSONStream
-    from .tools.aio import AsyncToolRun
-    from .tools.signature import Tool
+    from .tools import Tool
+    from .tools.run import AsyncToolRun
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -150,8 +150,8 @@ class AsyncLlamaCppClient:
         **options: Any,
     ) -> AsyncToolRun:
         """Answer a request with the help of functions, asynchronous ones too; see `LlamaCppClient.run_tools`."""
-        from .tools.aio import AsyncToolRun
         from .tools.rounds import Rounds
+        from .tools.run import AsyncToolRun
 
         rounds = Rounds(self._client._request(request, options), tools, max_rounds, max_result)
         return AsyncToolRun(self, rounds, stream, timeout)

@@ -322,9 +322,13 @@ def test_what_goes_wrong_is_told_to_the_model_in_one_line(mode: Mode, name: str,
     assert isinstance(ran.results[0].error, (RuntimeError, ValueError))
 
 
-@pytest.mark.parametrize("arguments", ["", "{", "null", "[1]", '"x"', "nonsense"])
+# Python reads the last ones.
+UNREADABLE = ["", "{", "null", "[1]", '"x"', "nonsense", '{"x": NaN}', '{"x": 1e999}', r'{"x": "\ud800"}']
+
+
+@pytest.mark.parametrize("arguments", [*UNREADABLE, '{"x": 1%s}' % ("0" * 400)])
 def test_arguments_that_llama_server_refuses_do_not_come_back_to_it(mode: Mode, arguments: str) -> None:
-    """It answers 500 to a conversation with arguments that are not JSON."""
+    """It answers 500 to a conversation with arguments that are not JSON, or not such as its parser takes."""
     with mode.serve([("get_weather", arguments)], "Sorry.") as server:
         ran = mode.run(server, [get_weather])
     (call,) = sent(server, 1)["messages"][1]["tool_calls"]
@@ -640,7 +644,8 @@ def test_a_real_model_calls_an_asynchronous_function_and_answers(
 def test_a_real_server_goes_on_after_calls_that_do_not_fit(tool_server: RealServer) -> None:
     """A model that writes nonsense, and then the real one, with what Flynn made of that."""
     mode = Mode(False, False)
-    nonsense = [("get_weather", '{"city'), ("get_weather", ""), ("nothing", "[1]"), ("", '"x"'), ("broken", "{}")]
+    nonsense = [("get_weather", arguments) for arguments in UNREADABLE]
+    nonsense += [("nothing", "[1]"), ("", '"x"'), ("broken", "{}")]
     with mode.serve(nonsense, "Sorry.") as server:
         messages = mode.run(server, [get_weather, broken]).messages
     client = LlamaCppClient(tool_server.endpoint)

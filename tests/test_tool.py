@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Literal, Optional
 import pytest
 
 from flynn import Tool
-from flynn.tools.signature import ArgumentsError
+from flynn.tools import ArgumentsError
 
 
 class Unit(enum.Enum):

@@ -10,7 +10,7 @@ import traceback
 
 from ..errors import ConfigError
 from ..nearest import suggestion
-from ..tools.signature import Tool
+from ..tools import Tool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

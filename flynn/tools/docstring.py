@@ -35,9 +35,6 @@ _SPHINX_FIELD = re.compile(
 def parse_docstring(text: Optional[str]) -> Tuple[str, Dict[str, str]]:
     """What a docstring says: of the function, up to the first section, and of each parameter by its name.
 
-    Args:
-        text: the docstring as it is, indented; None if there is none.
-
     Example:
         >>> parse_docstring('''The weather in a city.
         ...
@@ -67,7 +64,7 @@ def _begins_section(lines: Sequence[str], number: int) -> bool:
 
 
 def _parameters(section: Sequence[str]) -> Dict[str, List[str]]:
-    """The pieces of text about each parameter, in a section that begins with its header."""
+    """The pieces of text about each parameter in a section."""
     field = _SPHINX_FIELD.match(section[0])
     if field:
         end = section.index("") if "" in section else len(section)

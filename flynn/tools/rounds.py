@@ -16,7 +16,7 @@ from ..dataclass import dataclass, replace
 from ..errors import ToolRoundsError
 from ..models.types import Message
 from ..nearest import suggestion
-from .signature import ArgumentsError, Tool, decode_arguments
+from . import ArgumentsError, Tool, decode_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,19 +47,28 @@ class ToolResultEvent:
 
 @dataclass(frozen=True)
 class Invocation:
-    """A call that is to be made.
-
-    Attributes:
-        call: as the model wrote it.
-        asynchronous: whether what `bind` returns has to be awaited, once called.
-        bind: gives the function with its arguments; raises ArgumentsError if it cannot be called.
-        max_result: characters of the result that the model is told.
-    """
+    """A call that is to be made, in a reply that was perhaps cut at the token limit."""
 
     call: ToolCall
-    asynchronous: bool
-    bind: Callable[[], Callable[[], Any]]
+    tools: Mapping[str, Tool]
+    cut: bool
     max_result: int
+
+    @property
+    def asynchronous(self) -> bool:
+        return self.call.name in self.tools and self.tools[self.call.name].asynchronous
+
+    def bind(self) -> Callable[[], Any]:
+        """The function with its arguments; raises ArgumentsError if it cannot be called."""
+        name = self.call.name
+        if name not in self.tools:
+            near = suggestion(name, self.tools)
+            raise ArgumentsError(f"no tool is named {name!r:.80}{near} (there is: {', '.join(self.tools)})")
+        try:
+            return self.tools[name].bind(self.call.arguments)
+        except ArgumentsError as error:
+            cut = " (the reply was cut at the token limit)" if self.cut else ""
+            raise ArgumentsError(f"{error}{cut}") from None
 
     def execute(self) -> ToolResultEvent:
         """Call a function that is not asynchronous."""
@@ -69,11 +78,7 @@ class Invocation:
             return self.failed(error)
 
     def returned(self, value: Any) -> ToolResultEvent:
-        """The event for what the function returned.
-
-        Raises:
-            Exception: it cannot be put in words.
-        """
+        """The event for what the function returned; raises what comes of putting that in words."""
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
         return ToolResultEvent(self.call, self._shortened(text))
 
@@ -88,20 +93,11 @@ class Invocation:
 
 
 class Rounds:
-    """A run with tools.
-
-    Args:
-        request: what is asked, without `tools`.
-        tools: functions, and `Tool`s.
-        max_rounds: requests that may be sent.
-        max_result: characters of a result that the model is told.
+    """A run with tools; its arguments are those of `run_tools`.
 
     Attributes:
         messages: the conversation so far, in whole rounds, so that it can always be sent.
         answer: the reply that asked for no more calls; None before it came.
-
-    Raises:
-        TypeError, ValueError: one of these is not as it has to be.
     """
 
     def __init__(
@@ -125,32 +121,14 @@ class Rounds:
         self._last: Optional[ChatResponse] = None
         self._round: List[Message] = []  # a reply and the results of its calls, while they are not complete
 
-    def answered(self) -> ChatResponse:
-        """The answer.
-
-        Raises:
-            RuntimeError: the run ended without one: it was closed, or something was raised.
-        """
-        if self.answer is None:
-            raise RuntimeError("the run ended without an answer")
-        return self.answer
-
     def refuse_asynchronous(self) -> None:
-        """For whoever cannot await.
-
-        Raises:
-            TypeError: a function is asynchronous.
-        """
+        """Raise TypeError for a function that is asynchronous."""
         for tool in self._tools.values():
             if tool.asynchronous:
                 raise TypeError(f"{tool.name} is asynchronous: only AsyncLlamaCppClient can call it")
 
     def request(self) -> ChatRequest:
-        """The next request.
-
-        Raises:
-            ToolRoundsError: there have been as many as there may be, and the model still calls tools.
-        """
+        """The next request; raises ToolRoundsError if there have been as many as there may be."""
         if not self._left:
             raise ToolRoundsError(f"the model still calls tools after {self._max_rounds} rounds", self._last)
         self._left -= 1
@@ -169,7 +147,8 @@ class Rounds:
         elif self._left:
             calls = response.tool_calls[:MAX_CALLS]
             self._round = [replace(response.message, tool_calls=tuple(map(_to_be_replayed, calls)))]
-            return [self._invocation(call, cut=response.finish_reason == "length") for call in calls]
+            cut = response.finish_reason == "length"
+            return [Invocation(call, self._tools, cut, self._max_result) for call in calls]
         return []
 
     def add(self, result: ToolResultEvent) -> None:
@@ -178,29 +157,16 @@ class Rounds:
         if len(self._round) > len(self._round[0].tool_calls):
             self.messages += self._round
 
-    def _invocation(self, call: ToolCall, cut: bool) -> Invocation:
-        tool = self._tools.get(call.name)
-
-        def bind() -> Callable[[], Any]:
-            if tool is None:
-                near = suggestion(call.name, self._tools)
-                raise ArgumentsError(f"no tool is named {call.name!r:.80}{near} (there is: {', '.join(self._tools)})")
-            try:
-                return tool.bind(call.arguments)
-            except ArgumentsError as error:
-                raise ArgumentsError(f"{error} (the reply was cut at the token limit)" if cut else str(error)) from None
-
-        return Invocation(call, tool is not None and tool.asynchronous, bind, self._max_result)
-
 
 def _to_be_replayed(call: ToolCall) -> ToolCall:
-    """The call as it goes back: llama-server answers every request 500 whose calls have arguments that are not JSON
+    """The call as it goes back: llama-server answers every request 500 whose calls have arguments that it cannot read
     (`func_args_not_string` in common/chat.cpp), and most templates expect an object."""
-    try:
-        decode_arguments(call.arguments)
-    except ArgumentsError:
+    try:  # Python reads more than it: NaN, half of a surrogate pair, and numbers that no float holds
+        values = decode_arguments(call.arguments, parse_int=float)
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
         return replace(call, arguments="{}")
-    return call if call.arguments else replace(call, arguments="{}")
+    return replace(call, arguments=call.arguments or "{}")
 
 
 def _plain(value: Any) -> Any:

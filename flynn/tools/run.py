@@ -1,4 +1,4 @@
-"""`ToolRun`: what `LlamaCppClient.run_tools` returns."""
+"""`ToolRun` and `AsyncToolRun`: what `run_tools` of either client returns."""
 
 from __future__ import annotations
 
@@ -6,16 +6,31 @@ from ..models.types import DoneEvent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Generator, List, Mapping, Optional, Union
+    from typing import Any, AsyncGenerator, Generator, List, Mapping, Optional, Union
 
+    from ..aio import AsyncLlamaCppClient
     from ..models.local.llamacpp import LlamaCppClient
     from ..models.types import ChatResponse, Message, StreamEvent
-    from .rounds import Rounds, ToolResultEvent
+    from .rounds import Invocation, Rounds, ToolResultEvent
 
     Step = Union[StreamEvent, ToolResultEvent]
 
 
-class ToolRun:
+class _Run:
+    _rounds: Rounds
+
+    @property
+    def messages(self) -> List[Union[Message, Mapping[str, Any]]]:
+        """The conversation so far, in whole rounds; of a run that has ended all of it, to go on with."""
+        return list(self._rounds.messages)
+
+    def _answered(self) -> ChatResponse:
+        if self._rounds.answer is None:
+            raise RuntimeError("the run ended without an answer")
+        return self._rounds.answer
+
+
+class ToolRun(_Run):
     """A run with tools: an iterator of its steps, and a context manager. Made by `LlamaCppClient.run_tools`.
 
     Nothing is sent before the first step is asked for, and no function is called before the step after the reply that
@@ -41,20 +56,16 @@ class ToolRun:
         self._rounds = rounds
         self._steps = _steps(rounds, client, stream, timeout)
 
-    @property
-    def messages(self) -> List[Union[Message, Mapping[str, Any]]]:
-        """The conversation so far, in whole rounds; of a run that has ended all of it, to go on with."""
-        return list(self._rounds.messages)
-
     def answer(self) -> ChatResponse:
         """Run to the end, if it has not ended yet; the reply that asked for no more calls.
 
         Raises:
+            RuntimeError: there is none: the run was closed, or something was raised.
             FlynnError: as iterating does.
         """
         for _ in self:
             pass
-        return self._rounds.answered()
+        return self._answered()
 
     def close(self) -> None:
         """End the run; the server stops generating. Closing twice is fine."""
@@ -73,7 +84,49 @@ class ToolRun:
         self.close()
 
 
-# No method: a run that nobody refers to any more would otherwise still refer to itself, and stay.
+class AsyncToolRun(_Run):
+    """`ToolRun` for asyncio: an asynchronous iterator of steps, and an asynchronous context manager.
+
+    The calls of one reply are made at the same time: asynchronous functions in the event loop, others in threads of its
+    executor. Their results come in the order of the calls. Cancelling the task ends the request under way and the
+    asynchronous functions; one that runs in a thread runs on, and nobody waits for it.
+
+    Example:
+        >>> async def weather(client):
+        ...     async for step in client.run_tools("What is the weather in Paris?", [get_weather]):
+        ...         print(step.type)
+    """
+
+    def __init__(self, client: AsyncLlamaCppClient, rounds: Rounds, stream: bool, timeout: Optional[float]) -> None:
+        self._rounds = rounds
+        self._steps = _async_steps(rounds, client, stream, timeout)
+
+    async def answer(self) -> ChatResponse:
+        """Run to the end, if it has not ended yet; the reply that asked for no more calls."""
+        async for _ in self:
+            pass
+        return self._answered()
+
+    async def close(self) -> None:
+        """End the run; the server stops generating. Closing twice is fine."""
+        await self._steps.aclose()
+
+    def __aiter__(self) -> AsyncToolRun:
+        return self
+
+    async def __anext__(self) -> Step:
+        return await self._steps.__anext__()
+
+    async def __aenter__(self) -> AsyncToolRun:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+
+# No methods: a run that nobody refers to any more would otherwise still refer to itself, and stay.
+
+
 def _steps(
     rounds: Rounds, client: LlamaCppClient, stream: bool, timeout: Optional[float]
 ) -> Generator[Step, None, None]:
@@ -93,3 +146,40 @@ def _steps(
             result = call.execute()
             rounds.add(result)
             yield result
+
+
+async def _async_steps(
+    rounds: Rounds, client: AsyncLlamaCppClient, stream: bool, timeout: Optional[float]
+) -> AsyncGenerator[Step, None]:
+    import asyncio
+
+    async def execute(call: Invocation) -> ToolResultEvent:
+        if not call.asynchronous:
+            return await asyncio.to_thread(call.execute)
+        try:
+            return call.returned(await call.bind()())
+        except Exception as error:
+            return call.failed(error)
+
+    while rounds.answer is None:
+        request = rounds.request()
+        if stream:
+            async with client.chat_stream(request, timeout=timeout) as events:
+                async for event in events:
+                    if event.type == "done":
+                        calls = rounds.take(event.response)
+                    yield event
+        else:
+            response = await client.chat(request, timeout=timeout)
+            calls = rounds.take(response)
+            yield DoneEvent(response)
+        tasks = [asyncio.ensure_future(execute(call)) for call in calls]
+        try:
+            for task in tasks:
+                result = await task
+                rounds.add(result)
+                yield result
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

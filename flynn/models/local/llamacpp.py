@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Iterable, Mapping, Optional, Type, TypeVar, Union, overload
 
     from ...structured.answer import JSONStream
+    from ...tools import Tool
     from ...tools.run import ToolRun
-    from ...tools.signature import Tool
     from ..types import ChatRequest, ChatResponse, Prompt
 
     T = TypeVar("T")
