@@ -5,7 +5,7 @@ ARGS ?=
 # The least share of the lines of flynn/ that the tests must cover, in percent.
 COVERAGE ?= 95
 
-.PHONY: help demo test test-all lint stress bench pyz install-service uninstall-service service-status service-logs clean
+.PHONY: help demo test test-all test-platforms lint stress bench pyz install-service uninstall-service service-status service-logs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' Makefile
@@ -18,6 +18,7 @@ demo:  ## chat with a real model on this machine; or PROMPT="..." or prompts on 
 test:  ## run all tests, with a real llama.cpp server, and measure their coverage of flynn/
 	@python=$$($(PYTHON) scripts/environment.py test) && \
 	{ $(PYTHON) scripts/environment.py server >/dev/null || test -z "$$CI"; } && \
+	{ $(PYTHON) scripts/platforms.py arm >/dev/null || test -z "$$CI"; } && \
 	$$python -m coverage erase && \
 	$$python -m coverage run -m pytest $(ARGS) && \
 	$$python -m coverage combine --quiet && \
@@ -30,6 +31,13 @@ test-all:  ## the same with each Python from 3.9 to 3.13 that is found here
 		$(MAKE) --no-print-directory test PYTHON=$$python || failed="$$failed $$python"; \
 	done && \
 	{ test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }; }
+
+test-platforms:  ## Flynn on 32-bit ARM, under qemu, and on musl: fetches Pythons for that, or compiles them
+	@python=$$($(PYTHON) scripts/environment.py test) && \
+	$(PYTHON) scripts/environment.py server >/dev/null && \
+	$(PYTHON) scripts/platforms.py arm && \
+	$(PYTHON) scripts/platforms.py musl && \
+	$$python -m pytest -v tests/places/test_platforms.py $(ARGS)
 
 lint:  ## ruff, mypy --strict, pyright on what callers see, and Flynn's reading of YAML compared with PyYAML's
 	@python=$$($(PYTHON) scripts/environment.py lint) && \

@@ -76,9 +76,9 @@ def server_command() -> List[str]:
 def model() -> Path:
     """A small instruct model as a GGUF file (98 MB), downloaded and checked if need be. Raises Unavailable."""
     path = MADE / "models" / MODEL
-    with _alone("models"):
+    with alone("models"):
         if not path.exists():
-            _say(f"Downloading {MODEL}, once: 98 MB")
+            say(f"Downloading {MODEL}, once: 98 MB")
             python = _made("download", [], _this_python)
             part = path.with_suffix(".part")
             shutil.rmtree(part, ignore_errors=True)
@@ -133,7 +133,7 @@ def pythons() -> List[str]:
         tried = (_tried(candidate) for candidate in _candidates(version))
         path = next((path for its_version, path in tried if its_version == version), None)
         if path is None:
-            _say("There is no Python {}.{} with venv here".format(*version))
+            say("There is no Python {}.{} with venv here".format(*version))
         else:
             found.append(path)
     if not found:
@@ -172,14 +172,14 @@ def _made(name: str, requirements: List[str], base: Callable[[], str], identity:
     path = MADE / name
     python, stamp = path / "bin" / "python", path / "made-from"
     made_from = "\n".join([identity, *requirements])
-    with _alone(name):
+    with alone(name):
         # `python` is a link: where it points was perhaps removed.
         if not (python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == made_from):
             if requirements:
                 packages = ", ".join(requirement.partition(";")[0].strip() for requirement in requirements)
-                _say(f"Installing in {path.relative_to(ROOT)}, once: {packages.replace(f'--editable={ROOT}', 'Flynn')}")
+                say(f"Installing in {path.relative_to(ROOT)}, once: {packages.replace(f'--editable={ROOT}', 'Flynn')}")
             stamp.unlink(missing_ok=True)
-            _run([base(), "-m", "venv", "--clear", str(path)])
+            run([base(), "-m", "venv", "--clear", str(path)])
             if requirements:
                 _pip(python, "install", *requirements)
             stamp.write_text(made_from, encoding="utf-8")
@@ -189,17 +189,17 @@ def _made(name: str, requirements: List[str], base: Callable[[], str], identity:
 def _pip(python: Path, command: str, *arguments: str) -> None:
     # -I: neither PYTHONPATH nor the packages of the user's home. Ready-made wheels only: nothing is ever compiled.
     options = ["--retries=2", "--only-binary=:all:", "--disable-pip-version-check"]
-    _run([str(python), "-I", "-m", "pip", command, *options, *arguments])
+    run([str(python), "-I", "-m", "pip", command, *options, *arguments])
 
 
-def _run(command: List[str]) -> None:
+def run(command: List[str]) -> None:
     """Run a command that makes something. A terminal sees its progress; a failure becomes one line, the rest a file."""
     terminal = sys.stderr.isatty()
     done = subprocess.run(
         command,
         stdout=sys.stderr if terminal else subprocess.PIPE,
         stderr=subprocess.PIPE if terminal else subprocess.STDOUT,
-        close_fds=False,  # hands down the lock, see _alone
+        close_fds=False,  # hands down the lock, see alone
     )
     if done.returncode:
         output = ((done.stderr if terminal else done.stdout) or b"").decode(errors="replace")
@@ -226,7 +226,7 @@ def failure(output: str) -> str:
 
 
 @contextlib.contextmanager
-def _alone(name: str) -> Iterator[None]:
+def alone(name: str) -> Iterator[None]:
     """Hold the lock `name` against a second make. What the file system refuses meanwhile becomes Unavailable."""
     try:
         (MADE / "models").mkdir(parents=True, exist_ok=True)
@@ -236,20 +236,20 @@ def _alone(name: str) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                _say(f"Waiting for another process that makes {name}")
+                say(f"Waiting for another process that makes {name}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except OSError as error:
         raise Unavailable(failure(str(error))) from error
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: List[str]) -> int:
     if arguments not in (["test"], ["lint"], ["stress"], ["server"], ["pythons"]):
-        _say("usage: environment.py test | lint | stress | server | pythons")
+        say("usage: environment.py test | lint | stress | server | pythons")
         return 2
     try:
         if arguments == ["server"]:
@@ -259,10 +259,10 @@ def main(arguments: List[str]) -> int:
         else:
             print(environment(arguments[0]))
     except Unavailable as error:
-        _say(f"Flynn's {arguments[0]} environment: {error}")
+        say(f"Flynn's {arguments[0]} environment: {error}")
         return 1
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         return 130
     return 0
 

@@ -65,9 +65,9 @@ class Home:
             [*python, *arguments], cwd=self.path, env=environment(self.path, **self.variables), **pipes
         )
 
-    def terminal(self, *arguments: str, **options: Any) -> Terminal:
+    def terminal(self, *arguments: str, python: Sequence[str] = FLYNN, **options: Any) -> Terminal:
         """Start `flynn ARGUMENTS` on a terminal."""
-        return Terminal([*FLYNN, *arguments], self.path, environment(self.path, **self.variables), **options)
+        return Terminal([*python, *arguments], self.path, environment(self.path, **self.variables), **options)
 
 
 class Ended:

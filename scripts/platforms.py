@@ -1,0 +1,192 @@
+"""Pythons of other platforms, to see Flynn on them: 32-bit ARM under qemu, and musl.
+
+    python3 scripts/platforms.py arm     # Debian's own Python for armhf, and qemu: fetches 100 MB
+    python3 scripts/platforms.py musl    # CPython, compiled against musl: fetches 140 MB, takes about three minutes
+
+Prints the command that runs that Python. Each is made once, in `.venv/platforms/`, on Debian or what descends from it.
+apt fetches and verifies the packages as the machine's own sources say, but with lists and a state of its own: nothing
+is installed, and no root is needed. A Python on musl is not to be had ready-made, so this one is compiled by
+the zig that PyPI has, which brings musl: static, without ssl, with the modules that Flynn and its tests may meet.
+
+Progress goes to standard error. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable, List, NamedTuple, Optional, Tuple
+
+import environment
+from environment import MADE, Unavailable, alone, run, say
+
+# Scripts of sh: `$1` is a folder for what is fetched, unpacked and compiled, `$2` the one to be made.
+UNPACK_ARM = """
+mkdir "$1/qemu" "$2/root"
+for package in "$1"/armhf/cache/archives/*.deb; do dpkg -x "$package" "$2/root"; done
+for package in "$1"/native/cache/archives/*.deb; do dpkg -x "$package" "$1/qemu"; done
+cp "$1"/qemu/usr/bin/qemu-arm-static "$2/qemu-arm" || cp "$1/qemu/usr/bin/qemu-arm" "$2"
+"""
+
+# Setup.stdlib lists the modules that configure has found to be possible; those that are named here go into the binary.
+COMPILE_MUSL = """
+PATH="$1:$PATH"
+export CC="zig cc -target $(uname -m)-linux-musl" AR="zig ar" RANLIB="zig ranlib"
+export ZIG_GLOBAL_CACHE_DIR="$1/cache" ZIG_LOCAL_CACHE_DIR="$1/cache"
+cd "$1"
+for archive in *.orig.tar.*; do tar -xf "$archive"; done
+mv Python-* python
+mv zlib-* zlib
+cd zlib
+CFLAGS="-O1 -w" ./configure --static
+make -s libz.a
+cd ../python
+test -e Modules/Setup.stdlib.in || { echo "ERROR: this release has Python 3.10 or older; 3.11 is needed"; exit 1; }
+./configure -q --disable-test-modules --without-ensurepip --with-pkg-config=no LDFLAGS="-static -s" \\
+    OPT="-O1 -w -fwrapv -fno-sanitize=undefined -DNDEBUG" ZLIB_CFLAGS=-I../zlib ZLIB_LIBS=../zlib/libz.a
+awk 'BEGIN { print "*static*" }
+    $1 ~ /^(array|binascii|fcntl|grp|math|mmap|resource|select|termios|unicodedata|zlib)$/
+    $1 ~ /^_(asyncio|bisect|blake2|contextvars|csv|datetime|heapq|json|md5|multiprocessing|opcode|pickle)$/
+    $1 ~ /^_(posixsubprocess|queue|random|sha1|sha2|sha256|sha3|sha512|socket|statistics|struct)$/' \\
+    Modules/Setup.stdlib > Modules/Setup.local
+nice make -s -j2 python
+library="$2/lib/python$(sed -n 's/^VERSION=[[:space:]]*//p' Makefile)"
+mkdir -p "$2/bin" "$library/lib-dynload"
+cp python "$2/bin/python3"
+rm -rf Lib/test Lib/idlelib Lib/lib2to3 Lib/ensurepip
+cp -R Lib/. "$library"
+"""
+
+
+class Platform(NamedTuple):
+    """How its Python is made, and the command that runs it, each word a path or an option."""
+
+    progress: str
+    fetch: Callable[[Path], None]
+    script: str
+    command: Tuple[str, ...]
+
+
+def python(name: str) -> List[str]:
+    """The command of the Python of a platform, `arm` or `musl`, which is made if need be. Raises Unavailable.
+
+    Example: `subprocess.run([*python("arm"), "-c", "import sys; print(sys.maxsize)"])` prints 2147483647
+    """
+    platform, made = PLATFORMS[name], MADE / "platforms" / name
+    with alone(name):
+        if not is_made(name):
+            if not shutil.which("apt-get"):
+                raise Unavailable("it comes by way of apt-get, which Debian and Ubuntu have")
+            say(platform.progress)
+            _make(platform, made)
+    return [word if word.startswith("-") else str(made / word) for word in platform.command]
+
+
+def is_made(name: str) -> bool:
+    """Whether nothing would have to be fetched or compiled for `python(name)`."""
+    stamp = MADE / "platforms" / name / "made-from"
+    return stamp.exists() and stamp.read_text(encoding="utf-8") == PLATFORMS[name].script
+
+
+def _make(platform: Platform, made: Path) -> None:
+    draft = made.with_suffix(".part")
+    shutil.rmtree(draft, ignore_errors=True)
+    result = draft / "made"
+    result.mkdir(parents=True)
+    try:
+        platform.fetch(draft)
+        run(["sh", "-euc", platform.script, "sh", str(draft), str(result)])
+        (result / "made-from").write_text(platform.script, encoding="utf-8")
+        shutil.rmtree(made, ignore_errors=True)
+        result.rename(made)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _fetch_arm(folder: Path) -> None:
+    for name, architecture, package in [("armhf", "armhf", "python3"), ("native", None, "qemu-user-static")]:
+        apt = _apt(folder / name, "deb", architecture)
+        run([*apt, "install", "--download-only", "--no-install-recommends", package])
+
+
+def _fetch_musl(folder: Path) -> None:
+    [zig] = environment.environment("musl").parent.parent.glob("lib/python*/site-packages/ziglang/zig")
+    (folder / "zig").symlink_to(zig)
+    apt = _apt(folder / "sources", "deb-src")
+    about = subprocess.check_output(["apt-cache", *apt[1:], "showsrc", "python3-defaults"], universal_newlines=True)
+    release = re.search(r"python3\.\d+", about)
+    if not release:
+        raise Unavailable("the machine's package sources have no source package of Python")
+    run(["sh", "-euc", 'cd "$1"; shift; "$@"', "sh", str(folder), *apt, "source", "--tar-only", release[0], "zlib"])
+
+
+def _apt(folder: Path, kind: str, architecture: Optional[str] = None) -> List[str]:
+    """The beginning of apt-get commands that know the machine's sources and change nothing outside of `folder`.
+
+    Args:
+        kind: of packages, `deb` or `deb-src`.
+        architecture: of packages, by default that of the machine.
+    """
+    for name in ("state/lists/partial", "cache/archives/partial", "sources"):
+        (folder / name).mkdir(parents=True)
+    (folder / "state" / "status").touch()
+    for source in [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]:
+        if source.exists():
+            text = re.sub(r"(?m)^Types:.*", f"Types: {kind}", source.read_text(encoding="utf-8"))
+            text = re.sub(r"(?m)^deb(-src)?(?=\s)", kind, text)
+            (folder / "sources" / source.name).write_text(text, encoding="utf-8")
+    options = {
+        "Dir::State": folder / "state",
+        "Dir::State::status": folder / "state" / "status",
+        "Dir::Cache": folder / "cache",
+        "Dir::Etc::sourcelist": "/dev/null",
+        "Dir::Etc::sourceparts": folder / "sources",
+        "Acquire::Languages": "none",
+        "APT::Sandbox::User": "root",  # another one may not be allowed to see `folder`
+        **({"APT::Architecture": architecture, "APT::Architectures": architecture} if architecture else {}),
+    }
+    # What the machine does after an update concerns its own lists.
+    lines = ["#clear APT::Update;", *(f'{name} "{value}";' for name, value in options.items())]
+    (folder / "apt.conf").write_text("\n".join(lines), encoding="utf-8")
+    apt = ["apt-get", "-qq", "-c", str(folder / "apt.conf")]
+    try:
+        run([*apt, "update"])
+    except Unavailable as error:  # perhaps only of a source that is not needed here
+        say(f"apt-get update: {error}")
+    return apt
+
+
+PLATFORMS = {
+    "arm": Platform(
+        "Fetching Debian's Python for armhf and qemu, once: 100 MB",
+        _fetch_arm,
+        UNPACK_ARM,
+        ("qemu-arm", "-L", "root", "root/usr/bin/python3"),
+    ),
+    "musl": Platform(
+        "Compiling a Python on musl, once: about three minutes",
+        _fetch_musl,
+        COMPILE_MUSL,
+        ("bin/python3",),
+    ),
+}
+
+
+def main(arguments: List[str]) -> int:
+    if len(arguments) != 1 or arguments[0] not in PLATFORMS:
+        say(f"usage: platforms.py {' | '.join(PLATFORMS)}")
+        return 2
+    try:
+        print(*python(arguments[0]))
+    except Unavailable as error:
+        say(f"a Python for {arguments[0]}: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,213 @@
+"""Flynn on other platforms: 32-bit ARM, emulated by qemu, and musl. The real server runs on this machine, as it is.
+
+scripts/platforms.py makes the Pythons. `make test` has the one for ARM made; the one on musl takes minutes to compile,
+and so it is only tested where `make test-platforms` has been.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import platform
+import ssl
+import sys
+from pathlib import Path
+from typing import Callable, List
+from urllib.parse import urlsplit
+
+import environment
+import platforms
+import pytest
+import trustme
+from command import Home
+from real_server import RealServer
+from relay import relay
+from scripted import DATA, LAST_CHUNK, STREAM_HEAD, chunk, closing, delta, event, eventually, head, serve, stream
+
+import flynn
+from flynn import LlamaCppClient
+
+from .test_one_line import NO_SSL
+from .test_works import check
+
+LONGEST = 2_147_483  # seconds: what poll(2) can wait for, in milliseconds
+
+
+@pytest.fixture(scope="module", params=platforms.PLATFORMS)
+def name(request: pytest.FixtureRequest) -> str:
+    if request.param == "musl" and not platforms.is_made("musl"):
+        pytest.skip("make test-platforms compiles a Python on musl")
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def python(name: str) -> List[str]:
+    """The command of a Python there, strict."""
+    try:
+        return [*platforms.python(name), "-S", "-B", "-W", "error"]
+    except environment.Unavailable as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def flynn_there(python: List[str], pyz: Path) -> List[str]:
+    return [*python, str(pyz)]
+
+
+WHAT_IT_IS = """
+import platform, sys
+with open(sys.executable, "rb") as binary:
+    program = binary.read()
+print(platform.machine(), sys.maxsize, b"GLIBC" in program, b"MUSL_LOCPATH" in program)
+"""
+
+
+def test_it_is_the_platform_that_it_is_called(name: str, python: List[str], home: Home) -> None:
+    said = {"arm": "armv7l 2147483647 True False\n", "musl": f"{platform.machine()} {sys.maxsize} False True\n"}
+    assert home.run(python=[*python, "-c", WHAT_IT_IS]) == (0, said[name], "")
+
+
+def test_every_module_can_be_imported(python: List[str], home: Home) -> None:
+    program = "import importlib, sys; list(map(importlib.import_module, sys.argv[1:])); print(len(sys.argv) - 1)"
+    names = [module.name for module in pkgutil.walk_packages(flynn.__path__, "flynn.")]
+    wanted = [name for name in names if name not in ("flynn.__main__", "flynn.batch.dask")]
+    assert home.run(*wanted, python=[*python, "-c", program]) == (0, f"{len(wanted)}\n", "")
+
+
+def test_its_version(flynn_there: List[str], home: Home) -> None:
+    assert home.run("--version", python=flynn_there) == (0, f"flynn {flynn.__version__}\n", "")
+
+
+def test_one_prompt_and_many_from_the_pyz(flynn_there: List[str], home: Home, real_server: RealServer) -> None:
+    check(home, real_server, flynn_there)
+
+
+def test_one_prompt_and_many_from_the_folder(python: List[str], home: Home, real_server: RealServer) -> None:
+    check(home, real_server, [*python, "-m", "flynn"])
+
+
+def test_ctrl_c_ends_an_answer_and_frees_the_slot(
+    flynn_there: List[str], home: Home, real_server: RealServer
+) -> None:
+    arguments = ("ask", "Tell a long story.", "--endpoint", real_server.endpoint)
+    with LlamaCppClient(real_server.endpoint) as client:
+        with home.terminal(*arguments, python=flynn_there) as terminal:
+            terminal.expect(" ")
+            assert any(slot.is_processing for slot in client.slots())
+            terminal.interrupt()
+            assert terminal.end() == 130
+        assert terminal.text.endswith("^C\r\n")
+        assert "Traceback" not in terminal.text
+        eventually(lambda: not any(slot.is_processing for slot in client.slots()))
+
+
+def test_a_batch_that_was_interrupted_goes_on(flynn_there: List[str], home: Home, real_server: RealServer) -> None:
+    prompts = home.write("prompts.jsonl", "".join(f'{{"prompt": "Tell a story. {each}"}}\n' for each in range(5)))
+    options = ("batch", prompts, "-o", "out.jsonl", "--jobs", "1", "--endpoint", real_server.endpoint)
+    with home.terminal(*options, "--max-tokens", "10", python=flynn_there) as terminal:
+        terminal.expect("\r1 done")
+        terminal.interrupt()
+        assert terminal.end() == 130
+    results = home.path / "out.jsonl"
+    done = results.read_text().splitlines()
+    assert 0 < len(done) < 5
+    assert home.run(*options, "--max-tokens", "10", python=flynn_there).code == 0
+    assert results.read_text().splitlines()[: len(done)] == done
+    answered = [json.loads(line) for line in results.read_text().splitlines()]
+    assert len({each["id"] for each in answered}) == len(answered) == 5
+    assert [each["error"] for each in answered] == [None] * 5
+
+
+LIBRARY = """
+import asyncio, sys
+from flynn import AsyncLlamaCppClient, ConfigError, LlamaCppClient
+timeout = int(sys.argv[2])
+options = {"max_tokens": 5, "temperature": 0.0}
+
+async def streamed(client):
+    async with client.chat_stream("Hi", **options) as stream:
+        return "".join([text async for text in stream.text()])
+
+async def main():
+    async with AsyncLlamaCppClient(sys.argv[1], timeout=timeout) as client:
+        answers = await asyncio.gather(*[streamed(client) for _ in range(4)], streamed(client))
+        return {(await client.chat("Hi", **options)).content, *answers}
+
+with LlamaCppClient(sys.argv[1], timeout=timeout) as client:
+    client.wait_until_ready(timeout=timeout)
+    answers = {client.chat("Hi", **options).content, "".join(client.chat_stream("Hi", **options).text())}
+assert answers == asyncio.run(main()), answers
+assert len(answers) == 1 and all(answers), answers
+try:
+    LlamaCppClient(sys.argv[1], timeout=timeout + 1)
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_the_library_synchronous_and_asynchronous_over_a_unix_socket_with_the_longest_timeout(
+    python: List[str], home: Home, tmp_path: Path, start_server: Callable[..., RealServer]
+) -> None:
+    server = start_server(host=tmp_path / "llama.sock")
+    ended = home.run(server.endpoint, str(LONGEST), python=[*python, "-c", LIBRARY])
+    said = f"a timeout is a number of seconds above 0 and up to {LONGEST}, or None for no limit, not a larger one\n"
+    assert ended == (0, said, "")
+
+
+def test_https(name: str, flynn_there: List[str], home: Home, real_server: RealServer) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(home.path / "authority.pem"))
+    home.variables = {"SSL_CERT_FILE": str(home.path / "authority.pem")}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with relay(("127.0.0.1", urlsplit(real_server.endpoint).port or 0), context) as port:
+        arguments = ("ask", "Hi", "--max-tokens", "3", "--endpoint", f"https://localhost:{port}")
+        ended = home.run(*arguments, python=flynn_there)
+    if name == "musl":
+        assert ended == (2, "", f"flynn: {NO_SSL}\n")
+    else:
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out.strip()
+
+
+OUTCOMES = """
+import sys
+from flynn import FlynnError, LlamaCppClient
+for _ in range(int(sys.argv[2])):
+    with LlamaCppClient(sys.argv[1], timeout=20) as client:
+        try:
+            for event in client.chat_stream("Hi", n=2):
+                print(event)
+        except FlynnError as error:
+            print(type(error).__name__, error)
+"""
+GIB_3 = 3 << 30  # more than a number of 32 bits with a sign can say
+PIECES = 1000  # bytes of a recorded stream that come at once
+
+
+def recorded(path: Path) -> bytes:
+    data = path.read_bytes()
+    return STREAM_HEAD + b"".join(chunk(data[at : at + PIECES]) for at in range(0, len(data), PIECES)) + LAST_CHUNK
+
+
+def test_a_stream_is_what_it_is_here(python: List[str], home: Home) -> None:
+    usage = {"prompt_tokens": GIB_3, "completion_tokens": 1 << 62}
+    answers = [
+        *map(recorded, sorted(DATA.rglob("*.sse"))),
+        stream(delta("é🙂", finish_reason="stop"), event({"choices": [], "usage": usage, "created": 1 << 40})),
+        head("Content-Type: text/event-stream", f"Content-Length: {GIB_3}") + delta("Hi"),
+        head("Content-Type: text/event-stream", f"Content-Length: {1 << 80}") + delta("Hi"),
+        STREAM_HEAD + b"%x\r\n" % GIB_3 + delta("Hi"),
+        STREAM_HEAD + b"%x\r\n" % (1 << 80) + delta("Hi"),
+    ]
+    outcomes = []
+    for command in ([sys.executable], python):
+        with serve(*map(closing, answers)) as server:
+            ended = home.run(server.endpoint, str(len(answers)), python=[*command, "-c", OUTCOMES])
+        assert (ended.code, ended.err) == (0, "")
+        outcomes.append(ended.out.replace(server.endpoint, "ENDPOINT"))
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0].count("DoneEvent") > len(list(DATA.rglob("*.sse")))
