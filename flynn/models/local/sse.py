@@ -62,7 +62,9 @@ class SSEDecoder:
                 self._after_cr = self._at_start = False
                 return events
         self._after_cr = block.endswith(b"\r")
-        lines = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        if b"\r" in block:  # to look for two bytes takes 70 times as long as for one
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = block.split(b"\n")
         rest = lines.pop()
         events = []
         if lines:
