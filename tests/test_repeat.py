@@ -8,8 +8,7 @@ from typing import Any, List, Optional
 
 import pytest
 
-from flynn.models.local.decode_stream import ChatStreamDecoder
-from flynn.models.local.repeat import Repeat
+from flynn.models.local.decode_stream import ChatStreamDecoder, Repeat
 
 
 def event(text: Any, index: int = 0, key: str = "content", *, escaped: bool = False, **more: Any) -> bytes:

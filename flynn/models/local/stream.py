@@ -106,7 +106,8 @@ class ServerStream:
             self._open()
             block = self._transfer.read()
             if not block:
-                raise self._interrupted(self._transfer.cut)
+                cut = self._transfer.cut
+                raise self._interrupted(cut) from cut
             events = self._decode(block)
         if self._decoder.done:
             self._transfer.finish()
@@ -175,9 +176,7 @@ class ServerStream:
         message = f"the stream was cut after {self._transfer.position} bytes"
         if partial is not None:
             message += f", {len(partial.content)} characters of text"
-        error = StreamInterruptedError(f"{message} ({cut})" if cut else message, partial)
-        error.__cause__ = cut
-        return error
+        return StreamInterruptedError(f"{message} ({cut})" if cut else message, partial)
 
     def __enter__(self) -> Self:
         self._alone(self._open)

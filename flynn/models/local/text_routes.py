@@ -35,10 +35,15 @@ class TextRoutes(Routes):
             >>> client.complete("The sky is", n_predict=3).content
             ' blue today'
         """
+        return self._completions("/completion", {"prompt": prompt}, options, timeout)
+
+    def _completions(
+        self, path: str, prompt: Mapping[str, Any], options: Mapping[str, Any], timeout: Optional[float]
+    ) -> CompletionResponse:
         from .completion import decode_completions, encode_completion
 
-        body = encode_completion({"prompt": prompt}, options, self.defaults)
-        return decode_completions(self.transport.json("POST", "/completion", body, timeout))
+        body = encode_completion(prompt, options, self.defaults)
+        return decode_completions(self.transport.json("POST", path, body, timeout))
 
     def complete_stream(
         self,
@@ -94,11 +99,8 @@ class TextRoutes(Routes):
             >>> client.infill("def add(a, b):\\n    return ", "\\n").content
             'a + b'
         """
-        from .completion import decode_completions, encode_completion
-
         gap = {"input_prefix": input_prefix, "input_suffix": input_suffix, "prompt": prompt, "input_extra": input_extra}
-        body = encode_completion(gap, options, self.defaults)
-        return decode_completions(self.transport.json("POST", "/infill", body, timeout))
+        return self._completions("/infill", gap, options, timeout)
 
     def embed(
         self,
@@ -132,7 +134,7 @@ class TextRoutes(Routes):
 
         # In base64 the numbers are a quarter as long, and need no reading digit by digit.
         body = {"input": input, "embd_normalize": embd_normalize, "model": model, "encoding_format": "base64"}
-        return decode_embeddings(self._post("/v1/embeddings", timeout, {**body, **(extra or {})}))
+        return decode_embeddings(self._post("/v1/embeddings", timeout, body, extra))
 
     def embed_tokens(
         self,
@@ -152,8 +154,7 @@ class TextRoutes(Routes):
         """
         from .retrieval import decode_token_embeddings
 
-        body = {"content": input, "model": model, **(extra or {})}
-        return decode_token_embeddings(self._post("/embeddings", timeout, body))
+        return decode_token_embeddings(self._post("/embeddings", timeout, {"content": input, "model": model}, extra))
 
     def rerank(
         self,
@@ -187,8 +188,8 @@ class TextRoutes(Routes):
         if isinstance(documents, str):
             raise TypeError("documents is a sequence of strings, not a string")
         documents = list(documents)
-        body = {"query": query, "documents": documents, "top_n": top_n, "model": model, **(extra or {})}
-        return decode_ranking(self._post("/rerank", timeout, body), documents)
+        body = {"query": query, "documents": documents, "top_n": top_n, "model": model}
+        return decode_ranking(self._post("/rerank", timeout, body, extra), documents)
 
     if TYPE_CHECKING:
 

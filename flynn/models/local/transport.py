@@ -128,9 +128,11 @@ class Routes:
         """The JSON of a route about a model, the client's."""
         return self.transport.json("GET", about(path, self.defaults.get("model")), None, timeout)
 
-    def _post(self, path: str, timeout: Optional[float], fields: Mapping[str, Any]) -> Any:
+    def _post(
+        self, path: str, timeout: Optional[float], fields: Mapping[str, Any], extra: Optional[Mapping[str, Any]] = None
+    ) -> Any:
         """The JSON that a route answers to the fields that are not None, the client's model if they name none."""
-        body = {name: value for name, value in fields.items() if value is not None}
+        body = {name: value for name, value in {**fields, **(extra or {})}.items() if value is not None}
         if "model" in self.defaults:
             body.setdefault("model", self.defaults["model"])
         return self.transport.json("POST", path, body, timeout)
