@@ -1,7 +1,6 @@
 """Every exception that leaves Flynn.
 
-`FlynnError` is the root of all of them. Those that mirror a built-in (a refused connection, a timeout, a bad value)
-are also that built-in, so `except ConnectionError` and `except TimeoutError` work as people expect. Nothing else is
+Those that mirror a built-in (a refused connection, a timeout, a bad value) are also that built-in. Nothing else is
 raised for what a server, a network or a file does.
 """
 
@@ -47,9 +46,7 @@ class ServerError(FlynnError):
         self, message: str, *, status: Optional[int] = None, type: Optional[str] = None, body: str = ""
     ) -> None:
         super().__init__(message)
-        self.status = status
-        self.type = type
-        self.body = body
+        self.status, self.type, self.body = status, type, body
 
 
 class AuthenticationError(ServerError):
@@ -60,8 +57,7 @@ class ContextSizeError(ServerError):
     """The prompt is longer than the context of a slot (400 `exceed_context_size_error`).
 
     Attributes:
-        n_prompt_tokens: the length of the prompt in tokens, None if the server did not say.
-        n_ctx: the context of one slot in tokens, None if the server did not say.
+        n_prompt_tokens, n_ctx: the lengths of both in tokens, None if the server did not say.
     """
 
     n_prompt_tokens: Optional[int] = None

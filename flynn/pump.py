@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     import asyncio
     from typing import Any, Callable, Dict, List, Optional, Protocol
 
-    from .thread_iterator import Channel as _Channel
+    from .thread_iterator import Channel
 
-    Channel = _Channel[Any]
     Wakes = Dict[Optional[asyncio.AbstractEventLoop], List[asyncio.Future[None]]]
 
     class Source(Protocol):

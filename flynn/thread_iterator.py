@@ -8,12 +8,14 @@ import os
 import threading
 import time
 from collections import deque
-from typing import Callable, Deque, Generic, Iterable, List, Optional, TypeVar
+from typing import Generic, TypeVar
 
 from .pump import NAME, Pump, start, wake
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Deque, Iterable, List, Optional
+
     from typing_extensions import Self
 
     from .pump import Source, Wakes
@@ -58,7 +60,7 @@ class ThreadIterator(Generic[T]):
         channel = self._channel
         while True:
             try:
-                item = channel.items.popleft()  # without the lock, which is not needed for this, and is half the cost
+                item: T = channel.items.popleft()  # without the lock, which is not needed, and is half the cost
             except IndexError:
                 pass
             else:
@@ -106,12 +108,12 @@ class ThreadIterator(Generic[T]):
             self._channel.stop()
 
 
-class Channel(Generic[T]):
+class Channel:
     """What the thread and the consumer share. The thread refers to nothing else of the consumer's, so that a consumer
     which nobody refers to is collected, and stops the thread."""
 
-    def __init__(self, iterable: Iterable[T], size: int, interrupt: Optional[Callable[[], None]]) -> None:
-        self.items: Deque[T] = deque()
+    def __init__(self, iterable: Any, size: int, interrupt: Optional[Callable[[], None]]) -> None:
+        self.items: Deque[Any] = deque()
         self.size = size
         # Its lock is reentrant, as it has to be: the collector may run `ThreadIterator.__del__` while it is held.
         self.condition = threading.Condition()
@@ -120,7 +122,7 @@ class Channel(Generic[T]):
         self.error: Optional[BaseException] = None
         self._iterable = iterable
         self._is_source = hasattr(iterable, "take_ready")
-        self._source: Source = iterable  # type: ignore[assignment]
+        self._source: Source = iterable
         self._interrupt = interrupt
         self._stopped = False
         self._loop: Optional[asyncio.AbstractEventLoop] = None
@@ -194,7 +196,7 @@ class Channel(Generic[T]):
             wake({self._loop: self._put([])})
         return False
 
-    def _put(self, items: List[T]) -> List[asyncio.Future[None]]:
+    def _put(self, items: List[Any]) -> List[asyncio.Future[None]]:
         """Add items. Who waits for them, and is to be woken: once, until it waits again it finds what is there."""
         with self.condition:
             if not self._stopped:

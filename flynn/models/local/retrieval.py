@@ -86,7 +86,7 @@ class Ranking:
 
 def decode_embeddings(value: Any) -> Embeddings:
     """What `/v1/embeddings` answers, in either of its encodings."""
-    raw = expect_object(value, "response")
+    raw = expect_object(value)
     items = sorted(objects(raw, "data"), key=lambda item: get(item, "index", 0))
     return _embeddings([_vector(item.get("embedding")) for item in items], decode_usage(raw), raw)
 
@@ -118,7 +118,7 @@ def _vector(value: Any) -> bytes:
 
 def decode_ranking(value: Any, documents: Sequence[str]) -> Ranking:
     """What `/rerank` answers about documents."""
-    raw = expect_object(value, "response")
+    raw = expect_object(value)
     results = []
     for item in objects(raw, "results"):
         index, score = get(item, "index", -1), number(item, "relevance_score")

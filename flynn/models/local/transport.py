@@ -1,6 +1,6 @@
 """Requests to one llama-server: headers, limits, waiting for its model, and what an answer other than 2xx means.
 
-What the client's routes are made of. Those of chat are in llamacpp.py, the others in *_routes.py.
+The routes that are made of them are in llamacpp.py, those of chat, and in *_routes.py.
 """
 
 from __future__ import annotations
@@ -38,11 +38,7 @@ LOADING_PAUSE = 0.25  # seconds between two looks whether the model is loaded
 
 
 class Transport:
-    """Sends requests to any route; knows nothing of what they ask.
-
-    Args:
-        endpoint, auth_token, timeout, ssl_context: see `LlamaCppClient`.
-    """
+    """Sends requests to any route; knows nothing of what they ask."""
 
     def __init__(
         self, endpoint: str, auth_token: Optional[str], timeout: Optional[float], ssl_context: Optional[ssl.SSLContext]
@@ -112,12 +108,7 @@ class Transport:
 
 
 class Routes:
-    """Sends requests in the words of the routes.
-
-    Attributes:
-        defaults: the client's request options; the model among them goes to every route.
-        transport: sends any request.
-    """
+    """Sends requests in the words of the routes. The model among the client's defaults goes to every one."""
 
     defaults: Dict[str, Any]
     transport: Transport
