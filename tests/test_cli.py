@@ -33,7 +33,7 @@ from scripted import (
 
 import flynn
 from flynn import FlynnError, errors
-from flynn.cli import COMMANDS, exits, main
+from flynn.cli import COMMANDS, EXIT_CODES, exit_code, main, report
 from flynn.cli.screen import Screen
 
 NOWHERE = "http://127.0.0.1:1"
@@ -63,7 +63,7 @@ def test_help_lists_the_commands_and_the_exit_codes(home: Home) -> None:
     assert (ended.code, ended.err) == (0, "")
     for name, purpose in COMMANDS.items():
         assert f"  {name:<12}{purpose}\n" in ended.out
-    for code, meaning in exits.MEANINGS.items():
+    for code, meaning in EXIT_CODES.items():
         assert f"  {code:<12}{meaning}\n" in ended.out
 
 
@@ -202,13 +202,13 @@ def test_every_error_has_an_exit_code() -> None:
         errors.AuthenticationError: 77,
         errors.ConfigError: 2,
     }
-    assert {kind: exits.code(kind("x")) for kind in kinds} == {**dict.fromkeys(kinds, 1), **special}
+    assert {kind: exit_code(kind("x")) for kind in kinds} == {**dict.fromkeys(kinds, 1), **special}
 
 
 @pytest.mark.parametrize("kind", [ZeroDivisionError, TypeError])
 def test_a_bug_is_not_disguised(kind: Type[Exception]) -> None:
     with pytest.raises(kind):
-        exits.report(kind("a bug"), Screen(io.StringIO(), io.StringIO()))
+        report(kind("a bug"), Screen(io.StringIO(), io.StringIO()))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -14,7 +14,7 @@ from command import FLYNN, Home, Terminal, environment, routes
 from scripted import LOADING, answering, error, response, serve
 
 from flynn import LlamaCppClient
-from flynn.cli.watch import Look, Work, pace, slot_line, summary, work_of
+from flynn.cli.status import Look, Work, pace, slot_line, summary, work_of
 from flynn.models.local.server import decode_slots
 
 UP = {

@@ -1,6 +1,6 @@
-"""The command `flynn`.
+"""The command `flynn`: what commands there are, how it begins, and in which exit code it ends.
 
-`main` finds the command among `COMMANDS`, loads its module and runs it; a command costs the import of no other one.
+A command is a module of this package; one costs the import of no other one.
 """
 
 from __future__ import annotations
@@ -8,7 +8,14 @@ from __future__ import annotations
 import signal
 import sys
 
-from . import exits
+from ..errors import (
+    AuthenticationError,
+    ConfigError,
+    FlynnError,
+    ModelLoadingError,
+    RequestTimeoutError,
+    ServerNotRunningError,
+)
 from .screen import Screen
 
 TYPE_CHECKING = False
@@ -38,7 +45,28 @@ COMMANDS = {
     "tokens": "Count the tokens of a text.",
     "completion": "Print what makes a shell complete the options of flynn.",
 }
-_EXIT_CODES = f"exit codes: {', '.join(map(str, exits.MEANINGS))}; flynn --help tells what they mean"
+
+# Those from 64 on are sysexits(3)'s, 130 and 141 a shell's for SIGINT and SIGPIPE.
+DONE, FAILED, USAGE, NOT_RUNNING, TRY_AGAIN, NOT_AUTHORISED, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 69, 75, 77, 130, 141
+EXIT_CODES = {
+    DONE: "done",
+    FAILED: "failed",
+    USAGE: "wrong usage or configuration",
+    NOT_RUNNING: "server not running",
+    TRY_AGAIN: "timed out or still loading",
+    NOT_AUTHORISED: "not authorised",
+    INTERRUPTED: "interrupted",
+    CLOSED_PIPE: "output closed",
+}
+_CODES = {
+    BrokenPipeError: CLOSED_PIPE,
+    KeyboardInterrupt: INTERRUPTED,
+    ServerNotRunningError: NOT_RUNNING,
+    RequestTimeoutError: TRY_AGAIN,
+    ModelLoadingError: TRY_AGAIN,
+    AuthenticationError: NOT_AUTHORISED,
+    ConfigError: USAGE,
+}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -48,7 +76,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         argv: its arguments, by default the process's own.
 
     Returns:
-        The exit code; see `flynn.cli.exits`.
+        The exit code, one of `EXIT_CODES`, or 128 and the number of the signal that ended it.
 
     Example:
         >>> main(["ask", "Why is the sky blue?"])                                            # doctest: +SKIP
@@ -60,23 +88,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     caught = _end_by_exception()
     try:
         try:
-            return _run(list(sys.argv[1:] if argv is None else argv), screen)
+            argv = sys.argv[1:] if argv is None else argv
+            if not argv or argv[0] not in COMMANDS:
+                return _without_command(argv, screen)
+            command, parser = load(argv[0])
+            return command.run(parser.parse(argv[1:]), screen)
         except SystemExit as end:  # --help, --version, a signal
             screen.flush()
-            return end.code if isinstance(end.code, int) else exits.DONE
+            return end.code if isinstance(end.code, int) else DONE
     except (Exception, KeyboardInterrupt) as error:
-        return exits.report(error, screen)
+        return report(error, screen)
     finally:
         for number in caught:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _run(argv: Sequence[str], screen: Screen) -> int:
-    name = argv[0] if argv else ""
-    if name not in COMMANDS:
-        return _without_command(argv, screen)
-    command, parser = load(name)
-    return command.run(parser.parse(argv[1:]), screen)
 
 
 def load(name: str) -> Tuple[Command, Parser]:
@@ -86,7 +110,8 @@ def load(name: str) -> Tuple[Command, Parser]:
     from .options import Parser
 
     command: Command = import_module(f".{name}", __name__)
-    parser = Parser(f"flynn {name}", COMMANDS[name], f"examples:\n{command.EXAMPLES}\n\n{_EXIT_CODES}")
+    codes = f"exit codes: {', '.join(map(str, EXIT_CODES))}; flynn --help tells what they mean"
+    parser = Parser(f"flynn {name}", COMMANDS[name], f"examples:\n{command.EXAMPLES}\n\n{codes}")
     command.add_options(parser)
     if not getattr(command, "OFFLINE", False):
         parser.add_connection_options()
@@ -96,12 +121,11 @@ def load(name: str) -> Tuple[Command, Parser]:
 def _without_command(argv: Sequence[str], screen: Screen) -> int:
     """Say which commands there are, or what is wrong with the one that was meant."""
     from .. import __version__
-    from ..errors import ConfigError
     from ..nearest import suggestion
     from .options import Parser
 
     commands = "\n".join(f"  {name:<12}{purpose}" for name, purpose in COMMANDS.items())
-    codes = "\n".join(f"  {code:<12}{meaning}" for code, meaning in exits.MEANINGS.items())
+    codes = "\n".join(f"  {code:<12}{meaning}" for code, meaning in EXIT_CODES.items())
     parser = Parser(
         "flynn",
         "Talk to a local llama-server.",
@@ -111,7 +135,7 @@ def _without_command(argv: Sequence[str], screen: Screen) -> int:
     parser.add_argument("--version", action="version", version=f"flynn {__version__}")
     if not argv:
         screen.say(parser.format_help().rstrip())
-        return exits.USAGE
+        return USAGE
     if argv[0] in ("-h", "--help", "--version"):
         parser.parse_args(argv[:1])
     if argv[0].startswith("-"):
@@ -148,3 +172,34 @@ def _end_by_exception() -> List[signal.Signals]:
         except ValueError:
             pass  # not in the main thread, which alone may set this
     return caught
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that an error ends in."""
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILED)
+
+
+def report(error: BaseException, screen: Screen) -> int:
+    """Say in one line what went wrong, where that is not plain already, and return the exit code.
+
+    Raises:
+        BaseException: the error itself, if it is neither Flynn's nor the system's but a bug.
+    """
+    ended = exit_code(error)
+    try:
+        if ended == CLOSED_PIPE:
+            screen.abandon()
+        elif ended == INTERRUPTED:
+            screen.break_line()
+        elif isinstance(error, FlynnError):
+            screen.fail(f"{error}{'; flynn status tells what to do' if ended == NOT_RUNNING else ''}")
+        elif isinstance(error, MemoryError):
+            screen.fail("out of memory")
+        elif isinstance(error, OSError):
+            screen.abandon()
+            screen.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        else:
+            raise error
+    except OSError:
+        screen.abandon()
+    return ended

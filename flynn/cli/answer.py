@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from ..conversation.stream import ConversationStream
     from ..models.local.stream import ChatStream
-    from ..models.types import ChatResponse, ProgressEvent
+    from ..models.types import ChatResponse
     from ..tools.run import ToolRun
     from .screen import Screen
 
@@ -24,21 +24,20 @@ def show(
     """Print an answer as it comes, and the calls of tools on the way to it, closing the stream whatever happens.
 
     Args:
-        text: False prints nothing but the progress.
+        text: whether to print what the model writes and thinks.
 
     Returns:
         Seconds until the first piece came, None if none did.
-
-    Raises:
-        FlynnError: as the stream does.
-        OSError: the screen cannot be written.
     """
     began = time.monotonic()
     first: Optional[float] = None
     with stream:
         for event in stream:
             if event.type == "progress":
-                _show_progress(event, screen)
+                to_read = event.total - event.cached
+                if to_read > _LONG_PROMPT:
+                    read = (event.processed - event.cached) * 100 // to_read
+                    screen.progress(f"reading {event.total} tokens: {read} %")
                 continue
             if first is None and event.type != "done":
                 first = time.monotonic() - began
@@ -58,21 +57,10 @@ def show(
     return first
 
 
-def _show_progress(event: ProgressEvent, screen: Screen) -> None:
-    to_read = event.total - event.cached
-    if to_read > _LONG_PROMPT:
-        screen.progress(f"reading {event.total} tokens: {(event.processed - event.cached) * 100 // to_read} %")
-
-
 def statistics(response: ChatResponse, first: Optional[float]) -> str:
-    """What an answer cost, in one line, as far as the server told.
-
-    Args:
-        first: seconds until the first token, None if there was none.
-    """
+    """What an answer cost, in one line, as far as the server told; `first` is what `show` returned."""
     parts = []
-    if response.usage:
-        usage = response.usage
+    if usage := response.usage:
         parts += [f"prompt {usage.prompt_tokens} tokens ({usage.cached_tokens} cached)"]
         parts += [f"answer {usage.completion_tokens} tokens"]
     if response.timings:
@@ -97,8 +85,7 @@ def as_json(response: ChatResponse) -> Dict[str, Any]:
             item["logprobs"] = {"content": choice.logprobs}
         choices.append(item)
     reply: Dict[str, Any] = {"id": response.id, "model": response.model, "choices": choices}
-    if response.usage:
-        usage = response.usage
+    if usage := response.usage:
         reply["usage"] = {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from ..errors import ConfigError
+from . import DONE
 from .answer import as_json, show, statistics
-from .exits import DONE
 from .options import connect, read_text, request_options
 
 TYPE_CHECKING = False

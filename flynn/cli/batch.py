@@ -21,8 +21,8 @@ from ..batch.tally import Tally
 from ..errors import ConfigError
 from ..files import read_text as read_file
 from ..files import replace_file
+from . import DONE, FAILED, INTERRUPTED
 from .ask import read_schema
-from .exits import DONE, FAILED, INTERRUPTED
 from .options import connect, request_options, time_limit
 
 TYPE_CHECKING = False

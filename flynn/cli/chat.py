@@ -7,8 +7,8 @@ import sys
 from ..conversation import Conversation, summarise
 from ..errors import AuthenticationError, ConfigError, FlynnError, ServerError
 from ..nearest import suggestion
+from . import DONE, INTERRUPTED
 from .answer import show, statistics
-from .exits import DONE, INTERRUPTED
 from .options import connect, request_options
 
 TYPE_CHECKING = False
@@ -79,7 +79,7 @@ class Chat:
     """
 
     def __init__(
-        self, client: LlamaCppClient, screen: Screen, conversation: Conversation, *, summing_up: bool = False
+        self, client: LlamaCppClient, screen: Screen, conversation: Conversation, *, summing_up: bool
     ) -> None:
         self._client = client
         self._screen = screen
@@ -90,11 +90,7 @@ class Chat:
         self._left = False
 
     def welcome(self, model: Optional[str]) -> None:
-        """Say what the conversation is with, and wait for it if it is not ready.
-
-        Raises:
-            FlynnError: there is nobody to talk to.
-        """
+        """Say what the conversation is with, and wait for it if it is not ready."""
         if not self._client.health():
             self._screen.say("The model is loading ...")
             self._client.wait_until_ready()
@@ -135,11 +131,7 @@ class Chat:
         return DONE
 
     def answer(self, prompt: str) -> ChatResponse:
-        """Have a prompt answered. An answer that was cut short, by whatever, stays in the conversation as it is.
-
-        Raises:
-            FlynnError: as the stream does.
-        """
+        """Have a prompt answered. An answer that was cut short, by whatever, stays in the conversation as it is."""
         stream = self._conversation.chat_stream(prompt)
         first = None
         try:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ..dataclass import dataclass
-from . import COMMANDS, load
-from .exits import DONE
+from . import COMMANDS, DONE, load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
-    from typing import Callable, Dict, Iterable, List, Sequence
+    from argparse import Action
+    from typing import Callable, Dict, Iterable, List
 
     from .options import Given, Parser
     from .screen import Screen
+
+    Commands = Dict[str, List[Action]]
 
 EXAMPLES = """\
   eval "$(flynn completion bash)"                                     # in ~/.bashrc
@@ -29,41 +29,26 @@ def add_options(parser: Parser) -> None:
 
 
 def run(given: Given, screen: Screen) -> int:
-    script = _SHELLS[given.shell]({name: _arguments(load(name)[1]) for name in COMMANDS})
-    screen.write(script + "\n")
+    screen.write(_SHELLS[given.shell]({name: load(name)[1]._actions for name in COMMANDS}) + "\n")
     return DONE
 
 
-@dataclass(frozen=True)
-class _Argument:
-    """An option of a command, or where `names` is empty what stands without one.
-
-    Attributes:
-        value: what its value is called; empty if it takes none.
-        choices: the values that it may have; empty if these are not all.
-        repeatable: whether it may come more than once.
-    """
-
-    names: Sequence[str]
-    help: str
-    value: str
-    choices: Sequence[str]
-    repeatable: bool
-
-    @property
-    def is_file(self) -> bool:
-        return self.value in _FILES
+def _value(action: Action) -> str:
+    """What its value is called; empty if it takes none."""
+    return "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
 
 
-def _arguments(parser: Parser) -> List[_Argument]:
-    return [_argument(action) for action in parser._actions]
+def _is_file(action: Action) -> bool:
+    return _value(action) in _FILES
 
 
-def _argument(action: argparse.Action) -> _Argument:
-    value = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
-    repeatable = action.nargs == "*" or "(repeatable)" in (action.help or "")
-    help = (action.help or "").replace("%%", "%")
-    return _Argument(action.option_strings, help, value, list(map(str, action.choices or ())), repeatable)
+def _choices(action: Action) -> str:
+    """The values that it may have, apart by blanks; empty if there is no list of them."""
+    return " ".join(map(str, action.choices or ()))
+
+
+def _help(action: Action) -> str:
+    return (action.help or "").replace("%%", "%")
 
 
 # --- bash -------------------------------------------------------------------------------------------------------------
@@ -98,21 +83,20 @@ _flynn() {
 complete -F _flynn flynn"""
 
 
-def _bash(commands: Dict[str, List[_Argument]]) -> str:
+def _bash(commands: Commands) -> str:
     cases = []
-    for name, arguments in commands.items():
-        options = [argument for argument in arguments if argument.names]
-        files = _names(option for option in options if option.is_file)
-        values = _names(option for option in options if option.value and not option.is_file)
-        words = " ".join("FILES" if it.is_file else " ".join(it.choices) for it in arguments if not it.names)
+    for name, actions in commands.items():
+        files = _names(filter(_is_file, actions))
+        values = _names(action for action in actions if _value(action) and not _is_file(action))
+        words = " ".join("FILES" if _is_file(it) else _choices(it) for it in actions if not it.option_strings)
         cases.append(
-            f"        {name}) options='{_names(options)}' files='{files}' values='{values}' arguments='{words}' ;;"
+            f"        {name}) options='{_names(actions)}' files='{files}' values='{values}' arguments='{words}' ;;"
         )
-    return _filled(_BASH, commands=" ".join(commands), cases="\n".join(cases))
+    return _BASH.replace("@commands@", " ".join(commands)).replace("@cases@", "\n".join(cases))
 
 
-def _names(options: Iterable[_Argument]) -> str:
-    return " ".join(name for option in options for name in option.names)
+def _names(actions: Iterable[Action]) -> str:
+    return " ".join(name for action in actions for name in action.option_strings)
 
 
 # --- zsh --------------------------------------------------------------------------------------------------------------
@@ -137,31 +121,32 @@ _flynn() {
 if [[ $funcstack[1] == _flynn ]]; then _flynn "$@"; else compdef _flynn flynn; fi"""
 
 
-def _zsh(commands: Dict[str, List[_Argument]]) -> str:
+def _zsh(commands: Commands) -> str:
     described = "\n".join(f"        {_quoted(f'{name}:{purpose}')}" for name, purpose in COMMANDS.items())
     cases = []
-    for name, arguments in commands.items():
-        specs = " \\\n            ".join(_quoted(spec) for argument in arguments for spec in _zsh_specs(argument))
+    for name, actions in commands.items():
+        specs = " \\\n            ".join(_quoted(spec) for action in actions for spec in _zsh_specs(action))
         cases.append(f"        {name}) _arguments -S \\\n            {specs} ;;")
-    return _filled(_ZSH, commands=described, cases="\n".join(cases))
+    return _ZSH.replace("@commands@", described).replace("@cases@", "\n".join(cases))
 
 
-def _zsh_specs(argument: _Argument) -> List[str]:
+def _zsh_specs(action: Action) -> List[str]:
     """The arguments of zsh's `_arguments` for one of ours; see zshcompsys(1)."""
-    action = "_files" if argument.is_file else f"({' '.join(argument.choices) or ' '})"
-    value = f":{argument.value.replace(':', '/')}:{action}" if argument.value else ""
-    if not argument.names:
-        return [f"*{value}" if argument.repeatable else value]
-    help = "".join(f"\\{letter}" if letter in "[]:\\" else letter for letter in argument.help)
+    completes = "_files" if _is_file(action) else f"({_choices(action) or ' '})"
+    value = f":{_value(action).replace(':', '/')}:{completes}" if _value(action) else ""
+    names, repeatable = action.option_strings, action.nargs == "*" or "(repeatable)" in _help(action)
+    if not names:
+        return [f"*{value}" if repeatable else value]
+    help = "".join(f"\\{letter}" if letter in "[]:\\" else letter for letter in _help(action))
     # An option that was given is not offered again, under no other name of it.
-    others = "*" if argument.repeatable else f"({' '.join(argument.names)})"
-    return [f"{others}{name}{'=' if value and name.startswith('--') else ''}[{help}]{value}" for name in argument.names]
+    others = "*" if repeatable else f"({' '.join(names)})"
+    return [f"{others}{name}{'=' if value and name.startswith('--') else ''}[{help}]{value}" for name in names]
 
 
 # --- fish -------------------------------------------------------------------------------------------------------------
 
 
-def _fish(commands: Dict[str, List[_Argument]]) -> str:
+def _fish(commands: Commands) -> str:
     lines = [
         "# Completion of flynn for fish: flynn completion fish > ~/.config/fish/completions/flynn.fish",
         "complete -c flynn -f",
@@ -170,20 +155,19 @@ def _fish(commands: Dict[str, List[_Argument]]) -> str:
     ]
     for name, purpose in COMMANDS.items():
         lines.append(f"complete -c flynn -n __fish_use_subcommand -a {name} -d {_quoted(purpose)}")
-    for name, arguments in commands.items():
-        for argument in arguments:
-            if not (argument.names or argument.is_file or argument.choices):
-                continue
-            words = [f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in argument.names]
-            if argument.names:
-                words.append(f"-d {_quoted(argument.help)}")
-            if argument.is_file:
-                words.append("-r -F" if argument.names else "-F")
-            elif argument.choices:
-                words.append(f"-x -a {_quoted(' '.join(argument.choices))}")
-            elif argument.value:
+    for name, actions in commands.items():
+        for action in actions:
+            words = [f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in action.option_strings]
+            if words:
+                words.append(f"-d {_quoted(_help(action))}")
+            if _is_file(action):
+                words.append("-r -F" if words else "-F")
+            elif action.choices:
+                words.append(f"-x -a {_quoted(_choices(action))}")
+            elif words and _value(action):
                 words.append("-x")
-            lines.append(f"complete -c flynn -n '__fish_seen_subcommand_from {name}' {' '.join(words)}")
+            if words:
+                lines.append(f"complete -c flynn -n '__fish_seen_subcommand_from {name}' {' '.join(words)}")
     return "\n".join(lines)
 
 
@@ -192,10 +176,4 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def _filled(template: str, **places: str) -> str:
-    for name, text in places.items():
-        template = template.replace(f"@{name}@", text)
-    return template
-
-
-_SHELLS: Dict[str, Callable[[Dict[str, List[_Argument]]], str]] = {"bash": _bash, "fish": _fish, "zsh": _zsh}
+_SHELLS: Dict[str, Callable[[Commands], str]] = {"bash": _bash, "fish": _fish, "zsh": _zsh}

@@ -6,7 +6,7 @@ import sys
 from itertools import islice
 
 from ..errors import AuthenticationError, ConfigError, ModelLoadingError, NotSupportedError, ServerError
-from .exits import DONE
+from . import DONE
 from .options import connect
 
 TYPE_CHECKING = False
@@ -70,17 +70,12 @@ def _given(given: Given) -> Iterator[Source]:
 
 
 def _lines() -> Iterator[Source]:
-    number = 0
-    while True:
-        try:
-            line = sys.stdin.readline()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, "standard input") from None
-        if not line:
-            return
-        number += 1
-        text = line.rstrip("\r\n")
-        yield f"line {number}", {"line": number, "text": text}, text
+    try:
+        for number, line in enumerate(sys.stdin, 1):
+            text = line.rstrip("\r\n")
+            yield f"line {number}", {"line": number, "text": text}, text
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard input") from None
 
 
 def _embed(client: LlamaCppClient, batch: Sequence[Source], model: Optional[str]) -> Iterator[List[float]]:

@@ -22,9 +22,6 @@ def load_tool(name: str) -> Tool:
 
     A module is looked for where Python does, and last in the current folder, so that no file there can take the place
     of one that Python itself wants.
-
-    Raises:
-        ConfigError: there is no such function, its module cannot be imported, or it cannot be a tool.
     """
     option = f"--tool {name}"
     place, _, function = name.rpartition(":")

@@ -40,16 +40,11 @@ class Lines:
             except OSError:
                 pass  # a chat without a history is still a chat
 
-    def read(self, prompt: str = "> ", more: str = ". ") -> str:
-        """The next line; one that ends in a backslash goes on in the next one.
-
-        Raises:
-            EOFError: there is none: Ctrl-D.
-            KeyboardInterrupt: Ctrl-C.
-        """
-        line = _input(prompt)
+    def read(self) -> str:
+        """The next line; one that ends in a backslash goes on in the next one. EOFError for Ctrl-D."""
+        line = _input("> ")
         while line.endswith("\\"):
-            line = f"{line[:-1]}\n{_input(more)}"
+            line = f"{line[:-1]}\n{_input('. ')}"
         return line
 
 

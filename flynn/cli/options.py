@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..models.local.llamacpp import LlamaCppClient
 
 Given = argparse.Namespace
+_REQUEST_OPTIONS = [option for option in fields(ChatRequest) if option.metadata.get("command")]
+_METAVARS = {int: "N", str: "TEXT"}  # a bool has no place here yet: no such field is an option
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,19 +69,15 @@ class Parser(argparse.ArgumentParser):
         """An option for each field of a chat request that is marked as one."""
         group = self.add_argument_group("generation")
         types = option_types()
-        for option in fields(ChatRequest):
-            if option.metadata.get("command"):
-                kinds = types[option.name]
-                group.add_argument(
-                    "--" + option.name.replace("_", "-"),
-                    metavar=_METAVARS[kinds[0]],
-                    type=_number if float in kinds else kinds[0],
-                    action="append" if list in kinds else "store",
-                    help=option.metadata["help"].replace("%", "%%") + (" (repeatable)" if list in kinds else ""),
-                )
-
-
-_METAVARS = {int: "N", str: "TEXT"}  # a bool has no place here yet: no such field is an option
+        for option in _REQUEST_OPTIONS:
+            kinds = types[option.name]
+            group.add_argument(
+                "--" + option.name.replace("_", "-"),
+                metavar=_METAVARS[kinds[0]],
+                type=_number if float in kinds else kinds[0],
+                action="append" if list in kinds else "store",
+                help=option.metadata["help"].replace("%", "%%") + (" (repeatable)" if list in kinds else ""),
+            )
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -89,17 +87,13 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 def request_options(given: Given) -> Dict[str, Any]:
     """Those fields of a chat request that were given."""
-    names = [option.name for option in fields(ChatRequest) if option.metadata.get("command")]
-    return {name: value for name in names if (value := getattr(given, name)) is not None}
+    return {option.name: value for option in _REQUEST_OPTIONS if (value := getattr(given, option.name)) is not None}
 
 
 def connect(given: Given) -> LlamaCppClient:
     """The client that options, environment and configuration describe; the first of them that speaks decides.
 
     Its streams are resumed after a cut, unless the configuration says otherwise.
-
-    Raises:
-        ConfigError: something in them is wrong.
     """
     from ..config import Config, load_config, read_token_file
     from ..models.router import create_client
@@ -117,12 +111,7 @@ def connect(given: Given) -> LlamaCppClient:
 
 
 def read_text(words: Sequence[str]) -> str:
-    """The text that a command is about: its arguments, then, after a blank line, what is piped into it.
-
-    Raises:
-        ConfigError: there is neither.
-        OSError: standard input cannot be read.
-    """
+    """The text that a command is about: its arguments, then, after a blank line, what is piped into it."""
     piped = None
     if sys.stdin is not None and not sys.stdin.isatty():
         try:

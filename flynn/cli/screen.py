@@ -11,7 +11,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional, Sequence, TextIO, Tuple
+    from typing import Any, Optional, Sequence, TextIO
 
 # C0 without tab and newline, DEL, C1 (ECMA-48).
 _CONTROLS = dict.fromkeys([*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
@@ -77,7 +77,11 @@ class Screen:
 
         As much as fits: a line that went on in the next one, or scrolled away, could not be found again.
         """
-        columns, rows = self._size()
+        try:
+            columns, rows = os.get_terminal_size(1)
+        except OSError:
+            columns = rows = 0
+        columns, rows = columns or 80, rows or 24  # a terminal may not know
         # ECMA-48: to the beginning of the line so many above, erase to the end of the line, erase to the end of all.
         drawn = [f"\x1b[{self._drawn}F" if self._drawn else ""]
         drawn += [f"{printable(line)[: columns - 1]}\x1b[K\n" for line in lines[: rows - 1]]
@@ -155,14 +159,6 @@ class Screen:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, stream.fileno())
                 os.close(nowhere)
-
-    def _size(self) -> Tuple[int, int]:
-        """Columns and rows of the terminal."""
-        try:
-            columns, rows = os.get_terminal_size(1)
-        except OSError:
-            columns = rows = 0
-        return columns or 80, rows or 24  # a terminal may not know
 
     def _put(self, text: str) -> None:
         if self._out is None:

@@ -1,20 +1,27 @@
-"""`flynn status`: whether the server is up, and what it runs."""
+"""`flynn status`: whether the server is up, and what it runs; with --watch, what each slot does, again and again."""
 
 from __future__ import annotations
 
 import argparse
+import time
 
-from ..errors import ConfigError, NotSupportedError, ServerNotRunningError
-from .exits import DONE, NOT_RUNNING, TRY_AGAIN
+from ..dataclass import dataclass
+from ..errors import AuthenticationError, ConfigError, FlynnError, ServerError, ServerNotRunningError
+from ..http.endpoint import parse_endpoint
+from ..models.local.decode import get
+from . import DONE, NOT_RUNNING, TRY_AGAIN
 from .options import connect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict
+    from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, TypeVar
 
     from ..models.local.llamacpp import LlamaCppClient
+    from ..models.local.server import Slot
     from .options import Given, Parser
     from .screen import Screen
+
+    T = TypeVar("T")
 
 EXAMPLES = """\
   flynn status
@@ -22,7 +29,10 @@ EXAMPLES = """\
   until flynn status > /dev/null; do sleep 1; done
   flynn status --watch                 # what each slot does, until Ctrl-C"""
 
-_CODES = {"up": DONE, "loading": TRY_AGAIN, "down": NOT_RUNNING}
+# Not less than a second by default: whoever looks wakes the server up, and what its client has gone away from it only
+# notices after a second of sleep (recv_with_timeout in llama.cpp's server-queue.cpp).
+_INTERVAL = 2.0  # seconds
+_PATIENCE = 5.0  # seconds for each look
 
 
 def add_options(parser: Parser) -> None:
@@ -31,49 +41,67 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--interval", metavar="SECONDS", type=_interval, help="between two looks (default: 2)")
 
 
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0.1 to 86400, not {text!r}")
+    return seconds
+
+
 def run(given: Given, screen: Screen) -> int:
     if given.interval is not None and not given.watch:
         raise ConfigError("--interval goes with --watch")
     with connect(given) as client:
         if given.watch:
-            from .watch import INTERVAL, PATIENCE, watch
-
-            timeout = PATIENCE if given.timeout is ... else given.timeout
-            watch(client, screen, interval=given.interval or INTERVAL, timeout=timeout, json=given.json)
+            _watch(client, screen, given)
         status = _status(client)
         endpoint, state = client.endpoint, status["state"]
     if given.json:
         screen.write_json(status)
     else:
         screen.write(_described(status))
-    if state == "down":
-        screen.say(_what_to_do(endpoint))
-    return _CODES[state]
+    if state != "down":
+        return DONE if state == "up" else TRY_AGAIN
+    if parse_endpoint(endpoint).is_loopback:
+        screen.say("Start it: systemctl --user start llama-server\nNo such service yet: make install-service")
+    else:
+        screen.say("Start llama-server there, or give another --endpoint.")
+    return NOT_RUNNING
 
 
 def _status(client: LlamaCppClient) -> Dict[str, Any]:
     """What `--json` prints. What the server does not tell is null."""
-    status: Dict[str, Any] = {"endpoint": client.endpoint}
     try:
-        status["state"] = "up" if client.health() else "loading"
+        state = "up" if client.health() else "loading"
     except ServerNotRunningError:
-        status["state"] = "down"
-    if status["state"] != "up":
-        return status
-    props = client.props()
+        state = "down"
+    status: Dict[str, Any] = {"endpoint": client.endpoint, "state": state}
+    if state == "up":
+        props, slots = client.props(), _if_told(client.slots)
+        total, busy = props.total_slots, None if slots is None else sum(slot.is_processing for slot in slots)
+        status.update(
+            model=props.model_alias or props.model_path or None,
+            model_path=props.model_path or None,
+            n_ctx=props.n_ctx,
+            slots={"total": total, "free": None if busy is None else total - busy, "busy": busy},
+            build=props.build_info or None,
+        )
+    return status
+
+
+def _if_told(ask: Callable[[], T]) -> Optional[T]:
+    """What the server answers; None if it was started without that, or has a proxy in front that keeps it back."""
     try:
-        busy = sum(slot.is_processing for slot in client.slots())
-    except NotSupportedError:
-        busy = None
-    total = props.total_slots
-    return {
-        **status,
-        "model": props.model_alias or props.model_path or None,
-        "model_path": props.model_path or None,
-        "n_ctx": props.n_ctx,
-        "slots": {"total": total, "free": None if busy is None else total - busy, "busy": busy},
-        "build": props.build_info or None,
-    }
+        return ask()
+    except KeyError:
+        return None
+    except ServerError as error:
+        if error.status in (404, 501):
+            return None
+        raise
 
 
 def _described(status: Dict[str, Any]) -> str:
@@ -90,19 +118,152 @@ def _described(status: Dict[str, Any]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _what_to_do(endpoint: str) -> str:
-    from ..http.endpoint import parse_endpoint
-
-    if not parse_endpoint(endpoint).is_loopback:
-        return "Start llama-server there, or give another --endpoint."
-    return "Start it: systemctl --user start llama-server\nNo such service yet: make install-service"
+# --- again and again --------------------------------------------------------------------------------------------------
 
 
-def _interval(text: str) -> float:
+@dataclass(frozen=True)
+class Work:
+    """What a slot does.
+
+    Attributes:
+        task: the server's number of the request; None while there is none.
+        read: tokens of the prompt that were read, not counting those from the cache.
+        written: tokens of the answer.
+        used, n_ctx: tokens that it holds, and can hold.
+    """
+
+    slot: int
+    task: Optional[int]
+    read: int
+    written: int
+    used: int
+    n_ctx: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen. What the server does not tell is empty or None.
+
+    Attributes:
+        time: when, in seconds of a monotonic clock.
+        state: "up", "loading", "down", or what went wrong.
+        waiting: requests that wait for a slot.
+    """
+
+    time: float
+    state: str
+    model: str = ""
+    work: Optional[Sequence[Work]] = None
+    waiting: Optional[int] = None
+
+
+def _watch(client: LlamaCppClient, screen: Screen, given: Given) -> NoReturn:
+    """Show what the server does until somebody stops it. A server that is not there is waited for."""
+    timeout = _PATIENCE if given.timeout is ... else given.timeout
+    before = None
+    while True:
+        now = _look(client, timeout)
+        paces = pace(before, now)
+        if given.json:
+            screen.write_json(_as_json(client.endpoint, now, paces))
+        elif screen.redraws:
+            screen.redraw([*summary(client.endpoint, now, paces), *(slot_line(work, paces) for work in now.work or ())])
+        else:
+            screen.write(f"{time.strftime('%H:%M:%S')} {', '.join(summary(client.endpoint, now, paces))}\n")
+        before = now
+        time.sleep(given.interval or _INTERVAL)
+
+
+def _look(client: LlamaCppClient, timeout: Optional[float]) -> Look:
+    """What the server does now; `timeout` is for each request. Errors that stay are raised."""
+    began = time.monotonic()
     try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 86400:
-        raise argparse.ArgumentTypeError(f"expected seconds from 0.1 to 86400, not {text!r}")
-    return seconds
+        if not client.health(timeout=timeout):
+            return Look(began, "loading")
+        props = _if_told(lambda: client.props(timeout=timeout))
+        slots = _if_told(lambda: client.slots(timeout=timeout))
+        seen = time.monotonic()
+        waiting = _if_told(lambda: int(client.metrics(timeout=timeout)["llamacpp:requests_deferred"]))
+        model = props.model_alias.rpartition("/")[2] if props else ""  # it may be the path of the file
+        return Look(seen, "up", model, None if slots is None else [work_of(slot) for slot in slots], waiting)
+    except ServerNotRunningError:
+        return Look(began, "down")
+    except (AuthenticationError, ConfigError):
+        raise
+    except FlynnError as error:
+        return Look(began, str(error))
+
+
+def work_of(slot: Slot) -> Work:
+    """What a slot says of itself (`slot.to_json` in llama.cpp's server-context.cpp)."""
+    raw = slot.raw
+    tokens: Any = raw.get("next_token")
+    tokens = tokens[0] if isinstance(tokens, list) and tokens else tokens
+    written = get(tokens, "n_decoded", 0) if isinstance(tokens, dict) else 0
+    task = get(raw, "id_task", -1) if slot.is_processing else None
+    read, used = get(raw, "n_prompt_tokens_processed", 0), get(raw, "n_prompt_tokens", 0)
+    return Work(slot.id, task, read, written, used, slot.n_ctx)
+
+
+def pace(before: Optional[Look], now: Look) -> Dict[int, float]:
+    """Tokens a second that each busy slot has read or written since the last look."""
+    if before is None or before.work is None or now.work is None or now.time <= before.time:
+        return {}
+    past = {(work.slot, work.task): work for work in before.work}
+    paces = {}
+    for work in now.work:
+        if work.task is not None:
+            was = past.get((work.slot, work.task))
+            read, written = (was.read, was.written) if was else (0, 0)
+            done = work.written - written if work.written else work.read - read
+            paces[work.slot] = done / (now.time - before.time)
+    return paces
+
+
+def _written_pace(now: Look, paces: Dict[int, float]) -> float:
+    """Tokens a second that the server writes."""
+    return sum(paces.get(work.slot, 0.0) for work in now.work or () if work.written)
+
+
+def summary(endpoint: str, now: Look, paces: Dict[int, float]) -> List[str]:
+    """A look in a line about the server and, if it tells, one about what it does."""
+    state = f" is {now.state}" if now.state in ("up", "loading", "down") else f": {now.state}"
+    lines = [endpoint + state + (f" with {now.model}" if now.model else "")]
+    if now.work is not None:
+        busy = sum(work.task is not None for work in now.work)
+        waiting = f", {now.waiting} waiting" if now.waiting else ""
+        lines.append(f"{busy} of {len(now.work)} slots busy{waiting}, {_written_pace(now, paces):.1f} tokens/s")
+    return lines
+
+
+def slot_line(work: Work, paces: Dict[int, float]) -> str:
+    """A slot in a line."""
+    if work.task is None:
+        return f"slot {work.slot:<3} free"
+    does, tokens = ("writes", work.written) if work.written else ("reads ", work.read)
+    at = f"{paces.get(work.slot, 0.0):.1f} tokens/s"
+    return f"slot {work.slot:<3} {does} {tokens:>6} tokens  {at:>16}  context {work.used} of {work.n_ctx}"
+
+
+def _as_json(endpoint: str, now: Look, paces: Dict[int, float]) -> Dict[str, Any]:
+    """A look for a program."""
+    slots = [
+        {
+            "id": work.slot,
+            "busy": work.task is not None,
+            "read": work.read,
+            "written": work.written,
+            "tokens_per_second": paces.get(work.slot),
+            "used": work.used,
+            "n_ctx": work.n_ctx,
+        }
+        for work in now.work or ()
+    ]
+    return {
+        "endpoint": endpoint,
+        "state": now.state,
+        "model": now.model or None,
+        "slots": None if now.work is None else slots,
+        "waiting": now.waiting,
+        "tokens_per_second": None if now.work is None else _written_pace(now, paces),
+    }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from .exits import DONE
+from . import DONE
 from .options import connect, read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List
+    from typing import List
 
-    from ..models.local.llamacpp import LlamaCppClient
     from ..models.local.server import TokenPiece
     from .options import Given, Parser
     from .screen import Screen
@@ -31,10 +30,14 @@ def add_options(parser: Parser) -> None:
 
 def run(given: Given, screen: Screen) -> int:
     text = read_text(given.words)
-    if given.pieces:
-        return _show_pieces(text, given, screen)
     with connect(given) as client:
-        count = client.count_tokens(text.rstrip("\r\n")) if given.chat else len(client.tokenize(text))
+        if given.chat:
+            text = text.rstrip("\r\n")
+        if given.pieces:
+            text = client.apply_template(text) if given.chat else text
+            _show(client.tokenize(text, add_special=given.chat, with_pieces=True), given, screen)
+            return DONE
+        count = client.count_tokens(text) if given.chat else len(client.tokenize(text))
     if given.json:
         screen.write_json({"tokens": count})
     else:
@@ -42,24 +45,15 @@ def run(given: Given, screen: Screen) -> int:
     return DONE
 
 
-def _show_pieces(text: str, given: Given, screen: Screen) -> int:
-    with connect(given) as client:
-        pieces = _pieces(client, text, chat=given.chat)
+def _show(tokens: List[TokenPiece], given: Given, screen: Screen) -> None:
     if given.json:
-        listed: List[Any] = [
+        pieces = [
             {"id": token.id, "piece": token.piece if isinstance(token.piece, str) else list(token.piece)}
-            for token in pieces
+            for token in tokens
         ]
-        screen.write_json({"tokens": len(pieces), "pieces": listed})
+        screen.write_json({"tokens": len(tokens), "pieces": pieces})
     else:
-        width = max((len(str(token.id)) for token in pieces), default=0)
+        width = max((len(str(token.id)) for token in tokens), default=0)
         # As Python writes them: blanks are seen, bytes that are no text by themselves are b'...', and no character of
         # the text does anything to the terminal.
-        screen.write("".join(f"{token.id:>{width}}  {token.piece!r}\n" for token in pieces))
-    return DONE
-
-
-def _pieces(client: LlamaCppClient, text: str, *, chat: bool) -> List[TokenPiece]:
-    if chat:
-        return client.tokenize(client.apply_template(text.rstrip("\r\n")), add_special=True, with_pieces=True)
-    return client.tokenize(text, with_pieces=True)
+        screen.write("".join(f"{token.id:>{width}}  {token.piece!r}\n" for token in tokens))
