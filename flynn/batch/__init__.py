@@ -4,8 +4,7 @@
     results    what came of it                              no I/O
     waiting    in which order it is sent, and when again    no I/O
     work       how many are under way, and until when       no I/O
-    threads    who does it, on one server
-    executors  who does it, on many
+    workers    who does it: threads, or an executor
     runner     all of it together: `run`
     sources    the input of the command
     record     its output, from which it goes on

@@ -10,8 +10,8 @@ from ..http.call import check_timeout
 from ..pump import start
 from .requests import Defaults, Request, make_request
 from .results import Result
-from .threads import Threads
 from .work import Work
+from .workers import Executed, Threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from ..aio import AsyncLlamaCppClient
     from ..models.local.llamacpp import LlamaCppClient
-    from .executors import Executed
     from .requests import Source
 
 DEFAULT_TIMEOUT = 600.0
@@ -82,8 +81,6 @@ def run(
     made = _made(requests, Defaults(system, {**defaults_of(plain), **(defaults or {})}))
     work = Work(one_server=executor is None, wait=wait, max_failures=max_failures)
     if executor is not None:
-        from .executors import Executed
-
         return Run(made, work, Executed(executor, plain, work, timeout, jobs or _EXECUTOR_JOBS), ordered)
     if client is None:
         raise ConfigError("a batch without an executor needs a client")

@@ -7,7 +7,8 @@ import sys
 from ..errors import ConfigError
 from . import DONE
 from .answer import as_json, show, statistics
-from .options import connect, read_text, request_options
+from .options import Given, Parser, connect, read_text, request_options
+from .screen import Screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from ..models.local.llamacpp import LlamaCppClient
     from ..models.types import ChatResponse
-    from .options import Given, Parser
-    from .screen import Screen
 
 EXAMPLES = """\
   flynn ask Why is the sky blue?

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 from ..batch.record import Done, Record
 from ..batch.requests import Defaults
@@ -23,17 +23,16 @@ from ..files import read_text as read_file
 from ..files import replace_file
 from . import DONE, FAILED, INTERRUPTED
 from .ask import read_schema
-from .options import connect, request_options, time_limit
+from .options import Given, Parser, connect, request_options, time_limit
+from .screen import Screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any, BinaryIO, ContextManager, Deque, Iterable, List, Optional, Tuple
+    from typing import Any, BinaryIO, ContextManager, Deque, Iterable, Iterator, List, Optional, Tuple
 
     from ..batch.results import Result
     from ..batch.runner import Run
-    from .options import Given, Parser
-    from .screen import Screen
 
 EXAMPLES = f"""\
   flynn batch prompts.jsonl -o answers.jsonl
@@ -55,6 +54,7 @@ _TICK = 0.5  # seconds between two looks whether there is something to show
 _SYNC = 5.0  # seconds of work that a power failure may cost
 _SAY = 10.0  # seconds between two lines where there is no terminal
 _SHOWN_FAILURES = 3
+_DASK_TIMEOUT = 30  # seconds to reach the scheduler
 
 
 def add_options(parser: Parser) -> None:
@@ -156,13 +156,22 @@ def _output(given: Given, screen: Screen) -> ContextManager[Optional[Record]]:
     return record
 
 
-def _workers(given: Given) -> ContextManager[Tuple[Any, Optional[int]]]:
-    """The executor, None for threads, and how many jobs it has at a time."""
+@contextmanager
+def _workers(given: Given) -> Iterator[Tuple[Any, Optional[int]]]:
+    """The executor, None for threads, and how many jobs it shall have at a time."""
     if given.dask is None:
-        return nullcontext((None, given.jobs))
-    from ..batch.executors import dask
-
-    return dask(given.dask, given.jobs)
+        yield None, given.jobs
+        return
+    try:
+        from distributed import Client  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise ConfigError("--dask needs the package distributed: pip install flynn[dask]") from None
+    try:
+        client = Client(given.dask, timeout=_DASK_TIMEOUT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no Dask scheduler at {given.dask}: {error}") from None
+    with client, client.get_executor(pure=False, retries=0) as workers:
+        yield workers, given.jobs or 2 * max(1, sum(client.nthreads().values()))
 
 
 class _Watch:

@@ -9,7 +9,8 @@ from ..errors import AuthenticationError, ConfigError, FlynnError, ServerError
 from ..nearest import suggestion
 from . import DONE, INTERRUPTED
 from .answer import show, statistics
-from .options import connect, request_options
+from .options import Given, Parser, connect, request_options
+from .screen import Screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from ..models.local.llamacpp import LlamaCppClient
     from ..models.types import ChatResponse
     from .lines import Lines
-    from .options import Given, Parser
-    from .screen import Screen
 
 EXAMPLES = """\
   flynn chat

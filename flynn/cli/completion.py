@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from . import COMMANDS, DONE, load
+from .options import Given, Parser
+from .screen import Screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Action
     from typing import Callable, Dict, Iterable, List
 
-    from .options import Given, Parser
-    from .screen import Screen
 
     Commands = Dict[str, List[Action]]
 

@@ -7,15 +7,14 @@ from itertools import islice
 
 from ..errors import AuthenticationError, ConfigError, ModelLoadingError, NotSupportedError, ServerError
 from . import DONE
-from .options import connect
+from .options import Given, Parser, connect
+from .screen import Screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
     from ..models.local.llamacpp import LlamaCppClient
-    from .options import Given, Parser
-    from .screen import Screen
 
     # Where a text is from, in words and as a member of the JSON, and the text.
     Source = Tuple[str, Dict[str, Any], str]

@@ -32,7 +32,8 @@ class Parser(argparse.ArgumentParser):
             description=purpose,
             epilog=epilog,
             usage=usage or f"{prog} [options]",
-            formatter_class=_Formatter,
+            # Of a fixed width: to ask the terminal would cost the import of shutil.
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=80),
             allow_abbrev=False,
         )
 
@@ -78,11 +79,6 @@ class Parser(argparse.ArgumentParser):
                 action="append" if list in kinds else "store",
                 help=option.metadata["help"].replace("%", "%%") + (" (repeatable)" if list in kinds else ""),
             )
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=80)  # to ask the terminal would cost the import of shutil
 
 
 def request_options(given: Given) -> Dict[str, Any]:

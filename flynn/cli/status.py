@@ -10,7 +10,8 @@ from ..errors import AuthenticationError, ConfigError, FlynnError, ServerError, 
 from ..http.endpoint import parse_endpoint
 from ..models.local.decode import get
 from . import DONE, NOT_RUNNING, TRY_AGAIN
-from .options import connect
+from .options import Given, Parser, connect
+from .screen import Screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from ..models.local.llamacpp import LlamaCppClient
     from ..models.local.server import Slot
-    from .options import Given, Parser
-    from .screen import Screen
 
     T = TypeVar("T")
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from . import DONE
-from .options import connect, read_text
+from .options import Given, Parser, connect, read_text
+from .screen import Screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List
 
     from ..models.local.server import TokenPiece
-    from .options import Given, Parser
-    from .screen import Screen
 
 EXAMPLES = """\
   flynn tokens "How long is this?"

@@ -13,8 +13,8 @@ import pytest
 from scripted import eventually, response, serve
 
 from flynn import AsyncLlamaCppClient, ChatRequest, LlamaCppClient, Message
-from flynn.batch import Request, executors, run, waiting, work
-from flynn.batch.executors import MOST_TOGETHER
+from flynn.batch import Request, run, waiting, work, workers
+from flynn.batch.workers import MOST_TOGETHER
 from flynn.errors import AuthenticationError, ConfigError, FlynnError, ServerError, ServerNotRunningError
 
 from .server import BROKEN, REFUSAL, UNAVAILABLE, Gate, answers, echo, prompts, serving
@@ -275,7 +275,7 @@ def test_an_endless_source_is_read_only_so_far_ahead() -> None:
 def test_an_executor_does_the_work(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(answers()) as server:
         monkeypatch.setenv("FLYNN_ENDPOINT", server.endpoint)
-        executors._own_client.cache_clear()
+        workers._own_client.cache_clear()
         with kind(2) as executor:
             results = list(run(map(str, range(30)), executor=executor, jobs=5))
         assert sorted(result.content for result in results) == sorted(f"re: {n}" for n in range(30))
@@ -306,7 +306,7 @@ def test_a_task_of_an_executor_is_many_requests_where_answers_come_quickly() -> 
 
 
 def test_a_task_of_an_executor_is_one_request_where_answers_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "TOGETHER", 0.05)
+    monkeypatch.setattr(workers, "TOGETHER", 0.05)
 
     def slow(prompt: str) -> bytes:
         time.sleep(0.06)
@@ -318,7 +318,7 @@ def test_a_task_of_an_executor_is_one_request_where_answers_take_their_time(monk
 
 
 def test_what_a_worker_had_no_time_for_is_done_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "TOGETHER", 0.3)
+    monkeypatch.setattr(workers, "TOGETHER", 0.3)
 
     def slower_and_slower(prompt: str) -> bytes:
         time.sleep(0.1 if int(prompt) > 120 else 0)

@@ -1,27 +1,27 @@
-"""Requests handed to an executor: processes, or machines, each of which may have a server of its own.
+"""Who sends the requests: threads, to one server, or an executor, whose workers may have servers of their own.
 
-To hand something over may cost more than to answer it. So a task of the executor is several requests, as many as are
+To hand something to an executor may cost more than to answer it. So a task of it is several requests, as many as are
 answered within a second, one after the other, and their answers come back together. A worker that dies costs no more
 than that, and while answers take longer than a second, each is a task of its own.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import pickle
+import mmap
 import sys
 import threading
 import time
 
-from ..errors import ConfigError, FlynnError, ServerNotRunningError
+from ..errors import ConfigError, FlynnError, NotSupportedError, ServerNotRunningError
+from ..http.call import CallAborted, Scope
 from ..pump import start
 from .results import success
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
-    from typing import Iterator, List, Optional, Sequence, Set, Tuple, Union
+    from typing import Dict, List, Optional, Sequence, Set, Tuple, Union
 
     from ..models.local.llamacpp import LlamaCppClient
     from .waiting import Task
@@ -32,10 +32,108 @@ if TYPE_CHECKING:
     # The answers, and the seconds that they took.
     Answered = Tuple[List[Union[bytes, FlynnError]], float]
 
+_LOOK = 2.0  # seconds between two looks at the server's slots
+# Bytes of address space that must be left for another thread: its stack, and what glibc reserves for what it allocates
+# (malloc/arena.c). With less, threads do begin, and then fail anywhere.
+_ROOM = (8 + 64) * 1024 * 1024
+_UNKNOWN_SLOTS = 4  # how many a server has that does not tell
 TOGETHER = 1.0  # seconds after which a worker begins no more of the requests that it was given
 MOST_TOGETHER = 64
 _WAIT = 30.0  # seconds that a worker waits for its server before another one gets the request
-_DASK_TIMEOUT = 30  # seconds to reach the scheduler
+
+
+class Threads:
+    """The threads: as many as `jobs`, or, if that is None, as the server has slots free.
+
+    Args:
+        timeout: seconds for one attempt.
+    """
+
+    def __init__(self, client: LlamaCppClient, work: Work, timeout: Optional[float], jobs: Optional[int]) -> None:
+        self._client, self._work, self._timeout, self._jobs = client, work, timeout, jobs
+        self._count = 0
+        self._others = sys.maxsize  # slots that others used at the last look
+        self._scopes: Dict[int, Scope] = {}
+        self._aborted = threading.Event()
+
+    def begin(self) -> None:
+        if self._jobs is not None:
+            self._use(self._jobs)
+        else:
+            start(self._watch, name="flynn-batch-slots")
+
+    def abort(self) -> None:
+        """End what is under way; `Work` has been stopped."""
+        self._aborted.set()
+        for scope in list(self._scopes.values()):
+            scope.abort()
+
+    def _use(self, jobs: int) -> None:
+        """Have so many threads, or as many as there is room for, but at least one."""
+        self._work.set_limit(jobs)
+        try:
+            for number in range(self._count + 1, jobs + 1):
+                if number > 1:
+                    mmap.mmap(-1, _ROOM).close()
+                start(self._answer, number, name=f"flynn-batch-{number}")
+                self._count = number
+        except (FlynnError, OSError):
+            if not self._count:
+                raise
+            self._work.set_limit(self._count)
+
+    def _scope(self, worker: int) -> Scope:
+        scope = self._scopes[worker] = Scope()
+        if self._aborted.is_set():
+            scope.abort()
+        return scope
+
+    def _answer(self, worker: int) -> None:
+        work = self._work
+        while tasks := work.take(worker):
+            (task,) = tasks
+            request = task.request
+            try:
+                with self._scope(worker):
+                    raw = self._client.transport.fetch("POST", request.path, request.body, task.limit(self._timeout))
+                result = success(request, raw)
+            except CallAborted:
+                work.drop()
+            except FlynnError as error:
+                work.fail(task, error)
+            except BaseException as error:
+                work.stop(error)
+                work.drop()
+            else:
+                work.succeed(result)
+
+    def _watch(self) -> None:
+        """Keep to the slots that nobody else uses, and at least to one."""
+        while self._jobs is None:
+            try:
+                with self._scope(0):
+                    jobs = self._free_slots()
+            except FlynnError:  # those who work will say it
+                jobs = max(1, self._work.limit)
+            try:
+                self._use(jobs)
+            except FlynnError as error:
+                return self._work.stop(error)
+            if self._aborted.wait(_LOOK) or self._work.stopping:
+                return None
+
+    def _free_slots(self) -> int:
+        ours = self._work.in_flight
+        try:
+            slots = self._client.slots(timeout=_LOOK)
+        except NotSupportedError:
+            self._jobs = self._client.props(timeout=_LOOK).total_slots or _UNKNOWN_SLOTS
+            return self._jobs
+        ours = max(ours, self._work.in_flight)
+        others = max(0, sum(slot.is_processing for slot in slots) - ours)
+        # A slot may be busy for a moment more after its answer has come. What others use, they use at two looks.
+        used, self._others = min(others, self._others), others
+        return max(1, len(slots) - used)
 
 
 class Executed:
@@ -70,6 +168,8 @@ class Executed:
             future.add_done_callback(functools.partial(self._done, tasks))
 
     def _done(self, tasks: List[Task], future: Future[Answered]) -> None:
+        import pickle
+
         self._futures.discard(future)
         try:
             answers, seconds = future.result()
@@ -134,22 +234,3 @@ def _own_client() -> LlamaCppClient:
     from ..models.router import create_client
 
     return create_client(load_config(), "local")
-
-
-@contextlib.contextmanager
-def dask(address: str, jobs: Optional[int]) -> Iterator[Tuple[Executor, int]]:
-    """The workers of a Dask scheduler, e.g. at `tcp://host:8786`, as an executor, and the jobs that it shall have.
-
-    Raises:
-        ConfigError: the package `distributed` (`pip install flynn[dask]`) is not installed, or there is no scheduler.
-    """
-    try:
-        from distributed import Client  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise ConfigError("--dask needs the package distributed: pip install flynn[dask]") from None
-    try:
-        client = Client(address, timeout=_DASK_TIMEOUT, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no Dask scheduler at {address}: {error}") from None
-    with client, client.get_executor(pure=False, retries=0) as workers:
-        yield workers, jobs or 2 * max(1, sum(client.nthreads().values()))
