@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from ..errors import ConfigError
+from ..models.types import Image, Message
 from . import DONE
 from .answer import as_json, show, statistics
 from .options import Given, Parser, connect, read_text, request_options
@@ -12,7 +13,7 @@ from .screen import Screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple, Union
+    from typing import Any, Dict, List, Optional, Tuple
 
     from ..models.local.llamacpp import LlamaCppClient
     from ..models.types import ChatResponse
@@ -56,16 +57,17 @@ def run(given: Given, screen: Screen) -> int:
     prompt = read_text(given.words).rstrip("\r\n")
     if not prompt.strip():
         raise ConfigError("the prompt is empty")
+    content: Any = [prompt, *map(Image, given.image)] if given.image else prompt
+    messages = [] if given.system is None else [Message("system", given.system)]
+    messages.append(Message("user", content))
     options = request_options(given)
-    if given.json_schema is not None:
-        options["json_schema"] = read_schema(given.json_schema)
     if screen.err_is_terminal:
         options["return_progress"] = True
     with connect(given) as client:
         if given.tool:
-            response, first = _with_tools(client, _messages(prompt, given), options, given, screen)
+            response, first = _with_tools(client, messages, options, given, screen)
         else:
-            stream = client.chat_stream(_messages(prompt, given), **options)
+            stream = client.chat_stream(messages, **options)
             first = show(stream, screen, text=not given.json)
             response = stream.response
     if given.json:
@@ -76,7 +78,7 @@ def run(given: Given, screen: Screen) -> int:
 
 
 def _with_tools(
-    client: LlamaCppClient, messages: List[Any], options: Dict[str, Any], given: Given, screen: Screen
+    client: LlamaCppClient, messages: List[Message], options: Dict[str, Any], given: Given, screen: Screen
 ) -> Tuple[ChatResponse, Optional[float]]:
     from contextlib import redirect_stdout
 
@@ -90,20 +92,3 @@ def _with_tools(
             raise ConfigError(f"--tool: {error}") from None
         first = show(run, screen, text=not given.json)
         return run.answer(), first
-
-
-def _messages(prompt: str, given: Given) -> List[Any]:
-    from ..models.types import Image, Message
-
-    content: Union[str, List[Any]] = [prompt, *map(Image, given.image)] if given.image else prompt
-    messages = [Message("user", content)]
-    return [Message("system", given.system), *messages] if given.system is not None else messages
-
-
-def read_schema(path: str) -> Any:
-    from ..files import read_json
-
-    schema = read_json(path)
-    if not isinstance(schema, dict):
-        raise ConfigError('a JSON schema is an object, such as {"type": "object"}', file=path)
-    return schema

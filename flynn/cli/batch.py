@@ -22,7 +22,6 @@ from ..errors import ConfigError
 from ..files import read_text as read_file
 from ..files import replace_file
 from . import DONE, FAILED, INTERRUPTED
-from .ask import read_schema
 from .options import Given, Parser, connect, request_options, time_limit
 from .screen import Screen
 
@@ -98,8 +97,6 @@ def run(given: Given, screen: Screen) -> int:
 def _run(given: Given, screen: Screen, lines: Lines) -> int:
     entries, reading = _entries(given, lines)
     options = request_options(given)
-    if given.json_schema is not None:
-        options["json_schema"] = read_schema(given.json_schema)
     tally = Tally()
     done = Done(keep_order=given.ordered and given.output is not None)
     with connect(given) as client, _output(given, screen) as record:

@@ -83,7 +83,15 @@ class Parser(argparse.ArgumentParser):
 
 def request_options(given: Given) -> Dict[str, Any]:
     """Those fields of a chat request that were given."""
-    return {option.name: value for option in _REQUEST_OPTIONS if (value := getattr(given, option.name)) is not None}
+    options = {option.name: value for option in _REQUEST_OPTIONS if (value := getattr(given, option.name)) is not None}
+    if "json_schema" in given and given.json_schema is not None:
+        from ..files import read_json
+
+        options["json_schema"] = schema = read_json(given.json_schema)
+        if not isinstance(schema, dict):
+            message = 'a JSON schema is an object, such as {"type": "object"}'
+            raise ConfigError(message, file=given.json_schema)
+    return options
 
 
 def connect(given: Given) -> LlamaCppClient:
