@@ -8,7 +8,6 @@
     runner     all of it together: `run`
     sources    the input of the command
     record     its output, from which it goes on
-    tally      how it goes, in figures                      no I/O
 """
 
 from __future__ import annotations

@@ -13,11 +13,10 @@ from contextlib import contextmanager, nullcontext
 
 from ..batch.record import Done, Record
 from ..batch.requests import Defaults
-from ..batch.results import encode_result
+from ..batch.results import Tally, encode_result
 from ..batch.runner import DEFAULT_TIMEOUT, DEFAULT_WAIT, defaults_of
 from ..batch.runner import run as run_requests
 from ..batch.sources import Lines, Template, read_jsonl, read_text, read_values, requests
-from ..batch.tally import Tally
 from ..errors import ConfigError
 from ..files import read_text as read_file
 from ..files import replace_file

@@ -10,9 +10,8 @@ import pytest
 
 from flynn.batch.record import Done, IdTable
 from flynn.batch.requests import Defaults, Request, make_request
-from flynn.batch.results import Result, encode_result, failure, is_torn, read_line, success
+from flynn.batch.results import Result, Tally, encode_result, failure, is_torn, read_line, success
 from flynn.batch.sources import Lines, Template, read_jsonl, read_table, read_text, read_values, requests
-from flynn.batch.tally import Tally
 from flynn.batch.waiting import Task, Window
 from flynn.errors import ConfigError, ProtocolError, ServerError
 
