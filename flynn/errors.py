@@ -1,4 +1,4 @@
-"""Every exception that leaves Flynn.
+"""Every exception that leaves Flynn, and `suggestion` for their messages.
 
 Those that mirror a built-in (a refused connection, a timeout, a bad value) are also that built-in. Nothing else is
 raised for what a server, a network or a file does.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional, Union
+    from typing import Iterable, Optional, Union
 
     from .models.local.completion import CompletionResponse
     from .models.types import ChatResponse
@@ -151,3 +151,16 @@ class ConfigError(FlynnError, ValueError):
         place = ":".join(str(part) for part in (file, line, column) if part is not None)
         super().__init__(": ".join(part for part in (place, key, message) if part))
         self.file, self.line, self.column, self.key = file, line, column, key
+
+
+def suggestion(name: str, allowed: Iterable[str]) -> str:
+    """The end of a message that tells which name was probably meant; empty when none of `allowed` is near.
+
+    Example:
+        >>> "unknown key 'endpont'" + suggestion("endpont", ["endpoint", "model"])
+        "unknown key 'endpont'; did you mean 'endpoint'?"
+    """
+    import difflib
+
+    near = difflib.get_close_matches(name[:100], allowed, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

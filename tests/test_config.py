@@ -11,8 +11,7 @@ import pytest
 import flynn
 from flynn.config import load_config, read_token_file
 from flynn.config.schema import Config, ModelConfig, Provider
-from flynn.errors import ConfigError
-from flynn.nearest import suggestion
+from flynn.errors import ConfigError, suggestion
 
 SEED = b"""\
 models:

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import json
 
-from ..errors import ConfigError
+from ..errors import ConfigError, suggestion
 from ..models.local.encode import encode_json, encode_prompt
 from ..models.request import ChatRequest
-from ..nearest import suggestion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from ..errors import (
     ModelLoadingError,
     RequestTimeoutError,
     ServerNotRunningError,
+    suggestion,
 )
 from .screen import Screen
 
@@ -121,7 +122,6 @@ def load(name: str) -> Tuple[Command, Parser]:
 def _without_command(argv: Sequence[str], screen: Screen) -> int:
     """Say which commands there are, or what is wrong with the one that was meant."""
     from .. import __version__
-    from ..nearest import suggestion
     from .options import Parser
 
     commands = "\n".join(f"  {name:<12}{purpose}" for name, purpose in COMMANDS.items())

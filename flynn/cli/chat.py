@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 
 from ..conversation import Conversation, summarise
-from ..errors import AuthenticationError, ConfigError, FlynnError, ServerError
-from ..nearest import suggestion
+from ..errors import AuthenticationError, ConfigError, FlynnError, ServerError, suggestion
 from . import DONE, INTERRUPTED
 from .answer import show, statistics
 from .options import Given, Parser, connect, request_options

@@ -8,8 +8,7 @@ import os
 import sys
 import traceback
 
-from ..errors import ConfigError
-from ..nearest import suggestion
+from ..errors import ConfigError, suggestion
 from ..tools import Tool
 
 TYPE_CHECKING = False

@@ -8,9 +8,8 @@ import os
 import sys
 
 from ..dataclass import fields, replace
-from ..errors import ConfigError
+from ..errors import ConfigError, suggestion
 from ..models.request import ChatRequest, option_types
-from ..nearest import suggestion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from enum import Enum
 
 from ..dataclass import dataclass, field, fields
-from ..errors import ConfigError
+from ..errors import ConfigError, suggestion
 from ..http.call import DEFAULT_TIMEOUT, TIMEOUTS, check_timeout
 from ..http.token import check_token
-from ..nearest import suggestion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

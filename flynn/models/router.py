@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import ConfigError
-from ..nearest import suggestion
+from ..errors import ConfigError, suggestion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from ..dataclass import dataclass
-from ..nearest import suggestion
+from ..errors import suggestion
 from .misfit import NAMES, Key, Misfit, in_one_line, refuse, typed
 
 TYPE_CHECKING = False

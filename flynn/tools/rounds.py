@@ -13,9 +13,8 @@ import inspect
 import json
 
 from ..dataclass import dataclass, replace
-from ..errors import ToolRoundsError
+from ..errors import ToolRoundsError, suggestion
 from ..models.types import Message
-from ..nearest import suggestion
 from . import ArgumentsError, Tool, decode_arguments
 
 TYPE_CHECKING = False

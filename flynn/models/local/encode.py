@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from ...dataclass import fields, replace
+from ...errors import suggestion
 from ..types import Audio, ChatRequest, Image, Message, ToolCall
 
 TYPE_CHECKING = False
@@ -42,8 +43,6 @@ def check_options(options: Iterable[str], known: Sequence[str]) -> None:
     """Refuse, with a TypeError, what a route does not have."""
     for name in options:
         if name not in known:
-            from ...nearest import suggestion
-
             raise TypeError(
                 f"unknown option {name!r}{suggestion(name, known)} "
                 f"(what llama-server knows and Flynn does not goes into extra={{{name!r}: ...}})"
