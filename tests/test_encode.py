@@ -201,6 +201,14 @@ def test_extra_of_the_defaults_is_sent_too() -> None:
     assert json.loads(encode_chat(request, stream=False)) == {**encoded(), "a": 2}
 
 
+def test_an_extra_of_none_is_none() -> None:
+    assert encoded(extra=None) == encoded()
+    request = with_defaults(chat_request("Hi", {"extra": None}), {"extra": {"a": 2}})
+    assert json.loads(encode_chat(request, stream=False)) == {**encoded(), "a": 2}
+    request = with_defaults(chat_request("Hi", {"extra": {"a": 2}}), {"extra": None})
+    assert json.loads(encode_chat(request, stream=True))["a"] == 2
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_json_does_not_have_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):

@@ -73,6 +73,14 @@ def test_the_value_is_read_and_anything_else_is_a_protocol_error(
                 call(client, *arguments)
 
 
+@pytest.mark.parametrize("call", [LlamaCppClient.count_tokens, LlamaCppClient.apply_template])
+def test_what_chat_would_send_is_counted_and_written_out_extra_included(call: Any) -> None:
+    with answered({"input_tokens": 1, "prompt": "a"}) as server, LlamaCppClient(server.endpoint) as client:
+        call(client, "Hi", seed=1, extra={"new": 2})
+    sent = server.requests[0].json
+    assert sent == {"messages": [{"role": "user", "content": "Hi"}], "seed": 1, "new": 2}
+
+
 # --- completions ------------------------------------------------------------------------------------------------------
 
 

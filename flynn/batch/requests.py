@@ -91,7 +91,7 @@ def make_request(source: Source, number: int, defaults: Defaults, digest: str = 
     if isinstance(source, str):
         value = {"prompt": source}
     elif isinstance(source, ChatRequest):
-        value = {**encode_prompt(source), **source.extra}
+        value = encode_prompt(source)
     if not isinstance(value, dict):
         raise ConfigError(f"a request is an object, not {_shown(value)}")
     name = id_of(value, number)

@@ -53,18 +53,17 @@ def with_defaults(request: ChatRequest, defaults: Mapping[str, Any]) -> ChatRequ
     """The request with its empty fields, and members that its `extra` does not have, taken from the defaults."""
     missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
     if "extra" in defaults:
-        missing["extra"] = {**defaults["extra"], **request.extra}
+        missing["extra"] = {**(defaults["extra"] or {}), **(request.extra or {})}
     return replace(request, **missing) if missing else request
 
 
 def encode_chat(request: ChatRequest, *, stream: bool) -> bytes:
     """The body of a request to the chat route."""
-    body = encode_prompt(request)
-    if stream:
-        # Progress always: while it reads a prompt llama-server finds out that its client has gone only by writing.
-        body.update(stream=True, stream_options={"include_usage": True}, return_progress=True)
-    body.update(request.extra)
-    return encode_json(body)
+    if not stream:
+        return encode_json(encode_prompt(request))
+    # Progress always: while it reads a prompt llama-server finds out that its client has gone only by writing.
+    usage = {"include_usage": True}
+    return encode_json(encode_prompt(request, stream=True, stream_options=usage, return_progress=True))
 
 
 def encode_json(value: Any) -> bytes:
@@ -73,14 +72,14 @@ def encode_json(value: Any) -> bytes:
     return _ENCODE(value).encode("utf-8", "replace")
 
 
-def encode_prompt(request: ChatRequest) -> Dict[str, Any]:
-    """The JSON of a request: its messages and every field that is set."""
+def encode_prompt(request: ChatRequest, **fixed: Any) -> Dict[str, Any]:
+    """The JSON of a request: its messages and every field that is set, what is fixed, and its `extra` last."""
     body = {name: value for name, value in vars(request).items() if value is not None}
     body["messages"] = [encode_message(message) for message in request.messages]
-    del body["extra"]
+    extra = body.pop("extra", {})
     if not isinstance(body.get("tool_choice", ""), str):
         _force_tool(body)
-    return body
+    return {**body, **fixed, **extra}
 
 
 def _force_tool(body: Dict[str, Any]) -> None:
@@ -103,27 +102,21 @@ def encode_message(message: Union[Message, Mapping[str, Any]]) -> Dict[str, Any]
     """A message as JSON. A mapping is taken to be in the server's form already, but for `Image` and `Audio` parts."""
     if not isinstance(message, Message):
         encoded = dict(message)
-        if "content" in encoded:
-            encoded["content"] = _encode_content(encoded["content"])
-        return encoded
-    encoded = {"role": message.role, "content": _encode_content(message.content)}
-    if message.tool_calls:
-        encoded["tool_calls"] = [_encode_tool_call(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        encoded["tool_call_id"] = message.tool_call_id
-    if message.name is not None:
-        encoded["name"] = message.name
-    if message.reasoning is not None:
-        encoded["reasoning_content"] = message.reasoning
+    else:
+        encoded = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            encoded["tool_calls"] = [_encode_tool_call(call) for call in message.tool_calls]
+        if message.tool_call_id is not None:
+            encoded["tool_call_id"] = message.tool_call_id
+        if message.name is not None:
+            encoded["name"] = message.name
+        if message.reasoning is not None:
+            encoded["reasoning_content"] = message.reasoning
+    content = encoded.get("content")
+    if content is not None and not isinstance(content, str):
+        parts = [content] if isinstance(content, (Image, Audio)) else content
+        encoded["content"] = [_encode_part(part) for part in parts]
     return encoded
-
-
-def _encode_content(content: Any) -> Any:
-    if isinstance(content, (Image, Audio)):
-        content = [content]
-    if content is None or isinstance(content, str):
-        return content
-    return list(map(_encode_part, content))
 
 
 def _encode_part(part: Any) -> Any:
