@@ -1,6 +1,5 @@
 """`Conversation`: a history that fits the context.
 
-    rules     what becomes of the oldest turns: `drop`, `summarise`, or any function like them
     fitting   which messages may go, and how many have to: without I/O
     meter     how many tokens a request is
     stream    an answer that joins the conversation as it ends
@@ -16,58 +15,69 @@ from ..models.types import Message
 from .file import read_messages, write_messages
 from .fitting import droppable, how_many, without
 from .meter import LIMITS, Meter, size, whole_size
-from .rules import drop as drop
-from .rules import summarise as summarise
 from .stream import ConversationStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, TypeVar
+    from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
     from ..models.local.llamacpp import LlamaCppClient
     from ..models.local.stream import ChatStream
     from ..models.request import ChatRequest
     from ..models.types import ChatResponse, Prompt
     from .fitting import AnyMessage
-    from .rules import Rule
 
     T = TypeVar("T")
+    # Gets a conversation that holds the turns which do not fit; returns the messages that take their place.
+    Rule = Callable[["Conversation"], Sequence[AnyMessage]]
 
 _OF_THE_CALL = ("timeout", "resume", "resume_for")  # and not of the request
+_SUMMARISE = (
+    "Summarise our conversation so far in at most {} words, for yourself: you will not see it again. "
+    "Keep names, numbers, facts, decisions and open questions."
+)
+
+
+def drop(oldest: Conversation) -> Sequence[AnyMessage]:
+    """A rule: forget the oldest turns."""
+    return ()
+
+
+def summarise(oldest: Conversation) -> Sequence[AnyMessage]:
+    """A rule: have the model sum the oldest turns up, in up to an eighth of the context.
+
+    The summary is a turn like any other: it answers a question that ends the old turns, so that the server's prompt
+    cache knows all that comes before it, and one day it is summed up with the turns that followed it.
+    """
+    limit = max(1, (oldest.n_ctx or 0) // 8)
+    reply = oldest.chat(_SUMMARISE.format(limit // 2), max_tokens=limit)
+    return oldest.messages[-2:] if reply.content else ()
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A request that fits.
-
-    Attributes:
-        request: with all messages.
-        history: those of them that the conversation had already, or that stand for what is dropped.
-        prompt: those that are new.
-        dropped: what is not sent any more.
-    """
+    """A request that fits, with all messages."""
 
     request: ChatRequest
-    history: List[AnyMessage]
-    prompt: List[AnyMessage]
-    dropped: List[AnyMessage]
+    history: List[AnyMessage]  # those that the conversation had already, or that stand for what is dropped
+    prompt: List[AnyMessage]  # those that are new
+    dropped: List[AnyMessage]  # what is not sent any more
 
 
 class Conversation:
     """What was said, made to fit the server's context before each request.
 
     The system prompt, what the user said last and what the answer is to follow upon are always sent, and no result of a
-    tool without its call. When all together is too long, the oldest turns go, many at a time: see
-    `flynn.conversation.fitting`.
+    tool without its call. When all together is too long, the oldest turns go, many at a time (`how_many`).
 
     Args:
         client: of the server.
         system: the system prompt, None for none.
         reserve: tokens to keep free for the answer. By default the `max_tokens` of the request, or else a quarter of
             the context; then no more than half of it, and less where the newest messages leave no more.
-        rule: what becomes of the turns that do not fit: `drop` forgets them, `summarise` has the model sum them up. Any
-            function will do that takes a conversation, of these turns alone, and returns the messages that take their
-            place (if these do not fit, they are dropped). It may `chat` with the conversation that it gets.
+        rule: what becomes of the turns that do not fit: `drop`, `summarise`, or any function that takes a conversation,
+            of these turns alone, and returns the messages that take their place (if these do not fit, they are
+            dropped). It may `chat` with the conversation that it gets.
         options: of every request, as for `LlamaCppClient.chat`.
 
     Attributes:
@@ -129,29 +139,18 @@ class Conversation:
         return response
 
     def chat_stream(self, /, prompt: Prompt, **options: Any) -> ConversationStream:
-        """Answer a prompt, piece by piece as it is generated; then prompt and answer are part of the conversation.
-
-        Args:
-            prompt: as for `chat`.
-            options: as for `LlamaCppClient.chat_stream`.
-        """
+        """`chat`, piece by piece as the answer is generated; options as for `LlamaCppClient.chat_stream`."""
         how, options = self._parted(options)
 
-        def begin() -> Tuple[Turn, ChatStream]:
-            return self._send(prompt, options, lambda request: self._client.chat_stream(request, **how).__enter__())
+        def send(request: ChatRequest) -> ChatStream:
+            return self._client.chat_stream(request, **how).__enter__()
 
-        return ConversationStream(begin, self._add)
+        return ConversationStream(lambda: self._send(prompt, options, send), self._add)
 
     def fit(self, /, prompt: Prompt, **options: Any) -> List[AnyMessage]:
         """Shorten the conversation as far as a prompt needs it, and return all that is to be sent with it.
 
-        For requests that are not made here. What comes of them is yours to add to `messages`.
-
-        Args:
-            prompt, options: as for `chat`.
-
-        Raises:
-            ContextSizeError, FlynnError: as for `chat`.
+        For requests that are not made here: what comes of them is yours to add to `messages`. Otherwise as `chat`.
         """
         turn = self._fit(prompt, self._parted(options)[1])
         self._keep(turn, [])
@@ -194,7 +193,7 @@ class Conversation:
             # The context was not known or is another one now, or there are images, whose tokens are not counted.
             if not error.n_ctx or not error.n_prompt_tokens or not droppable([*turn.history, *turn.prompt]):
                 raise
-            self._meter.correct(error.n_ctx)
+            self._meter.n_ctx = error.n_ctx
             turn = self._fit(prompt, options, error.n_prompt_tokens)
             return turn, send(turn.request)
 
@@ -222,11 +221,7 @@ class Conversation:
         return replace(request, messages=[*self._instructions, *messages])
 
     def _fit(self, prompt: Prompt, options: Mapping[str, Any], tokens: Optional[int] = None) -> Turn:
-        """What is to be sent with a prompt.
-
-        Args:
-            tokens: of the whole conversation with the prompt, if known.
-        """
+        """What is to be sent with a prompt; `tokens` are of the whole conversation with it, if known."""
         request = with_defaults(chat_request(prompt, options), self._client.defaults)
         asked = list(request.messages)
         request = self._with(request, [*self.messages, *asked])
@@ -243,7 +238,7 @@ class Conversation:
     def _reserve(self, request: ChatRequest, n_ctx: int) -> int:
         if self.reserve is not None:
             return self.reserve
-        limits: List[int] = [limit for name in LIMITS if (limit := getattr(request, name)) is not None and limit > 0]
+        limits = [limit for name in LIMITS if (limit := getattr(request, name) or 0) > 0]
         return min([n_ctx // 2, *(limits or [n_ctx // 4])])
 
     def _shortened(self, whole: Turn, tokens: int, room: int, n_ctx: int) -> Turn:

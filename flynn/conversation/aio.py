@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..aio import AsyncChatStream, AsyncLlamaCppClient, awaited
 from . import Conversation
-from .rules import drop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +11,6 @@ if TYPE_CHECKING:
 
     from ..models.types import Prompt
     from .fitting import AnyMessage
-    from .rules import Rule
 
 
 class AsyncConversation:
@@ -20,8 +18,7 @@ class AsyncConversation:
 
     Args:
         client: of the server.
-        system, reserve, rule, options: as for `Conversation`. A rule is called in the thread of the call, and with a
-            `Conversation`.
+        system, options: as for `Conversation`. A rule is called in the thread of the call, with a `Conversation`.
 
     Example:
         >>> async def talk(client):
@@ -31,16 +28,8 @@ class AsyncConversation:
         ...         print(text, end="")
     """
 
-    def __init__(
-        self,
-        client: AsyncLlamaCppClient,
-        system: Optional[str] = None,
-        *,
-        reserve: Optional[int] = None,
-        rule: Rule = drop,
-        **options: Any,
-    ) -> None:
-        self._client = Conversation(client.synchronous, system, reserve=reserve, rule=rule, **options)
+    def __init__(self, client: AsyncLlamaCppClient, system: Optional[str] = None, **options: Any) -> None:
+        self._client = Conversation(client.synchronous, system, **options)
 
     chat = awaited(Conversation.chat)
     fit = awaited(Conversation.fit)

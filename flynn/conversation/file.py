@@ -17,12 +17,9 @@ if TYPE_CHECKING:
 
 
 def read_messages(path: str) -> List[Any]:
-    """The messages in a file.
-
-    Raises:
-        ConfigError: it holds something else, or cannot be read.
-    """
-    if os.path.exists(os.path.expanduser(path)) and not os.path.isfile(os.path.expanduser(path)):
+    """The messages in a file; ConfigError if it holds something else, or cannot be read."""
+    place = os.path.expanduser(path)
+    if os.path.exists(place) and not os.path.isfile(place):
         raise ConfigError("not a regular file", file=path)
     messages = read_json(path)
     if not isinstance(messages, list):
@@ -36,11 +33,7 @@ def read_messages(path: str) -> List[Any]:
 
 
 def write_messages(path: str, messages: Sequence[AnyMessage]) -> None:
-    """Write messages to a file, over an older conversation if need be, but over nothing else.
-
-    Raises:
-        ConfigError: there is a file that holds something else, or it cannot be written.
-    """
+    """Write messages to a file, over an older conversation if need be, but over nothing else: ConfigError."""
     path = os.path.expanduser(path)
     if os.path.lexists(path):
         try:

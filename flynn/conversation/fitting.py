@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 _INSTRUCTIONS = ("system", "developer")
 
 
-def role(message: AnyMessage) -> str:
-    """Who a message is from; empty if it does not say."""
+def _role(message: AnyMessage) -> str:
     return str(message.get("role", "")) if hasattr(message, "get") else message.role
 
 
@@ -29,7 +28,7 @@ def droppable(messages: Sequence[AnyMessage]) -> List[List[int]]:
         >>> droppable([{"role": "system"}, {"role": "user"}, {"role": "assistant"}, {"role": "user"}])
         [[1, 2]]
     """
-    roles = [role(message) for message in messages]
+    roles = [_role(message) for message in messages]
     newest = max((place for place, who in enumerate(roles) if who == "user"), default=-1)
     groups: List[List[int]] = []
     for place, who in enumerate(roles):
@@ -45,7 +44,7 @@ def droppable(messages: Sequence[AnyMessage]) -> List[List[int]]:
 
 
 def without(messages: Sequence[AnyMessage], groups: Iterable[Sequence[int]]) -> List[AnyMessage]:
-    """The messages that are left when groups of them are gone."""
+    """The messages that are left when these groups are gone."""
     gone = {place for group in groups for place in group}
     return [message for place, message in enumerate(messages) if place not in gone]
 
@@ -64,7 +63,7 @@ def how_many(sizes: Sequence[int], tokens: int, room: int, count: Callable[[int]
         count: the tokens of the request with so many groups gone.
 
     Returns:
-        The number of groups, and the tokens that are left: more than `room` if all of the groups are not enough.
+        The number, and the tokens that are left: more than `room` if not even all are enough.
     """
     gone, last = 0, len(sizes) - 1
     while tokens > room and gone < last:

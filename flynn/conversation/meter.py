@@ -25,16 +25,10 @@ class Meter:
 
     Each answer tells the tokens of all that was said until then, and a text has no more tokens than bytes. So a prompt
     that cannot be too long need not be counted.
-
-    Args:
-        client: of the server.
-
-    Attributes:
-        counts: whether the server counts; False once it turned out that it does not.
     """
 
     def __init__(self, client: LlamaCppClient) -> None:
-        self.counts = True
+        self.counts = True  # until it turns out that the server does not
         self._client = client
         self._n_ctx: Optional[int] = None
         self._asked = False
@@ -43,11 +37,7 @@ class Meter:
 
     @property
     def n_ctx(self) -> Optional[int]:
-        """The context of a slot in tokens; None where the server does not tell before a prompt is too long.
-
-        Raises:
-            FlynnError: the server cannot be asked.
-        """
+        """The context of a slot in tokens; None where the server does not tell before a prompt is too long."""
         if not self._asked:
             try:
                 self._n_ctx = self._client.props().n_ctx
@@ -58,8 +48,8 @@ class Meter:
             self._asked = True
         return self._n_ctx
 
-    def correct(self, n_ctx: int) -> None:
-        """The context is another one than it seemed."""
+    @n_ctx.setter
+    def n_ctx(self, n_ctx: int) -> None:
         self._n_ctx, self._asked = n_ctx, True
 
     def at_most(self, request: ChatRequest) -> int:
@@ -82,7 +72,7 @@ class Meter:
         return tokens
 
     def learn(self, request: ChatRequest, response: ChatResponse) -> None:
-        """What an answer tells about the request with the answer after it."""
+        """Take what an answer tells about the request with the answer after it."""
         if response.usage:
             messages = [*request.messages, response.message]
             self._measured = (messages, _rest(request), response.usage.total_tokens)

@@ -20,8 +20,8 @@ class ConversationStream:
     """`ChatStream` within a conversation, with the same methods. Made by `Conversation.chat_stream`.
 
     The conversation is made to fit, and the request sent, when iteration or the `with` block begins. Prompt and answer
-    join the conversation when the stream ends or is closed; an answer that was cut short as it is, but without a prompt
-    that got no word of an answer, and without calls of tools that may not be whole.
+    join the conversation when the stream ends or is closed: an answer that was cut short as it is, but without calls of
+    tools, which may not be whole, and a prompt only if it got a word of an answer.
 
     Raises, while iterating: what `Conversation.chat` and `ChatStream` raise.
     """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import collections.abc
 import json
-from typing import Any, Dict, Generic, List, Mapping, NoReturn, TypeVar
+from typing import Any, Dict, Generic, List, Mapping, TypeVar
 
 from ..errors import StructuredOutputError
+from ..files import refuse_constant
 from .annotations import form_of
 from .forms import Anything, Form, build
 from .misfit import Misfit, key_path
@@ -63,7 +64,7 @@ class Answer(Generic[T]):
             StructuredOutputError: it holds none.
         """
         try:
-            value = json.loads(response.content, parse_constant=_refuse)
+            value = json.loads(response.content, parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
             raise _unreadable(response, error) from error
         if response.finish_reason == "length" and type(value) in (int, float):  # more digits might have come
@@ -72,10 +73,6 @@ class Answer(Generic[T]):
             return build(self._form, value)  # type: ignore[no-any-return]
         except Misfit as misfit:
             raise StructuredOutputError(f"the answer does not fit: {misfit}", response) from misfit
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"JSON has no {constant}")
 
 
 def _unreadable(response: ChatResponse, error: Exception) -> StructuredOutputError:
