@@ -85,40 +85,34 @@ def run(given: Given, screen: Screen) -> int:
     for option in ("jobs", "max_failures"):
         if getattr(given, option) is not None and getattr(given, option) < 1:
             raise ConfigError(f"--{option.replace('_', '-')} is a number above 0")
-    file = _open(given)
-    try:
-        return _run(given, screen, Lines(file))
-    finally:
-        if given.input != "-":  # the reader may still wait for a pipe, and `close` would wait for the reader
-            file.close()
+    with _open(given) as file:
+        lines = Lines(file)
+        entries, reading = _entries(given, lines)
+        options = request_options(given)
+        tally = Tally()
+        done = Done(keep_order=given.ordered and given.output is not None)
+        with connect(given) as client, _output(given, screen) as record:
+            tally.before = record.read(done) if record else 0
+            defaults = Defaults(given.system, {**defaults_of(client), **options})
+            with _workers(given) as (workers, jobs):
+                batch = run_requests(
+                    requests(entries, defaults, done, file=given.input, fingerprint=reading),
+                    None if workers else client,
+                    jobs=jobs,
+                    ordered=given.ordered and record is None,
+                    timeout=DEFAULT_TIMEOUT if given.timeout is ... else given.timeout,
+                    wait=given.wait,
+                    max_failures=given.max_failures,
+                    executor=workers,
+                )
+                return _Watch(batch, tally, record, screen, lines).until_end(given, done)
 
 
-def _run(given: Given, screen: Screen, lines: Lines) -> int:
-    entries, reading = _entries(given, lines)
-    options = request_options(given)
-    tally = Tally()
-    done = Done(keep_order=given.ordered and given.output is not None)
-    with connect(given) as client, _output(given, screen) as record:
-        tally.before = record.read(done) if record else 0
-        defaults = Defaults(given.system, {**defaults_of(client), **options})
-        with _workers(given) as (workers, jobs):
-            batch = run_requests(
-                requests(entries, defaults, done, file=given.input, fingerprint=reading),
-                None if workers else client,
-                jobs=jobs,
-                ordered=given.ordered and record is None,
-                timeout=DEFAULT_TIMEOUT if given.timeout is ... else given.timeout,
-                wait=given.wait,
-                max_failures=given.max_failures,
-                executor=workers,
-            )
-            return _Watch(batch, tally, record, screen, lines).until_end(given, done)
-
-
-def _open(given: Given) -> BinaryIO:
+def _open(given: Given) -> ContextManager[BinaryIO]:
     if given.input == "-":
         try:
-            return open(0, "rb", closefd=False)
+            # Not to be closed: the reader may still wait for a pipe, and `close` would wait for the reader.
+            return nullcontext(open(0, "rb", closefd=False))
         except OSError as error:
             raise OSError(error.errno, error.strerror, "standard input") from None
     try:

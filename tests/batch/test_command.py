@@ -283,10 +283,13 @@ def test_text_has_a_prompt_a_line_and_the_system_prompt_goes_along(home: Home) -
 
 def test_a_template_is_filled_from_csv(home: Home) -> None:
     home.write("in.csv", "custom_id,name\nx,Ann\ny,Bob\n")
-    home.write("prompt.txt", "Greet {{name}}")
+    home.write("prompt.txt", "Greet\n{{name}}\n")
     with serve(answers()) as server:
         assert batch(home, server, *OUT, "--template", "prompt.txt", name="in.csv").code == 0
-        assert sorted(prompts(server)) == ["Greet Ann", "Greet Bob"]
+        assert sorted(prompts(server)) == ["Greet\nAnn\n", "Greet\nBob\n"]
+        (home.path / "prompt.txt").write_bytes(b"\xef\xbb\xbfGreet\r\n{{name}}\r\n")  # as other editors write it
+        assert batch(home, server, *OUT, "--template", "prompt.txt", name="in.csv").code == 0
+        assert len(prompts(server)) == 2
         home.write("prompt.txt", "Hail {{name}}")
         changed = batch(home, server, *OUT, "--template", "prompt.txt", name="in.csv")
     assert sorted(ids(home)) == ["x", "y"]
