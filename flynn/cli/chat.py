@@ -7,7 +7,7 @@ import sys
 from ..conversation import Conversation, summarise
 from ..errors import AuthenticationError, ConfigError, FlynnError, ServerError, suggestion
 from . import DONE, INTERRUPTED
-from .answer import show, statistics
+from .ask import show, statistics
 from .options import Given, Parser, connect, request_options
 from .screen import Screen
 
