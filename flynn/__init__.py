@@ -14,7 +14,20 @@ if TYPE_CHECKING:
     from .config import load_config as load_config
     from .conversation import Conversation as Conversation
     from .conversation.aio import AsyncConversation as AsyncConversation
-    from .errors import *  # noqa: F403
+    from .errors import AuthenticationError as AuthenticationError
+    from .errors import ConfigError as ConfigError
+    from .errors import ConnectionLostError as ConnectionLostError
+    from .errors import ContextSizeError as ContextSizeError
+    from .errors import FlynnError as FlynnError
+    from .errors import ModelLoadingError as ModelLoadingError
+    from .errors import NotSupportedError as NotSupportedError
+    from .errors import ProtocolError as ProtocolError
+    from .errors import RequestTimeoutError as RequestTimeoutError
+    from .errors import ServerError as ServerError
+    from .errors import ServerNotRunningError as ServerNotRunningError
+    from .errors import StreamInterruptedError as StreamInterruptedError
+    from .errors import StructuredOutputError as StructuredOutputError
+    from .errors import ToolRoundsError as ToolRoundsError
     from .models.local.completion import Completion as Completion
     from .models.local.completion import CompletionResponse as CompletionResponse
     from .models.local.llamacpp import LlamaCppClient as LlamaCppClient

@@ -15,11 +15,9 @@ class ModelClient(Protocol):
 
     def chat(self, request: Prompt, **options: Any) -> ChatResponse:
         """Answer a request, in one piece."""
-        ...
 
     def chat_stream(self, request: Prompt, **options: Any) -> EventStream:
         """Answer a request, piece by piece as it is generated."""
-        ...
 
     def close(self) -> None:
         """Let go of connections."""
@@ -32,11 +30,9 @@ class EventStream(Protocol):
     @property
     def response(self) -> ChatResponse:
         """All that came so far."""
-        ...
 
     def text(self) -> Iterator[str]:
         """Only the text, piece by piece."""
-        ...
 
     def close(self) -> None:
         """Make the model stop."""

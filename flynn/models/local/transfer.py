@@ -44,13 +44,7 @@ class Transfer:
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        call: Call,
-        path: str,
-        body: Optional[bytes] = None,
-        session: str = "",
-        resume_for: float = 0.0,
+        self, transport: Transport, call: Call, path: str, body: Optional[bytes], session: str, resume_for: float
     ) -> None:
         self.position = 0  # bytes of the body that came
         self.resumes = 0
