@@ -246,13 +246,4 @@ class Channel:
 
 
 _pump = Pump()
-
-
-def _after_fork() -> None:
-    """A child has none of its parent's threads."""
-    global _pump
-    _pump = Pump()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_pump.__init__)  # type: ignore[misc]  # a child has none of its parent's threads

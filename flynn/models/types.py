@@ -152,7 +152,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ChatResponse:
-    """The reply to a request. What concerns one choice is also here, for the first choice.
+    """The reply to a request. What concerns one choice is also here, for the first one; `content` is then a string.
 
     Attributes:
         choices: the answers, `n` of them.
