@@ -47,23 +47,20 @@ class Result:
     def content(self) -> str:
         """The text of the first choice of a chat or a completion; empty if there is none."""
         choice = (_member(self.body, "choices", list) or [{}])[0]
-        text = _member(_member(choice, "message", dict) or {}, "content", str) or _member(choice, "text", str)
-        return text or ""
+        text: str = _member(_member(choice, "message", dict), "content", str) or _member(choice, "text", str)
+        return text
 
     def tokens(self) -> Tuple[int, int, int]:
         """Tokens of the prompt, of them from the prompt cache, and generated, as far as the server told."""
-        usage = _member(self.body, "usage", dict) or {}
-        details = _member(usage, "prompt_tokens_details", dict) or {}
-        return (
-            _member(usage, "prompt_tokens", int) or 0,
-            _member(details, "cached_tokens", int) or 0,
-            _member(usage, "completion_tokens", int) or 0,
-        )
+        usage = _member(self.body, "usage", dict)
+        cached = _member(_member(usage, "prompt_tokens_details", dict), "cached_tokens", int)
+        return _member(usage, "prompt_tokens", int), cached, _member(usage, "completion_tokens", int)
 
 
 def _member(value: Any, name: str, kind: type) -> Any:
+    """A member of an object, or nothing of its kind."""
     member = value.get(name) if isinstance(value, dict) else None
-    return member if isinstance(member, kind) else None
+    return member if isinstance(member, kind) else kind()
 
 
 def success(request: Request, raw: bytes) -> Result:
@@ -90,7 +87,7 @@ def encode_result(result: Result) -> bytes:
         _PREFIX,
         (result.digest or "0" * 16).encode(),
         id_json(result.custom_id or ""),
-        id_json(_member(result.body, "id", str) or ""),
+        id_json(_member(result.body, "id", str)),
         raw,
     )
 

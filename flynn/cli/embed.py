@@ -45,7 +45,7 @@ def add_options(parser: Parser) -> None:
 
 def run(given: Given, screen: Screen) -> int:
     if given.words or given.file:
-        sources = iter(_given(given))
+        sources = _given(given)
     elif sys.stdin is not None and not sys.stdin.isatty():
         sources = _lines()
     else:
