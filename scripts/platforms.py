@@ -25,6 +25,7 @@ from environment import MADE, Unavailable, alone, run, say
 UNPACK_ARM = """
 mkdir "$1/qemu" "$2/root"
 for package in "$1"/armhf/cache/archives/*.deb; do dpkg -x "$package" "$2/root"; done
+test -e "$2/root/lib" || ln -s usr/lib "$2/root/lib"  # since Debian 13 that is left to the package base-files
 for package in "$1"/native/cache/archives/*.deb; do dpkg -x "$package" "$1/qemu"; done
 cp "$1"/qemu/usr/bin/qemu-arm-static "$2/qemu-arm" || cp "$1/qemu/usr/bin/qemu-arm" "$2"
 """
@@ -111,14 +112,15 @@ def _fetch_arm(folder: Path) -> None:
 
 
 def _fetch_musl(folder: Path) -> None:
-    [zig] = environment.environment("musl").parent.parent.glob("lib/python*/site-packages/ziglang/zig")
-    (folder / "zig").symlink_to(zig)
     apt = _apt(folder / "sources", "deb-src")
-    about = subprocess.check_output(["apt-cache", *apt[1:], "showsrc", "python3-defaults"], universal_newlines=True)
+    ask = ["apt-cache", *apt[1:], "showsrc", "python3-defaults"]
+    about = subprocess.run(ask, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
     release = re.search(r"python3\.\d+", about)
     if not release:
-        raise Unavailable("the machine's package sources have no source package of Python")
+        raise Unavailable("apt finds no source of Python 3; the first run needs the network")
     run(["sh", "-euc", 'cd "$1"; shift; "$@"', "sh", str(folder), *apt, "source", "--tar-only", release[0], "zlib"])
+    [zig] = environment.environment("musl").parent.parent.glob("lib/python*/site-packages/ziglang/zig")
+    (folder / "zig").symlink_to(zig)
 
 
 def _apt(folder: Path, kind: str, architecture: Optional[str] = None) -> List[str]:
@@ -151,7 +153,7 @@ def _apt(folder: Path, kind: str, architecture: Optional[str] = None) -> List[st
     (folder / "apt.conf").write_text("\n".join(lines), encoding="utf-8")
     apt = ["apt-get", "-qq", "-c", str(folder / "apt.conf")]
     try:
-        run([*apt, "update"])
+        run([*apt, "update", "--error-on=any"])
     except Unavailable as error:  # perhaps only of a source that is not needed here
         say(f"apt-get update: {error}")
     return apt
