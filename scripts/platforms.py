@@ -138,12 +138,15 @@ def _apt(folder: Path, kind: str, architecture: Optional[str] = None) -> List[st
             text = re.sub(r"(?m)^Types:.*", f"Types: {kind}", source.read_text(encoding="utf-8"))
             text = re.sub(r"(?m)^deb(-src)?(?=\s)", kind, text)
             (folder / "sources" / source.name).write_text(text, encoding="utf-8")
+    # Mirrors are not always whole where security updates come and go, and these Pythons meet nobody but this machine.
+    (folder / "preferences").write_text("Package: *\nPin: release a=*-security\nPin-Priority: 100\n", encoding="utf-8")
     options = {
         "Dir::State": folder / "state",
         "Dir::State::status": folder / "state" / "status",
         "Dir::Cache": folder / "cache",
         "Dir::Etc::sourcelist": "/dev/null",
         "Dir::Etc::sourceparts": folder / "sources",
+        "Dir::Etc::preferences": folder / "preferences",
         "Acquire::Languages": "none",
         "APT::Sandbox::User": "root",  # another one may not be allowed to see `folder`
         **({"APT::Architecture": architecture, "APT::Architectures": architecture} if architecture else {}),
