@@ -27,14 +27,7 @@ S = TypeVar("S", bound="Union[ChatStream, AsyncChatStream]")
 
 
 class Answer(Generic[T]):
-    """An answer of some type.
-
-    Args:
-        wanted: a type, or a JSON schema as a mapping.
-
-    Raises:
-        TypeError: JSON cannot express the type; one line that says what, and where.
-    """
+    """An answer of a type, or of a JSON schema as a mapping; raises TypeError if JSON cannot express the type."""
 
     def __init__(self, wanted: object) -> None:
         if isinstance(wanted, collections.abc.Mapping):
@@ -45,11 +38,7 @@ class Answer(Generic[T]):
             self.schema = schema_of(self._form)
 
     def options(self, request: Prompt, options: Mapping[str, Any]) -> Dict[str, Any]:
-        """The options of a chat request, with the schema among them.
-
-        Raises:
-            TypeError: the request has a constraint of its own.
-        """
+        """The options of a chat request, with the schema; TypeError if it has a constraint of its own already."""
         for name in ("response_format", "json_schema", "grammar"):
             if options.get(name, getattr(request, name, None)) is not None:
                 raise TypeError(f"the schema is all that may constrain the answer: leave out {name}")
@@ -58,11 +47,7 @@ class Answer(Generic[T]):
         return {**options, "response_format": {"type": "json_schema", "json_schema": named}}
 
     def read(self, response: ChatResponse) -> T:
-        """The instance that a response holds.
-
-        Raises:
-            StructuredOutputError: it holds none.
-        """
+        """The instance that a response holds; StructuredOutputError if it holds none."""
         try:
             value = json.loads(response.content, parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:

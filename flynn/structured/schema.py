@@ -7,6 +7,7 @@ knows no `uniqueItems`, `dependentRequired`, `not`, `if`; bounds only of integer
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Dict, cast
 
@@ -55,13 +56,18 @@ class Writer:
 
     def adopt(self, schema: Schema) -> Schema:
         """A schema that has its own definitions, with these among the others."""
-        schema = dict(schema)
-        definitions: Dict[str, Schema] = schema.pop("$defs", {})
-        names = {name: self._new_name(name) for name in definitions}
+        names = {name: self._new_name(name) for name in schema.get("$defs", ())}
         references = {f"#/$defs/{name}": f"#/$defs/{new}" for name, new in names.items()}
-        for name, definition in definitions.items():
-            self.definitions[names[name]] = _renamed(definition, references)
-        return cast(Schema, _renamed(schema, references))
+
+        def renamed(part: Schema) -> Schema:
+            if isinstance(part.get("$ref"), str):
+                part["$ref"] = references.get(part["$ref"], part["$ref"])
+            return part
+
+        adopted: Schema = json.loads(json.dumps(schema), object_hook=renamed)
+        for name, definition in adopted.pop("$defs", {}).items():
+            self.definitions[names[name]] = definition
+        return adopted
 
     def _new_name(self, name: str) -> str:
         # Still another one after llama.cpp has made a rule's name of it: of letters, digits and dashes.
@@ -72,15 +78,3 @@ class Writer:
             numbered = f"{plain}-{number}"
         self.definitions[numbered] = {}  # keeps the name
         return numbered
-
-
-def _renamed(schema: Any, references: Dict[str, str]) -> Any:
-    """A schema, or a part of one, with other references."""
-    if isinstance(schema, list):
-        return [_renamed(part, references) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    renamed = {key: _renamed(part, references) for key, part in schema.items()}
-    if isinstance(schema.get("$ref"), str):
-        renamed["$ref"] = references.get(schema["$ref"], schema["$ref"])
-    return renamed

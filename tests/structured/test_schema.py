@@ -310,13 +310,14 @@ def test_a_name_alone_cannot_be_looked_up() -> None:
         schema_of("Person")
 
 
-def test_nesting_without_end_is_a_type_error() -> None:
-    """Also at the depth that can just be read, but no longer written."""
+@pytest.mark.parametrize("deeper", [schema_of, lambda annotation: schema_of(annotation)])
+def test_nesting_without_end_is_a_type_error(deeper: Any) -> None:
+    """Also at the depth that can just be read, but no longer written: with a frame more or less there is one."""
     annotation: Any = int
     for _ in range(2000):
         annotation = list[annotation]
         try:
-            schema_of(annotation)
+            deeper(annotation)
         except TypeError as error:
             assert str(error) == "schema: nested too deeply"
             break
