@@ -128,11 +128,6 @@ class ChatRequest:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def completion_options() -> Tuple[str, ...]:
-    """The options that the completion routes have in common with the chat route."""
-    return tuple(o.name for o in fields(ChatRequest) if o.metadata.get("completion")) + ("extra",)
-
-
 # Python types of a JSON value, by the words that the annotations above are made of.
 _JSON_TYPES: Dict[str, Tuple[type, ...]] = {
     "bool": (bool,),

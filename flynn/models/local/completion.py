@@ -5,8 +5,8 @@ Source: `tools/server/README.md`, and `server-task.cpp` and `server-context.cpp`
 
 from __future__ import annotations
 
-from ...dataclass import dataclass, field
-from ..request import completion_options
+from ...dataclass import dataclass, field, fields
+from ..request import ChatRequest
 from ..types import ContentEvent, Usage
 from .decode import decode_error, decode_json, decode_timings, expect_object, get, integers, objects
 from .decode_stream import decode_progress
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     # A prompt is text, tokens, both mixed, or an object in the server's own form; and there may be several.
     Prompts = Union[str, Mapping[str, Any], Sequence[Union[int, str, Mapping[str, Any], Sequence[Union[int, str]]]]]
     CompletionEvent = Union[ContentEvent, ProgressEvent, "CompletionDoneEvent"]
+
+
+# Those that the completion routes have in common with the chat route.
+_OPTIONS = tuple(option.name for option in fields(ChatRequest) if option.metadata.get("completion"))
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,11 @@ def encode_completion(
         options: given by the caller.
         defaults: the client's, for fields that the caller does not set; those of the chat route alone are left out.
     """
-    known = completion_options()
-    check_options(options, known)
+    check_options(options, (*_OPTIONS, "extra"))
     body = {name: value for name, value in prompt.items() if value is not None}
     extra: Dict[str, Any] = {}
     for given in (defaults, options):
-        body.update((name, given[name]) for name in known[:-1] if given.get(name) is not None)
+        body.update((name, given[name]) for name in _OPTIONS if given.get(name) is not None)
         extra.update(given.get("extra") or {})
     if stream:
         body.update(stream=True, return_progress=True)  # progress always, as in `encode_chat`
