@@ -97,6 +97,7 @@ class Rounds:
     Attributes:
         messages: the conversation so far, in whole rounds, so that it can always be sent.
         answer: the reply that asked for no more calls; None before it came.
+        tools: by name.
     """
 
     def __init__(
@@ -109,22 +110,16 @@ class Rounds:
             raise TypeError("the request has tools already, without functions: give flynn.Tool(function, definition)")
         self.messages: List[Union[Message, Mapping[str, Any]]] = list(request.messages)
         self.answer: Optional[ChatResponse] = None
-        self._tools: Dict[str, Tool] = {}
+        self.tools: Dict[str, Tool] = {}
         for tool in (tool if isinstance(tool, Tool) else Tool(tool) for tool in tools):
-            if tool.name in self._tools:
+            if tool.name in self.tools:
                 raise ValueError(f"two tools have the name {tool.name!r}")
-            self._tools[tool.name] = tool
-        self._request = replace(request, tools=[tool.definition for tool in self._tools.values()])
+            self.tools[tool.name] = tool
+        self._request = replace(request, tools=[tool.definition for tool in self.tools.values()])
         self._max_rounds = self._left = max_rounds
         self._max_result = max_result
         self._last: Optional[ChatResponse] = None
         self._round: List[Message] = []  # a reply and the results of its calls, while they are not complete
-
-    def refuse_asynchronous(self) -> None:
-        """Raise TypeError for a function that is asynchronous."""
-        for tool in self._tools.values():
-            if tool.asynchronous:
-                raise TypeError(f"{tool.name} is asynchronous: only AsyncLlamaCppClient can call it")
 
     def request(self) -> ChatRequest:
         """The next request; raises ToolRoundsError if there have been as many as there may be."""
@@ -147,7 +142,7 @@ class Rounds:
             calls = response.tool_calls[:MAX_CALLS]
             self._round = [replace(response.message, tool_calls=tuple(map(_to_be_replayed, calls)))]
             cut = response.finish_reason == "length"
-            return [Invocation(call, self._tools, cut, self._max_result) for call in calls]
+            return [Invocation(call, self.tools, cut, self._max_result) for call in calls]
         return []
 
     def add(self, result: ToolResultEvent) -> None:

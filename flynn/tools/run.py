@@ -52,7 +52,9 @@ class ToolRun(_Run):
     """
 
     def __init__(self, client: LlamaCppClient, rounds: Rounds, stream: bool, timeout: Optional[float]) -> None:
-        rounds.refuse_asynchronous()
+        for tool in rounds.tools.values():
+            if tool.asynchronous:
+                raise TypeError(f"{tool.name} is asynchronous: only AsyncLlamaCppClient can call it")
         self._rounds = rounds
         self._steps = _steps(rounds, client, stream, timeout)
 
