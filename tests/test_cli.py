@@ -153,7 +153,7 @@ def test_a_command_loads_nothing_that_it_does_not_need(home: Home) -> None:
         )
     assert ended.out == "Hello!\n"
     loaded = {line.rpartition("|")[2].strip() for line in ended.err.splitlines()}
-    assert "flynn.cli.ask" in loaded
+    assert "flynn.cli.options" in loaded
     assert not loaded & {"readline", "asyncio", "tempfile", "difflib", "textwrap", "shutil", "flynn.conversation"}
 
 
