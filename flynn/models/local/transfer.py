@@ -9,6 +9,7 @@ number of bytes that came; whoever reads the stream notices nothing. A server th
 from __future__ import annotations
 
 import time
+from urllib.parse import quote  # here: a stream left open ends with the interpreter, when nothing can be imported
 
 from ...errors import ConnectionLostError, FlynnError, RequestTimeoutError, ServerError, ServerNotRunningError
 from ...http.call import Call
@@ -173,8 +174,6 @@ class Transfer:
     @property
     def kept_at(self) -> str:
         """Where the stream is replayed and deleted."""
-        from urllib.parse import quote
-
         return f"/v1/stream?conv_id={quote(self._session, safe='')}"
 
     def _is_unknown(self, timeout: float) -> bool:
