@@ -117,7 +117,8 @@ def child(place: Place, python: str, module: str, *arguments: str, path: Optiona
     variables = place.variables
     if path:
         variables["PYTHONPATH"] += f"{os.pathsep}{path}"
-    done = subprocess.run(command, capture_output=True, env=variables)
+    # Not in the current folder: `-m` puts it on sys.path, and a checkout may hold an egg-info of Flynn.
+    done = subprocess.run(command, capture_output=True, env=variables, cwd=place.folder)
     if done.returncode:
         sys.stderr.write(done.stderr.decode(errors="replace"))
         raise ChildFailed(f"this ended with status {done.returncode}: {' '.join(command)}")

@@ -62,7 +62,7 @@ class Place:
     def __init__(self, folder: Path, *, peers: bool) -> None:
         extras = {subject.extra for subject in PEERS if subject.extra} if peers else set()
         self._pythons = {extra: str(environment.environment(extra)) for extra in extras}
-        self._folder = folder
+        self.folder = folder
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
         # That of the extra has setuptools, for wheels.
         self.builder = self._pythons.get("bench", sys.executable)
@@ -81,9 +81,9 @@ class Place:
         """The environment of all that is measured: nothing of the user's that could slow some of them down."""
         return {
             "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": str(self._folder),
+            "HOME": str(self.folder),
             "LANG": "C.UTF-8",
-            "PYTHONPATH": str(self._folder),
+            "PYTHONPATH": str(self.folder),
             # setuptools, which builds the wheel, would otherwise import itself into every process by a .pth file.
             "SETUPTOOLS_USE_DISTUTILS": "stdlib",
             # Or importing litellm asks the network for a list of prices.
