@@ -49,8 +49,7 @@ class Home:
 
     def run(self, *arguments: str, stdin: str = "", python: Sequence[str] = FLYNN, **options: Any) -> Ended:
         """Run `flynn ARGUMENTS` with pipes, to its end."""
-        process = self.start(*arguments, python=python, **options)
-        with process:
+        with self._popen([*python, *arguments], environment(self.path, **self.variables), options) as process:
             try:
                 out, err = process.communicate(stdin.encode(), timeout=_TIMEOUT)
             except subprocess.TimeoutExpired:
@@ -59,11 +58,12 @@ class Home:
         return Ended(process.returncode, (out or b"").decode(), (err or b"").decode())
 
     def start(self, *arguments: str, python: Sequence[str] = FLYNN, **options: Any) -> subprocess.Popen[bytes]:
-        """Start `flynn ARGUMENTS` with pipes."""
+        """Start `flynn ARGUMENTS` with pipes. It may be sent signals."""
+        return self._popen([*python, *arguments], _unmeasured(environment(self.path, **self.variables)), options)
+
+    def _popen(self, command: List[str], env: Dict[str, str], options: Dict[str, Any]) -> subprocess.Popen[bytes]:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        return subprocess.Popen(
-            [*python, *arguments], cwd=self.path, env=environment(self.path, **self.variables), **pipes
-        )
+        return subprocess.Popen(command, cwd=self.path, env=env, **pipes)
 
     def terminal(self, *arguments: str, python: Sequence[str] = FLYNN, **options: Any) -> Terminal:
         """Start `flynn ARGUMENTS` on a terminal."""
@@ -102,13 +102,11 @@ class Terminal:
     def __init__(self, command: List[str], folder: Path, env: Mapping[str, str], **options: Any) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-        # A handler that raises while coverage holds its lock leaves it locked: the command would then wait for ever.
-        env = {name: value for name, value in env.items() if name != "COVERAGE_PROCESS_CONFIG"}
         streams = {"stdin": slave, "stdout": slave, "stderr": slave, **options}
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _ON_TERMINAL, *command],
             cwd=folder,
-            env=env,
+            env=_unmeasured(env),
             start_new_session=True,
             **streams,
         )
@@ -182,3 +180,8 @@ def routes(answers: Mapping[str, bytes], chat: Optional[Script] = None) -> Scrip
                 peer.send(answers.get(route, response(b"{}", "404 Not Found")))
 
     return script
+
+
+def _unmeasured(env: Mapping[str, str]) -> Dict[str, str]:
+    """Without coverage: a signal's handler that raises while that holds its lock leaves it locked, and all waits."""
+    return {name: value for name, value in env.items() if name != "COVERAGE_PROCESS_CONFIG"}
