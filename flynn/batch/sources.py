@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from functools import partial
+from hashlib import blake2b
 from itertools import chain, islice
 
 from ..errors import ConfigError
@@ -44,8 +45,6 @@ def requests(
     Raises:
         ConfigError: a result is of something else; see `Done.ask`.
     """
-    from hashlib import blake2b
-
     keyed = blake2b(digest_size=8, key=defaults.key + fingerprint)
     for number, said, read in entries:
         hashed = keyed.copy()
