@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from functools import partial
-from hashlib import blake2b
+from hashlib import blake2b  # now: what it maps may not fit any more while threads begin
 from itertools import chain, islice
 
 from ..errors import ConfigError
