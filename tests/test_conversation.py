@@ -358,6 +358,13 @@ def test_options_may_be_of_every_request(talk: Callable[..., Any]) -> None:
         conversation.chat("One", temprature=1)
 
 
+def test_options_of_streams_do_not_keep_an_answer_from_coming_in_one_piece(talk: Callable[..., Any]) -> None:
+    conversation, _, _ = talk(resume=True, resume_for=5)
+    assert conversation.chat("a").content
+    with pytest.raises(TypeError, match="resume"):
+        conversation.chat("c", resume=True)
+
+
 def test_what_would_be_sent_can_be_had_for_other_calls(talk: Callable[..., Any]) -> None:
     conversation, _, server = talk(200, system="Be brief.")
     for number in range(20):

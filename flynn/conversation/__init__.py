@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     # Gets a conversation that holds the turns which do not fit; returns the messages that take their place.
     Rule = Callable[["Conversation"], Sequence[AnyMessage]]
 
-_OF_THE_CALL = ("timeout", "resume", "resume_for")  # and not of the request
+_OF_STREAMS = ("resume", "resume_for")
+_OF_THE_CALL = ("timeout", *_OF_STREAMS)  # and not of the request
 _SUMMARISE = (
     "Summarise our conversation so far in at most {} words, for yourself: you will not see it again. "
     "Keep names, numbers, facts, decisions and open questions."
@@ -78,7 +79,7 @@ class Conversation:
         rule: what becomes of the turns that do not fit: `drop`, `summarise`, or any function that takes a conversation,
             of these turns alone, and returns the messages that take their place (if these do not fit, they are
             dropped). It may `chat` with the conversation that it gets.
-        options: of every request, as for `LlamaCppClient.chat`.
+        options: of every request, as for `LlamaCppClient.chat`; those of `chat_stream` apply to streams.
 
     Attributes:
         messages: what is sent before the next prompt, the system prompt apart. Yours to change.
@@ -133,7 +134,7 @@ class Conversation:
             ContextSizeError: what is always sent does not fit.
             FlynnError: as for `LlamaCppClient.chat`, also while tokens are counted or old turns are summed up.
         """
-        how, options = self._parted(options)
+        how, options = self._parted(options, apart=_OF_STREAMS)
         turn, response = self._send(prompt, options, lambda request: self._client.chat(request, **how))
         self._add(turn, response)
         return response
@@ -180,9 +181,10 @@ class Conversation:
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
-    def _parted(self, options: Mapping[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Any]]:
-        """The options that are of the call, and those that are of the request."""
-        options = {**self.options, **options}
+    def _parted(self, options: Mapping[str, Any], apart: Sequence[str] = ()) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+        """The options that are of the call, and those that are of the request; own ones in `apart` are neither."""
+        own = {name: value for name, value in self.options.items() if name not in apart}
+        options = {**own, **options}
         return {name: options.pop(name) for name in _OF_THE_CALL if name in options}, options
 
     def _send(self, prompt: Prompt, options: Mapping[str, Any], send: Callable[[ChatRequest], T]) -> Tuple[Turn, T]:
