@@ -31,6 +31,13 @@ from real_server import RealServer
 from relay import relay
 
 
+def pytest_configure() -> None:
+    """Jobs in a shell's background ignore Ctrl-C, and nohup's hang-ups: so would all that tests start."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
     for item in items:
         if "server_at_hand" in getattr(item, "fixturenames", ()):
