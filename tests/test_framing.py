@@ -84,6 +84,8 @@ def test_an_endless_chunk_line_is_refused() -> None:
     body = ChunkedBody()
     with pytest.raises(ProtocolError, match="size of a chunk"):
         collections.deque(map(body.feed, [b"5;xxxxxxxxxx"] * MAX_CHUNK_LINE))
+    with pytest.raises(ProtocolError, match="size of a chunk"):
+        feed(b"5;" + b"x" * MAX_CHUNK_LINE + b"\r\nHello\r\n0\r\n\r\n")
 
 
 def test_an_endless_trailer_is_refused() -> None:

@@ -168,12 +168,7 @@ def _chunk_size(line: bytes) -> int:
     """chunk-size [ chunk-ext ] CRLF (section 7.1). A bare LF is taken as well, as section 2.2 allows."""
     digits, _, extension = line[: -2 if line.endswith(b"\r\n") else -1].partition(b";")
     digits = digits.rstrip(b" \t")
-    if (
-        not 0 < len(digits) < 16
-        or digits.translate(None, _HEX_DIGITS)
-        or b"\r" in extension
-        or len(line) > MAX_CHUNK_LINE
-    ):
+    if not 0 < len(digits) < 16 or digits.translate(None, _HEX_DIGITS) or b"\r" in extension:
         raise ProtocolError(f"expected the size of a chunk, got {line[:40]!r}")
     if len(line) > MAX_CHUNK_LINE:
         raise ProtocolError(f"expected the size of a chunk, got a line of more than {MAX_CHUNK_LINE} bytes")
