@@ -329,7 +329,7 @@ class Alarm(Exception):
 
 
 @pytest.mark.parametrize("kind", [Alarm, TimeoutError, OSError, ConnectionResetError])
-@pytest.mark.parametrize("moment", ["connecting", "handshake", "head", "body", "stream"])
+@pytest.mark.parametrize("moment", ["connecting", "handshake", "request", "head", "body", "stream"])
 def test_what_a_signals_handler_raises_comes_out_as_it_is(moment: str, kind: type) -> None:
     """Whatever its class: a program with a time limit of its own must learn of it."""
 
@@ -337,7 +337,7 @@ def test_what_a_signals_handler_raises_comes_out_as_it_is(moment: str, kind: typ
         raise kind("of the handler")
 
     def script(peer: Peer) -> None:
-        if moment != "handshake":
+        if moment not in ("handshake", "request"):
             peer.request()
         if moment == "body":
             peer.send(head("Content-Type: application/json", "Content-Length: 10") + b"[")
@@ -350,9 +350,10 @@ def test_what_a_signals_handler_raises_comes_out_as_it_is(moment: str, kind: typ
         with serve(script) as server, full() as unanswering:
             endpoint = {"connecting": unanswering, "handshake": server.endpoint.replace("http:", "https:")}
             client = LlamaCppClient(endpoint.get(moment, server.endpoint), timeout=HANG)
+            prompt = "Hi" * 20_000_000 if moment == "request" else "Hi"  # more than buffers hold
             signal.setitimer(signal.ITIMER_REAL, 0.3)
             with pytest.raises(kind) as caught:
-                list(client.chat_stream("Hi", resume=True)) if moment == "stream" else client.chat("Hi")
+                list(client.chat_stream(prompt, resume=True)) if moment == "stream" else client.chat(prompt)
             assert (type(caught.value), str(caught.value)) == (kind, "of the handler")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -135,8 +135,10 @@ class Connection:
             call.attach(self._wire.sock)
             try:
                 self._wire.send(encode_head(method, path, {"Host": self._endpoint.host_header, **headers}, body), body)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # The server may have answered without reading all of the request: 401, 413.
+            except (BrokenPipeError, ConnectionResetError) as error:
+                if is_from_handler(error):
+                    raise
+                # The server may have answered without reading all of the request: 401, 413.
             head, rest = read_head(self._wire, method)
             return Response(self, head, body_of(head), rest)
         except Exception as error:
