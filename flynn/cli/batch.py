@@ -51,6 +51,7 @@ Here --timeout is the time for one answer, {DEFAULT_TIMEOUT:.0f} seconds by defa
 _TICK = 0.5  # seconds between two looks whether there is something to show
 _SYNC = 5.0  # seconds of work that a power failure may cost
 _SAY = 10.0  # seconds between two lines where there is no terminal
+_PARTING = 0.2  # seconds for threads to end in
 _SHOWN_FAILURES = 3
 _DASK_TIMEOUT = 30  # seconds to reach the scheduler
 
@@ -198,6 +199,7 @@ class _Watch:
                 self._batch.close()
                 self._show()
                 self._end(given)
+                _join_threads()
             if self._interrupted:
                 return INTERRUPTED
             if self._record and done.order:
@@ -258,3 +260,14 @@ class _Watch:
         self._screen.say(self._tally.summary() + errors)
         if given.report is not None:
             replace_file(os.path.expanduser(given.report), json.dumps(self._tally.report(), indent=2) + "\n")
+
+
+def _join_threads() -> None:
+    """Wait for the threads that were told to end, but not long: one may wait for a pipe.
+
+    CPython 3.13.0 crashes where memory is short and one wakes while the interpreter ends (take_gil in ceval_gil.c).
+    """
+    end = time.monotonic() + _PARTING
+    for thread in threading.enumerate():
+        if thread.name.startswith("flynn-"):
+            thread.join(max(0.0, end - time.monotonic()))
