@@ -109,14 +109,13 @@ http {{
     access_log off;
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-    upstream llama {{ {balance}; {servers} keepalive 32; }}
+    upstream llama {{ {balance}; {servers} }}
     server {{
         listen 127.0.0.1:{port};
         client_max_body_size 0;
         location / {{
             proxy_pass http://llama;
             proxy_http_version 1.1;
-            proxy_set_header Connection "";
             proxy_buffering off;
             proxy_read_timeout 1h;
         }}
