@@ -116,6 +116,7 @@ http {{
         location / {{
             proxy_pass http://llama;
             proxy_http_version 1.1;
+            proxy_set_header Connection close;
             proxy_buffering off;
             proxy_read_timeout 1h;
         }}
