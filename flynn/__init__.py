@@ -18,19 +18,21 @@ if TYPE_CHECKING:
     from .errors import ConfigError as ConfigError
     from .errors import ConnectionLostError as ConnectionLostError
     from .errors import ContextSizeError as ContextSizeError
+    from .errors import FileError as FileError
     from .errors import FlynnError as FlynnError
     from .errors import ModelLoadingError as ModelLoadingError
     from .errors import NotSupportedError as NotSupportedError
     from .errors import ProtocolError as ProtocolError
+    from .errors import RequestError as RequestError
     from .errors import RequestTimeoutError as RequestTimeoutError
     from .errors import ServerError as ServerError
     from .errors import ServerNotRunningError as ServerNotRunningError
     from .errors import StreamInterruptedError as StreamInterruptedError
     from .errors import StructuredOutputError as StructuredOutputError
     from .errors import ToolRoundsError as ToolRoundsError
-    from .models.local.completion import Completion as Completion
-    from .models.local.completion import CompletionResponse as CompletionResponse
     from .models.local.llamacpp import LlamaCppClient as LlamaCppClient
+    from .models.local.models import ModelEvent as ModelEvent
+    from .models.local.models import ModelInfo as ModelInfo
     from .models.local.retrieval import Embeddings as Embeddings
     from .models.local.retrieval import RankedDocument as RankedDocument
     from .models.local.retrieval import Ranking as Ranking
@@ -38,12 +40,12 @@ if TYPE_CHECKING:
     from .models.local.server import LoraAdapter as LoraAdapter
     from .models.local.server import Metric as Metric
     from .models.local.server import Metrics as Metrics
-    from .models.local.server import ModelEvent as ModelEvent
-    from .models.local.server import ModelInfo as ModelInfo
     from .models.local.server import Props as Props
     from .models.local.server import Slot as Slot
     from .models.local.server import SlotFile as SlotFile
-    from .models.local.server import TokenPiece as TokenPiece
+    from .models.local.text import Completion as Completion
+    from .models.local.text import CompletionResponse as CompletionResponse
+    from .models.local.text import TokenPiece as TokenPiece
     from .models.router import create_client as create_client
     from .models.types import Audio as Audio
     from .models.types import ChatRequest as ChatRequest
@@ -61,13 +63,14 @@ _WHERE = {
     "config": "Config load_config",
     "conversation": "Conversation",
     "conversation.aio": "AsyncConversation",
-    "errors": "AuthenticationError ConfigError ConnectionLostError ContextSizeError FlynnError ModelLoadingError"
-    " NotSupportedError ProtocolError RequestTimeoutError ServerError ServerNotRunningError StreamInterruptedError"
-    " StructuredOutputError ToolRoundsError",
-    "models.local.completion": "Completion CompletionResponse",
+    "errors": "AuthenticationError ConfigError ConnectionLostError ContextSizeError FileError FlynnError"
+    " ModelLoadingError NotSupportedError ProtocolError RequestError RequestTimeoutError ServerError"
+    " ServerNotRunningError StreamInterruptedError StructuredOutputError ToolRoundsError",
     "models.local.llamacpp": "LlamaCppClient",
+    "models.local.models": "ModelEvent ModelInfo",
     "models.local.retrieval": "Embeddings RankedDocument Ranking",
-    "models.local.server": "Health LoraAdapter Metric Metrics ModelEvent ModelInfo Props Slot SlotFile TokenPiece",
+    "models.local.server": "Health LoraAdapter Metric Metrics Props Slot SlotFile",
+    "models.local.text": "Completion CompletionResponse TokenPiece",
     "models.router": "create_client",
     "models.types": "Audio ChatRequest ChatResponse Image Message ModelClient ToolCall",
     "structured": "Limits",
@@ -82,17 +85,8 @@ __all__ = ["__version__", *_MODULES]
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module 'flynn' has no attribute {name!r}")
-    import gc
-
-    # While modules load there is nothing to collect, and to look for it all the same takes 4 % of a short process.
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        # Not by importlib: to import that takes as long as all of this package's own modules but one.
-        value = globals()[name] = getattr(__import__(f"{__name__}.{_MODULES[name]}", fromlist=[name]), name)
-    finally:
-        if collects:
-            gc.enable()
+    # Not by importlib: to import that takes as long as most of this package's own modules.
+    value = globals()[name] = getattr(__import__(f"{__name__}.{_MODULES[name]}", fromlist=[name]), name)
     return value
 
 

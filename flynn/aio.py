@@ -3,49 +3,47 @@
 from __future__ import annotations
 
 import functools
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Optional,
+    Type,
+    TypeVar,
+    Union,
+    overload,
+)
 
-from .http.call import Scope
+from .http.limits import CancelScope
 from .models.local.llamacpp import DEFAULT_RESULT, DEFAULT_ROUNDS, LlamaCppClient
+from .models.local.models import ModelEvent
+from .models.local.text import CompletionEvent, CompletionResponse, Prompts
 from .models.local.transport import OWN
+from .models.types import ChatResponse, Prompt, StreamEvent
 from .thread_iterator import ThreadIterator
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import (
-        Any,
-        AsyncIterator,
-        Callable,
-        Coroutine,
-        Iterable,
-        Iterator,
-        Optional,
-        Type,
-        TypeVar,
-        Union,
-        overload,
-    )
-
     from typing_extensions import Concatenate, ParamSpec
 
-    from .conversation.stream import ConversationStream
-    from .models.local.completion import CompletionEvent, CompletionResponse, Prompts
-    from .models.local.server import ModelEvent
-    from .models.local.stream import ServerStream
-    from .models.types import ChatResponse, Prompt, StreamEvent
     from .structured.answer import AsyncJSONStream
     from .tools import Tool
     from .tools.run import AsyncToolRun
 
     P = ParamSpec("P")
-    R = TypeVar("R")
-    T = TypeVar("T")
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 def awaited(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
     """A method of the synchronous object that is `self._client`, run in a thread. Cancelling the task ends it."""
 
     async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        scope = Scope()
+        scope = CancelScope()
 
         def results() -> Iterator[R]:
             with scope:
@@ -133,9 +131,9 @@ class AsyncLlamaCppClient:
 
     def chat_json_stream(self, request: Prompt, schema: object, **options: Any) -> AsyncJSONStream[Any]:
         """`chat_json`, with what there is of the answer as it grows; see `LlamaCppClient.chat_json_stream`."""
-        from .structured.answer import Answer, AsyncJSONStream
+        from .structured.answer import AsyncJSONStream, TypedAnswer
 
-        answer: Answer[Any] = Answer(schema)
+        answer: TypedAnswer[Any] = TypedAnswer(schema)
         return AsyncJSONStream(self.chat_stream(request, **answer.options(request, options)), answer)
 
     def run_tools(
@@ -150,10 +148,10 @@ class AsyncLlamaCppClient:
         **options: Any,
     ) -> AsyncToolRun:
         """Answer a request with the help of functions, asynchronous ones too; see `LlamaCppClient.run_tools`."""
-        from .tools.rounds import Rounds
+        from .tools.loop import ToolLoop
         from .tools.run import AsyncToolRun
 
-        rounds = Rounds(self._client._request(request, options), tools, max_rounds, max_result)
+        rounds = ToolLoop(self._client._request(request, options), tools, max_rounds, max_result)
         return AsyncToolRun(self, rounds, stream, timeout)
 
     def complete_stream(self, /, prompt: Prompts, **options: Any) -> AsyncCompletionStream:
@@ -189,8 +187,8 @@ class AsyncServerStream(ThreadIterator["Any"]):
     The server stops generating as soon as the stream is closed, its task is cancelled, or nobody refers to it any more.
     """
 
-    def __init__(self, stream: Union[ServerStream, ConversationStream]) -> None:
-        super().__init__(stream, interrupt=stream.interrupt)
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream, interrupt=stream.abort)
         self._stream = stream
 
     @property
@@ -201,7 +199,8 @@ class AsyncServerStream(ThreadIterator["Any"]):
     @property
     def resumes(self) -> int:
         """How often the stream was cut and went on."""
-        return self._stream.resumes
+        resumes: int = self._stream.resumes
+        return resumes
 
     async def close(self) -> None:
         """End the stream. Closing twice is fine."""

@@ -6,12 +6,7 @@ raised for what a server, a network or a file does.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Iterable, Optional, Union
-
-    from .models.local.completion import CompletionResponse
-    from .models.types import ChatResponse
+from typing import Any, Iterable, Optional, Union
 
 
 class FlynnError(Exception):
@@ -80,7 +75,7 @@ class StreamInterruptedError(FlynnError, ConnectionError):
             last token.
     """
 
-    def __init__(self, message: str, partial: Union[ChatResponse, CompletionResponse, None] = None) -> None:
+    def __init__(self, message: str, partial: Any = None) -> None:
         super().__init__(message)
         self.partial = partial
 
@@ -92,7 +87,7 @@ class ToolRoundsError(FlynnError):
         response: the last reply; its calls were not executed.
     """
 
-    def __init__(self, message: str, response: Optional[ChatResponse] = None) -> None:
+    def __init__(self, message: str, response: Any = None) -> None:
         super().__init__(message)
         self.response = response
 
@@ -119,17 +114,37 @@ class StructuredOutputError(FlynnError, ValueError):
         text: what the model wrote.
     """
 
-    def __init__(self, message: str, response: Optional[ChatResponse] = None) -> None:
+    def __init__(self, message: str, response: Any = None) -> None:
         super().__init__(message)
         self.response = response
 
     @property
     def text(self) -> str:
-        return self.response.content if self.response else ""
+        return str(self.response.content) if self.response else ""
+
+
+class RequestError(FlynnError, ValueError):
+    """A request cannot be sent as it is: the message says what is wrong with it. Nothing was sent."""
+
+
+class FileError(FlynnError, OSError):
+    """A file that was named cannot be read or written, or holds something else than it should.
+
+    Attributes:
+        problem: what is wrong; the message has it after the place.
+        file: the file's path; None for an image or a recording that has no other name.
+        line, column: 1-based, None when unknown.
+    """
+
+    def __init__(
+        self, problem: str, file: Optional[str] = None, line: Optional[int] = None, column: Optional[int] = None
+    ) -> None:
+        super().__init__(": ".join(part for part in (_place(file, line, column), problem) if part))
+        self.problem, self.file, self.line, self.column = problem, file, line, column
 
 
 class ConfigError(FlynnError, ValueError):
-    """A configuration file or a value is wrong.
+    """A configuration file, or a value that configures a client, is wrong.
 
     The message says where (file, line, column and key path, as far as known), what is wrong and what is allowed.
 
@@ -148,9 +163,12 @@ class ConfigError(FlynnError, ValueError):
         column: Optional[int] = None,
         key: Optional[str] = None,
     ) -> None:
-        place = ":".join(str(part) for part in (file, line, column) if part is not None)
-        super().__init__(": ".join(part for part in (place, key, message) if part))
+        super().__init__(": ".join(part for part in (_place(file, line, column), key, message) if part))
         self.file, self.line, self.column, self.key = file, line, column, key
+
+
+def _place(*parts: Union[str, int, None]) -> str:
+    return ":".join(str(part) for part in parts if part is not None)
 
 
 def suggestion(name: str, allowed: Iterable[str]) -> str:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import Any, Callable, NoReturn, Optional
 
-from .errors import ConfigError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Callable, NoReturn, Optional
+from .errors import FileError
 
 MAX_SIZE = 64 * 1024 * 1024  # bytes
 
@@ -17,27 +14,27 @@ def read_text(path: str, most: int = MAX_SIZE) -> str:
     """The text in a file. A byte order mark is no part of it.
 
     Raises:
-        ConfigError: it cannot be read, is larger than `most` bytes, or is not UTF-8.
+        FileError: it cannot be read, is larger than `most` bytes, or is not UTF-8.
     """
     try:
         with open(os.path.expanduser(path), "rb") as file:
             data = file.read(most + 1)
     except (OSError, ValueError) as error:
-        raise ConfigError(getattr(error, "strerror", None) or str(error), file=path) from None
+        raise FileError(getattr(error, "strerror", None) or str(error), file=path) from None
     if len(data) > most:
-        raise ConfigError(f"more than {most} bytes", file=path)
+        raise FileError(f"more than {most} bytes", file=path)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError("not UTF-8: save the file in that encoding", file=path, line=line) from None
+        raise FileError("not UTF-8: save the file in that encoding", file=path, line=line) from None
 
 
 def read_json(path: str) -> Any:
     """The value in a JSON file.
 
     Raises:
-        ConfigError: as `read_text`, or it is not JSON.
+        FileError: as `read_text`, or it is not JSON.
     """
     return parse_json(read_text(path), path)
 
@@ -46,19 +43,19 @@ def parse_json(text: str, file: str, members: Optional[Callable[[Any], Any]] = N
     """The value of a text from a file; `members`, if given, makes an object of a list of its members.
 
     Raises:
-        ConfigError: it is not JSON.
+        FileError: it is not JSON.
     """
     import json
 
     try:
         return json.loads(text, object_pairs_hook=members, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"not JSON: {error.msg}", file=file, line=error.lineno, column=error.colno) from None
-    except ConfigError:
+        raise FileError(f"not JSON: {error.msg}", file=file, line=error.lineno, column=error.colno) from None
+    except FileError:
         raise
     except (ValueError, RecursionError) as error:  # Python's limit of digits, and of depth
         problem = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise ConfigError(f"not JSON: {problem}", file=file) from None
+        raise FileError(f"not JSON: {problem}", file=file) from None
 
 
 def refuse_constant(name: str) -> NoReturn:

@@ -1,26 +1,23 @@
-"""A blocking iterator as an asynchronous one: a thread iterates, the event loop is woken when there is something."""
+"""A blocking iterator as an asynchronous one: a thread iterates, the event loop is woken when there is an item.
+
+The thread and the consumer share a `_Channel`. Both ends of its deque are atomic, so an item passes without a lock: the
+thread appends the item first and then wakes who waits; the consumer registers that it waits first and then looks for an
+item once more. So whichever of them comes second sees what the first one did.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import threading
-import time
+import weakref
 from collections import deque
-from typing import Generic, TypeVar
+from typing import Any, Callable, Deque, Generic, Iterable, Optional, TypeVar
 
-from .pump import NAME, Pump, start, wake
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Callable, Deque, Iterable, List, Optional
-
-    from typing_extensions import Self
-
-    from .pump import Source, Wakes
+from .threads import start
 
 T = TypeVar("T")
+Self = TypeVar("Self", bound="ThreadIterator[Any]")
 
 _FOREIGN = "a ThreadIterator belongs to the event loop that it was first used in"
 _LOOK = 1.0  # seconds after which a thread whose buffer is full looks whether the loop was closed
@@ -29,13 +26,13 @@ _LOOK = 1.0  # seconds after which a thread whose buffer is full looks whether t
 class ThreadIterator(Generic[T]):
     """Iterates a blocking iterable in a thread of its own.
 
-    The thread begins with the first `async for` or `async with`, in a copy of the caller's context (`contextvars`), and
-    ends with the iterable, or soon after nobody wants its items any more: the consumer was cancelled, closed this,
+    The thread begins with the first `async for` or `async with`, in a copy of the caller's context (`contextvars`). It
+    ends with the iterable, or as soon as nobody wants its items any more: the consumer was cancelled, closed this or
     dropped it, or its event loop was closed. What the iterable raises is raised here, after the items before it.
 
     Args:
         iterable: what to iterate. Its `close`, if it has one, is called in the thread, at the end in every case.
-        buffer: items that may wait here; then the thread pauses until half of them are consumed.
+        buffer: most items that may wait here, 256 by default; then the thread pauses until half of them are consumed.
         interrupt: called, from any thread and without blocking, when the items are not wanted any more; makes a
             blocked iterable return. Without it the thread ends after the item that it waits for.
 
@@ -50,42 +47,39 @@ class ThreadIterator(Generic[T]):
         self, iterable: Iterable[T], *, buffer: int = 256, interrupt: Optional[Callable[[], None]] = None
     ) -> None:
         if buffer < 1:
-            raise ValueError(f"buffer is a number of items over 0, not {buffer!r}")
-        self._channel = Channel(iterable, buffer, interrupt)
+            raise ValueError(f"buffer must be 1 or more items, not {buffer!r}")
+        self._channel = _Channel(iterable, buffer, interrupt)
 
-    def __aiter__(self) -> Self:
+    def __aiter__(self: Self) -> Self:
         return self
 
     async def __anext__(self) -> T:
         channel = self._channel
         while True:
             try:
-                item: T = channel.items.popleft()  # without the lock, which is not needed, and is half the cost
+                item: T = channel.items.popleft()
             except IndexError:
                 pass
             else:
                 if channel.paused:
                     channel.resume()
                 return item
-            with channel.condition:
-                channel.resume()
-                if channel.items:
-                    continue
-                if channel.finished:
-                    error, channel.error = channel.error, None
-                    if error is not None:
-                        raise error
-                    raise StopAsyncIteration
-                waiter = channel.expect()
+            waiter = channel.expect()
+            if channel.items:
+                continue
+            if channel.finished:
+                error, channel.error = channel.error, None
+                if error is not None:
+                    raise error
+                raise StopAsyncIteration
             try:
                 await waiter
             except BaseException:
                 channel.stop()
                 raise
 
-    async def __aenter__(self) -> Self:
-        with self._channel.condition:
-            self._channel.begin()
+    async def __aenter__(self: Self) -> Self:
+        self._channel.begin()
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -95,91 +89,87 @@ class ThreadIterator(Generic[T]):
         """End the iteration and wait until the thread has ended. Closing twice is fine."""
         channel = self._channel
         channel.stop()
-        while True:
-            with channel.condition:
-                channel.items.clear()
-                if channel.finished:
-                    return
-                waiter = channel.expect()
-            await waiter
+        while not channel.finished:
+            waiter = channel.expect()
+            if not channel.finished:
+                await waiter
+        channel.items.clear()
 
     def __del__(self) -> None:
         if hasattr(self, "_channel"):
             self._channel.stop()
 
 
-class Channel:
-    """What the thread and the consumer share. The thread refers to nothing else of the consumer's, so that a consumer
-    which nobody refers to is collected, and stops the thread."""
+class _Channel:
+    """What the thread and the consumer share.
 
-    def __init__(self, iterable: Any, size: int, interrupt: Optional[Callable[[], None]]) -> None:
+    The thread refers to nothing else of the consumer's, so a consumer that nobody refers to is collected, and stops it.
+    """
+
+    def __init__(self, iterable: Iterable[Any], size: int, interrupt: Optional[Callable[[], None]]) -> None:
         self.items: Deque[Any] = deque()
-        self.size = size
-        # Its lock is reentrant, as it has to be: the collector may run `ThreadIterator.__del__` while it is held.
-        self.condition = threading.Condition()
         self.paused = False
         self.finished = False
         self.error: Optional[BaseException] = None
         self._iterable = iterable
-        self._is_source = hasattr(iterable, "take_ready")
-        self._source: Source = iterable
+        self._size = size
         self._interrupt = interrupt
         self._stopped = False
-        self._loop: Optional[asyncio.AbstractEventLoop] = None
-        self._waiters: List[asyncio.Future[None]] = []  # a reader's, and that of whoever closes meanwhile
-        self._heard = 0.0
+        self._waker: Optional[_Waker] = None  # of the consumer's loop, once the thread has begun
+        self._waiters: Deque[asyncio.Future[None]] = deque()  # a reader's, and that of whoever closes meanwhile
+        # Its lock is reentrant, as it has to be: the collector may run `ThreadIterator.__del__` while it is held.
+        self._room = threading.Condition()
 
-    def begin(self) -> asyncio.AbstractEventLoop:
-        """Start the thread if it does not run yet; the loop that it serves."""
-        loop = asyncio.get_running_loop()
-        if self._loop is None and not self.finished:
-            self._loop = loop
+    # --- in the event loop --------------------------------------------------------------------------------------------
+
+    def begin(self) -> _Waker:
+        """Start the thread if it does not run yet; return what wakes the loop that it serves."""
+        waker = _waker_of(asyncio.get_running_loop())
+        if self._waker is None and not self.finished:
+            self._waker = waker
             try:
-                start(contextvars.copy_context().run, _pump.serve, self, name=NAME)
+                start(contextvars.copy_context().run, self._iterate, name="flynn-iterator")
             except BaseException:
-                self._loop = None  # it has not begun, and there is no thread to wait for
+                self._waker = None  # there is no thread to wait for
                 raise
-        elif self._loop not in (None, loop):
+        elif self._waker not in (None, waker):
             raise RuntimeError(_FOREIGN)
-        return loop
+        return waker
 
     def expect(self) -> asyncio.Future[None]:
-        """A future that is done when there is an item, or the end."""
-        waiter = self.begin().create_future()
+        """Return a future that is done when there is an item, or the end."""
+        waiter = self.begin().loop.create_future()
         self._waiters.append(waiter)
         return waiter
 
     def resume(self) -> None:
         """Let the thread go on if half of the items are consumed."""
-        with self.condition:
-            if self.paused and len(self.items) <= self.size // 2:
-                self.paused = False
-                self.condition.notify()
+        if len(self.items) <= self._size // 2:
+            with self._room:
+                self._room.notify()
 
     def stop(self) -> None:
-        """The items are not wanted any more."""
-        with self.condition:
-            if self._stopped or self.finished:
-                return
-            self._stopped = True
-            self.finished = self._loop is None  # no thread will say so
-            self.condition.notify()
+        """The items are not wanted any more. From any thread."""
+        if self._stopped or self.finished:
+            return
+        self._stopped = True
+        if self._waker is None:
+            self.finished = True  # there is no thread to say so
+        with self._room:
+            self._room.notify()
         if self._interrupt is not None:
             self._interrupt()
 
-    # --- in a thread of its own ---------------------------------------------------------------------------------------
+    # --- in the thread ------------------------------------------------------------------------------------------------
 
-    def iterate(self) -> bool:
-        """Hand over item after item. True as soon as the pump can go on with it, False at the end."""
+    def _iterate(self) -> None:
         error: Optional[BaseException] = None
         try:
-            if self._has_room():
+            if self._is_wanted():
                 for item in self._iterable:
-                    wake({self._loop: self._put([item])})
-                    if not self._has_room():
+                    self._put(item)
+                    if not self._is_wanted():
                         break
-                    if self._is_source and self._source.waits:
-                        return True
         except BaseException as raised:
             error = raised
         try:
@@ -188,62 +178,63 @@ class Channel:
                 close()
         except BaseException as raised:
             error = raised
-        with self.condition:
-            if error is None and not self._stopped and not self._is_wanted():
-                error = RuntimeError(_FOREIGN)  # whoever reads on in another loop is not to take this for the end
-            self.error = error
-            self.finished = True
-            wake({self._loop: self._put([])})
-        return False
+        if error is None and not self._stopped and not self._is_wanted():
+            error = RuntimeError(_FOREIGN)  # whoever reads on in another loop must not take this for the end
+        self.error = error
+        self.finished = True
+        self._wake()
 
-    def _put(self, items: List[Any]) -> List[asyncio.Future[None]]:
-        """Add items. Who waits for them, and is to be woken: once, until it waits again it finds what is there."""
-        with self.condition:
-            if not self._stopped:
-                self.items.extend(items)
-            self.paused = len(self.items) >= self.size
-            waiters, self._waiters = self._waiters, []
-            return waiters
+    def _put(self, item: Any) -> None:
+        """Hand over an item; wait while too many are unclaimed."""
+        self.items.append(item)
+        self._wake()
+        if len(self.items) >= self._size:
+            with self._room:
+                self.paused = True
+                while len(self.items) > self._size // 2 and self._is_wanted():
+                    self._room.wait(_LOOK)
+                self.paused = False
 
-    def _has_room(self) -> bool:
-        """Wait while many items are unclaimed. False if no more are wanted."""
-        with self.condition:
-            while self.paused and self._is_wanted():
-                self.condition.wait(_LOOK)
-            return self._is_wanted()
+    def _wake(self) -> None:
+        assert self._waker is not None
+        while self._waiters:
+            self._waker.wake(self._waiters.popleft())
 
     def _is_wanted(self) -> bool:
-        return not self._stopped and self._loop is not None and not self._loop.is_closed()
-
-    # --- in the pump's thread, for a source ---------------------------------------------------------------------------
-
-    def lend(self) -> int:
-        """Begin to be read by the pump; the descriptor to wait for, -1 if a thread has to go on."""
-        self._heard = time.monotonic()
-        return self._source.lend()
-
-    def give_back(self) -> None:
-        """End to be read by the pump."""
-        self._source.give_back()
-
-    def pump(self, wakes: Wakes) -> bool:
-        """Take what has come, and add whom to wake; whether the pump is to go on with it."""
-        self._heard = time.monotonic()
-        items = self._source.take_ready()
-        if items:
-            waiters = self._put(items)
-            if waiters:
-                wakes.setdefault(self._loop, []).extend(waiters)
-        return not self.paused and self._is_wanted() and self._source.waits
-
-    def is_late(self, now: float) -> bool:
-        """Whether nothing has come for too long, which a thread then has to say."""
-        limit = self._source.timeout
-        if limit is None or now < self._heard + limit:
-            return False
-        self._source.expire()
-        return True
+        return not self._stopped and self._waker is not None and not self._waker.loop.is_closed()
 
 
-_pump = Pump()
-os.register_at_fork(after_in_child=_pump.__init__)  # type: ignore[misc]  # a child has none of its parent's threads
+class _Waker:
+    """Resolves futures of one event loop from other threads. The loop is woken once for all that are ready by then."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._ready: Deque[asyncio.Future[None]] = deque()
+        self._called = False
+
+    def wake(self, waiter: asyncio.Future[None]) -> None:
+        self._ready.append(waiter)
+        if not self._called:
+            self._called = True
+            try:
+                self.loop.call_soon_threadsafe(self._resolve)
+            except RuntimeError:
+                pass  # the loop is closed, which channels see for themselves
+
+    def _resolve(self) -> None:
+        self._called = False  # first: who appends from here on calls again
+        while self._ready:
+            waiter = self._ready.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+# By the id of their loop, which they keep alive.
+_wakers: weakref.WeakValueDictionary[int, _Waker] = weakref.WeakValueDictionary()
+
+
+def _waker_of(loop: asyncio.AbstractEventLoop) -> _Waker:
+    waker = _wakers.get(id(loop))
+    if waker is None:
+        waker = _wakers[id(loop)] = _Waker(loop)
+    return waker

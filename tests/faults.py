@@ -209,6 +209,7 @@ class Proxy:
         target = (url.hostname, url.port)
         waiting = deque(faults)
         self.connections = 0
+        self.received = b""  # from clients
         proxy = self
 
         class Handler(socketserver.BaseRequestHandler):
@@ -216,7 +217,7 @@ class Proxy:
                 proxy.connections += 1
                 fault = waiting.popleft() if waiting else passing()
                 with contextlib.closing(socket.create_connection(target)) as upstream:
-                    _pass_on(Wire(self.request, fault), upstream)
+                    proxy._pass_on(Wire(self.request, fault), upstream)
 
         self._server = LoopbackServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
@@ -231,15 +232,15 @@ class Proxy:
         self._thread.join()
         self._server.server_close()
 
-
-def _pass_on(wire: Wire, upstream: socket.socket) -> None:
-    while True:
-        ready, _, _ = select.select([wire.sock, upstream], [], [])
-        for source in ready:
-            data = source.recv(65536)
-            if not data:
-                return
-            if source is upstream:
-                wire.write(data)
-            else:
-                upstream.sendall(data)
+    def _pass_on(self, wire: Wire, upstream: socket.socket) -> None:
+        while True:
+            ready, _, _ = select.select([wire.sock, upstream], [], [])
+            for source in ready:
+                data = source.recv(65536)
+                if not data:
+                    return
+                if source is upstream:
+                    wire.write(data)
+                else:
+                    self.received += data
+                    upstream.sendall(data)

@@ -74,6 +74,13 @@ class Llama(LoopbackServer):
         self.counts = {"streams": 0, "replays": 0, "deleted": 0, "generating": 0, "most": 0, "connections": 0}
         self.lock = threading.Lock()
 
+    def delete(self, name: str) -> None:
+        session = self.sessions.pop(name, None)
+        if session:
+            session.cancelled = True
+            session.add(b"", done=True)
+            self.count("deleted")
+
     def count(self, name: str, step: int = 1) -> None:
         with self.lock:
             self.counts[name] += step
@@ -109,11 +116,11 @@ class _Handler(socketserver.BaseRequestHandler):
             else:
                 self.reply(script, body["messages"][-1]["content"])
         elif url.path == "/v1/stream" and request.method == "DELETE":
-            session = self.server.sessions.pop(query["conv_id"], None)
-            if session:
-                session.cancelled = True
-                session.add(b"", done=True)
-                self.server.count("deleted")
+            self.server.delete(query["conv_id"])
+            self.peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+        elif url.path == "/all-streams" and request.method == "DELETE":
+            for name in list(self.server.sessions):
+                self.server.delete(name)
             self.peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
         elif url.path == "/v1/stream":
             self.replay(self.server.sessions.get(query["conv_id"]), int(query["from"]))
@@ -246,6 +253,11 @@ class LlamaServer:
     def _get(self, path: str) -> Any:
         with urllib.request.urlopen(self.endpoint + path) as answer:
             return json.load(answer)
+
+    def delete_all_streams(self) -> None:
+        """As somebody would who knows their names."""
+        request = urllib.request.Request(f"{self.endpoint}/all-streams", method="DELETE")
+        urllib.request.urlopen(request).close()
 
     @property
     def state(self) -> Dict[str, int]:

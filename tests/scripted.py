@@ -170,12 +170,20 @@ Script = Callable[[Peer], object]
 
 
 def answering(*responses: bytes) -> Script:
-    """A script that answers one request after the other, and then waits for the client to go."""
+    """A script that answers one request after the other, on however many connections they come.
+
+    After the last answer it waits for the client to go; a connection that begins after that gets the first one again.
+    """
+    answered = 0
 
     def script(peer: Peer) -> None:
-        for answer in responses:
+        nonlocal answered
+        if answered == len(responses):
+            answered = 0
+        while answered < len(responses):
             peer.request()
-            peer.send(answer)
+            answered += 1
+            peer.send(responses[answered - 1])
         peer.stall()
 
     return script

@@ -34,7 +34,7 @@ from scripted import (
 import flynn
 from flynn import FlynnError, errors
 from flynn.cli import COMMANDS, EXIT_CODES, exit_code, main, report
-from flynn.cli.screen import Screen
+from flynn.cli.terminal import Terminal
 
 NOWHERE = "http://127.0.0.1:1"
 HELLO = {"POST /v1/chat/completions": stream(delta("Hel"), delta("lo!"), delta(finish_reason="stop"))}
@@ -208,7 +208,7 @@ def test_every_error_has_an_exit_code() -> None:
 @pytest.mark.parametrize("kind", [ZeroDivisionError, TypeError])
 def test_a_bug_is_not_disguised(kind: Type[Exception]) -> None:
     with pytest.raises(kind):
-        report(kind("a bug"), Screen(io.StringIO(), io.StringIO()))
+        report(kind("a bug"), Terminal(io.StringIO(), io.StringIO()))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

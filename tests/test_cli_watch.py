@@ -14,7 +14,7 @@ from command import FLYNN, Home, Terminal, environment, routes
 from scripted import LOADING, answering, error, response, serve
 
 from flynn import LlamaCppClient
-from flynn.cli.status import Look, Work, pace, slot_line, summary, work_of
+from flynn.cli.status import Look, SlotWork, pace, slot_line, summary, work_of
 from flynn.models.local.server import decode_slots
 
 UP = {
@@ -29,7 +29,7 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path)
 
 
-def slot(**fields: Any) -> Work:
+def slot(**fields: Any) -> SlotWork:
     (decoded,) = decode_slots([{"id": 1, "n_ctx": 512, **fields}])
     return work_of(decoded)
 
@@ -39,32 +39,33 @@ def slot(**fields: Any) -> Work:
 
 def test_a_slot_reads_then_writes() -> None:
     reading = {"is_processing": True, "id_task": 7, "n_prompt_tokens": 40, "n_prompt_tokens_processed": 30}
-    assert slot(**reading) == Work(1, 7, 30, 0, 40, 512)
+    assert slot(**reading) == SlotWork(1, 7, 30, 0, 40, 512)
     for next_token in [{"n_decoded": 9}], {"n_decoded": 9}:  # of newer and of older servers
-        assert slot(**reading, next_token=next_token) == Work(1, 7, 30, 9, 40, 512)
-    assert slot(is_processing=False, id_task=7, next_token=[]) == Work(1, None, 0, 0, 0, 512)
-    assert slot(is_processing=True, next_token="x") == Work(1, -1, 0, 0, 0, 512)
+        assert slot(**reading, next_token=next_token) == SlotWork(1, 7, 30, 9, 40, 512)
+    assert slot(is_processing=False, id_task=7, next_token=[]) == SlotWork(1, None, 0, 0, 0, 512)
+    assert slot(is_processing=True, next_token="x") == SlotWork(1, -1, 0, 0, 0, 512)
 
 
 def test_the_pace_is_that_since_the_last_look_at_the_same_request() -> None:
-    def seen(time: float, *work: Work) -> Look:
+    def seen(time: float, *work: SlotWork) -> Look:
         return Look(time, "up", work=work)
 
-    read, wrote, more = Work(0, 7, 100, 0, 100, 512), Work(0, 7, 200, 10, 210, 512), Work(0, 7, 200, 60, 260, 512)
+    read, wrote = SlotWork(0, 7, 100, 0, 100, 512), SlotWork(0, 7, 200, 10, 210, 512)
+    more = SlotWork(0, 7, 200, 60, 260, 512)
     assert pace(None, seen(1, read)) == {}
     assert pace(Look(0, "down"), seen(1, read)) == {}
     assert pace(seen(0), seen(2, read)) == {0: 50}
     assert pace(seen(1, read), seen(2, wrote)) == {0: 10}
     assert pace(seen(1, wrote), seen(3, more)) == {0: 25}
-    assert pace(seen(1, more), seen(2, Work(0, 8, 5, 20, 25, 512))) == {0: 20}
-    assert pace(seen(1, more), seen(2, Work(0, None, 0, 0, 0, 512))) == {}
+    assert pace(seen(1, more), seen(2, SlotWork(0, 8, 5, 20, 25, 512))) == {0: 20}
+    assert pace(seen(1, more), seen(2, SlotWork(0, None, 0, 0, 0, 512))) == {}
 
 
 def test_lines_tell_what_is_known() -> None:
     assert summary("E", Look(0, "down"), {}) == ["E is down"]
     assert summary("E", Look(0, "llama-server request timed out"), {}) == ["E: llama-server request timed out"]
     assert summary("E", Look(0, "up", "small"), {}) == ["E is up with small"]
-    work = [Work(0, 7, 3, 9, 12, 512), Work(1, 8, 30, 0, 30, 512), Work(12, None, 0, 0, 9, 512)]
+    work = [SlotWork(0, 7, 3, 9, 12, 512), SlotWork(1, 8, 30, 0, 30, 512), SlotWork(12, None, 0, 0, 9, 512)]
     paces = {0: 12.34, 1: 300.0}
     assert summary("E", Look(0, "up", "", work, 3), paces) == ["E is up", "2 of 3 slots busy, 3 waiting, 12.3 tokens/s"]
     assert [slot_line(slot, paces) for slot in work] == [

@@ -236,7 +236,7 @@ def test_what_is_wrong_in_the_environment_names_the_variable() -> None:
     assert str(error).startswith("FLYNN_ENDPOINT: ")
     assert (error.key, error.file) == ("FLYNN_ENDPOINT", None)
     error = refusal(FLYNN_AUTH_TOKEN="s3cret\n")
-    assert str(error).startswith("FLYNN_AUTH_TOKEN: a token is printable ASCII")
+    assert str(error).startswith("FLYNN_AUTH_TOKEN: the token must be printable ASCII")
     assert "s3cret" not in str(error)
 
 
@@ -294,9 +294,9 @@ def test_a_token_file_open_to_others_is_refused(folder: Path, mode: int) -> None
     [
         (b"", "no token in {}: the token is empty"),
         (b" \n", "no token in {}: the token is empty"),
-        (b"s3cret\ns3cret\n", "no token in {}: a token is printable ASCII"),
-        (b"s3cret\xc3\xa9\n", "no token in {}: a token is printable ASCII"),
-        (b"s3cret\xff\n", "no token in {}: a token is printable ASCII"),
+        (b"s3cret\ns3cret\n", "no token in {}: the token must be printable ASCII"),
+        (b"s3cret\xc3\xa9\n", "no token in {}: the token must be printable ASCII"),
+        (b"s3cret\xff\n", "no token in {}: the token must be printable ASCII"),
         (b"s3cret" * 2000, "no token in {}: more than 8192 bytes"),
         (None, "cannot read {}: No such file or directory"),
     ],

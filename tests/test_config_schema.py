@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from flynn.config import parse_text
-from flynn.config.schema import ModelConfig, Source, read_config
+from flynn.config.schema import ConfigSource, ModelConfig, read_config
 from flynn.errors import ConfigError
-from flynn.http.call import MAX_TIMEOUT, check_timeout
+from flynn.http.checks import MAX_TIMEOUT, check_timeout
 
 
 def read(text: str, file: str = "f.yaml") -> ModelConfig:
     value, positions = parse_text(text, file)
-    return read_config(value, Source(file, positions)).models["local"]
+    return read_config(value, ConfigSource(file, positions)).models["local"]
 
 
 def local(*lines: str) -> str:
@@ -129,7 +129,7 @@ def test_the_longest_timeout_is_one_that_poll_takes_in_milliseconds() -> None:
         (local("timeout: [60]"), (3, 5), "not a list"),
         (local("timeout: " + "x" * 10_000), (3, 5), "xxx..."),
         (local("model: 4"), (3, 5), "model: expected a string, not 4"),
-        (local("auth_token: 123456"), (3, 5), "auth_token: a token is a string: put it in quotes"),
+        (local("auth_token: 123456"), (3, 5), "auth_token: the token must be a string: put it in quotes"),
         (local("auth_token: ''"), (3, 5), "auth_token: the token is empty"),
         (
             local("auth_token: a", "auth_token_file: b"),
@@ -170,7 +170,7 @@ def test_refuses_with_place_key_and_what_is_allowed(text: str, place: tuple[int,
 def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(token: str) -> None:
     error = refusal(local(f"auth_token: {token}"))
     assert str(error) == (
-        "f.yaml:3:5: models.local.auth_token: a token is printable ASCII with no blank at its ends; this one is not"
+        "f.yaml:3:5: models.local.auth_token: the token must be printable ASCII without leading or trailing whitespace"
     )
 
 
@@ -196,13 +196,13 @@ def test_errors_do_not_show_a_token(text: str) -> None:
 
 
 def test_the_repr_does_not_show_the_token() -> None:
-    config = read_config({"models": {"local": {"auth_token": "s3cret"}}}, Source(None, {}))
+    config = read_config({"models": {"local": {"auth_token": "s3cret"}}}, ConfigSource(None, {}))
     assert config.models["local"].auth_token == "s3cret"
     assert "s3cret" not in repr(config)
 
 
 def test_what_is_read_does_not_share_the_defaults() -> None:
-    assert read_config(None, Source(None, {})).models["local"].defaults is not ModelConfig().defaults
+    assert read_config(None, ConfigSource(None, {})).models["local"].defaults is not ModelConfig().defaults
 
 
 def test_defaults_hold_nothing_that_json_does_not() -> None:
@@ -211,10 +211,10 @@ def test_defaults_hold_nothing_that_json_does_not() -> None:
         deep = [deep]
     for value, message in ((date(2024, 5, 17), "date is nothing that JSON has"), (deep, "more than 64 levels deep")):
         with pytest.raises(ConfigError, match=f"^models.local.defaults.json_schema: {message}"):
-            read_config({"models": {"local": {"defaults": {"json_schema": {"a": value}}}}}, Source(None, {}))
+            read_config({"models": {"local": {"defaults": {"json_schema": {"a": value}}}}}, ConfigSource(None, {}))
 
 
 @pytest.mark.parametrize("nested", [1, "a", None, True, 0.5, 1e300, -(2**63), 2**64 - 1, [[{"a": None}]]])
 def test_defaults_may_hold_all_that_json_does(nested: Any) -> None:
     value = {"models": {"local": {"defaults": {"json_schema": {"a": nested}}}}}
-    assert read_config(value, Source(None, {})).models["local"].defaults == {"json_schema": {"a": nested}}
+    assert read_config(value, ConfigSource(None, {})).models["local"].defaults == {"json_schema": {"a": nested}}

@@ -40,6 +40,7 @@ from flynn import (
     StreamInterruptedError,
 )
 from flynn.http.pool import MAX_IDLE
+from flynn.models.local.transport import Transport
 
 # A call that nothing follows, whatever comes of it: of a chat that fails the server is told.
 TOKENS = response(b'{"tokens": [1]}')
@@ -65,21 +66,21 @@ def test_one_connection_serves_one_call_after_the_other() -> None:
         assert [event.type for event in client.chat_stream("three")][-1] == "done"
         assert client.health()
         assert client.chat("four").content == "Hello!"
-    assert [request.connection for request in server.requests] == [0] * 5
+    assert [request.connection for request in server.requests] == [0, 0, 1, 0, 0]
 
 
-def test_a_connection_is_free_as_soon_as_done_has_come_however_late_the_end_of_the_body() -> None:
+def test_a_stream_has_a_connection_of_its_own_that_is_closed_as_soon_as_done_has_come() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(HELLO[: -len(LAST_CHUNK)])
-        peer.send(LAST_CHUNK, slowly=0.02)
-        answering(response(CHAT))(peer)
+        peer.stall()
 
-    with serve(script) as server:
+    with serve(answering(response(CHAT)), script) as server:
         client = LlamaCppClient(server.endpoint)
-        assert "".join(client.chat_stream("Hi").text()) == "Hello!"
         client.chat("Hi")
-    assert server.connections == 1
+        with client.chat_stream("Hi") as made:
+            assert [event.type for event in made][-1] == "done"
+            eventually(lambda: server.left == 1)
 
 
 @pytest.mark.parametrize(
@@ -88,17 +89,14 @@ def test_a_connection_is_free_as_soon_as_done_has_come_however_late_the_end_of_t
         response(CHAT, "200 OK", "Connection: close"),
         response(CHAT).replace(b"HTTP/1.1", b"HTTP/1.0"),
         response(CHAT) + b"surplus",
-        stream(delta("x")).replace(b"Transfer", b"Connection: close\r\nTransfer"),
+        head("Content-Type: application/json", "Transfer-Encoding: chunked") + chunk(CHAT) + LAST_CHUNK + b"x",
     ],
-    ids=["Connection: close", "HTTP/1.0", "surplus bytes", "a stream with Connection: close"],
+    ids=["Connection: close", "HTTP/1.0", "surplus bytes", "surplus bytes after chunks"],
 )
 def test_a_connection_that_cannot_be_used_again_is_closed(answer: bytes) -> None:
     with serve(answering(answer), answering(response(CHAT))) as server:
         client = LlamaCppClient(server.endpoint)
-        if b"event-stream" in answer:
-            list(client.chat_stream("Hi"))
-        else:
-            assert client.chat("Hi").content == "Hello!"
+        assert client.chat("Hi").content == "Hello!"
         eventually(lambda: server.left == 1)
         client.chat("Hi")
     assert server.connections == 2
@@ -249,20 +247,16 @@ def test_a_connection_that_the_server_closed_meanwhile_is_replaced_silently() ->
 
 
 @pytest.mark.parametrize("end", [Peer.close, Peer.reset])
-@pytest.mark.parametrize("streamed", [False, True])
-def test_a_request_is_sent_again_if_the_kept_connection_was_closed_before_any_answer(
-    end: object, streamed: bool
-) -> None:
+def test_a_request_is_sent_again_if_the_kept_connection_was_closed_before_any_answer(end: object) -> None:
     def script(peer: Peer) -> None:
         closing(response(CHAT))(peer)
         peer.request()
         end(peer)  # type: ignore[operator]
 
-    with serve(script, answering(HELLO if streamed else response(CHAT))) as server:
+    with serve(script, answering(response(CHAT))) as server:
         client = LlamaCppClient(server.endpoint)
         client.chat("one")
-        said = "".join(client.chat_stream("two").text()) if streamed else client.chat("two").content
-        assert said == "Hello!"
+        assert client.chat("two").content == "Hello!"
     assert [request.connection for request in server.requests] == [0, 0, 1]
 
 
@@ -382,14 +376,32 @@ def test_an_endless_head_is_refused(endless: bytes) -> None:
         LlamaCppClient(server.endpoint, timeout=20).tokenize("Hi")
 
 
+@pytest.mark.parametrize("empty", [head(status="204 No Content"), head("Content-Length: 0")])
+def test_bytes_after_an_empty_body_are_never_the_next_answer(empty: bytes) -> None:
+    with serve(answering(empty + response(chat("forged"))), answering(response(chat("true")))) as server:
+        transport = Transport(server.endpoint, timeout=20)
+        transport.send(transport.call(20), "DELETE", "/x").read_all(0)
+        assert transport.json("POST", "/v1/chat/completions")["choices"][0]["message"]["content"] == "true"
+    assert server.connections == 2
+
+
+def test_the_answer_to_a_head_request_has_no_body_whatever_it_announces() -> None:
+    announced = head("Content-Type: application/json", "Content-Length: 10")
+    chunked = head("Content-Type: application/json", "Transfer-Encoding: chunked")
+    with serve(answering(announced, chunked, response(b"{}"))) as server:
+        transport = Transport(server.endpoint, timeout=20)
+        for _ in range(2):
+            assert transport.send(transport.call(20), "HEAD", "/x").read_all(0) == b""
+        assert transport.json("GET", "/x") == {}
+    assert server.connections == 1
+
+
 def test_continue_before_the_answer_is_passed_over() -> None:
     with serve(answering(head(status="100 Continue") * 3 + response(CHAT))) as server:
         assert LlamaCppClient(server.endpoint).chat("Hi").content == "Hello!"
 
 
-def test_a_body_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flynn.models.local.transport.MAX_REPLY", 10_000_000)
-
+def test_a_body_without_end_is_refused() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(head("Content-Type: application/json"))
@@ -397,7 +409,7 @@ def test_a_body_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             peer.send(b" " * 65536)
 
     with serve(script) as server, pytest.raises(ProtocolError, match="at most 10000000 bytes"):
-        LlamaCppClient(server.endpoint, timeout=20).tokenize("Hi")
+        Transport(server.endpoint, timeout=20, max_reply=10_000_000).json("GET", "/props")
 
 
 def test_an_error_without_end_is_refused() -> None:
@@ -433,11 +445,10 @@ def test_a_unix_socket_works_like_any_other(tmp_path: Path) -> None:
         client = LlamaCppClient(server.endpoint)
         assert client.chat("Hi").content == "Hello!"
         assert "".join(client.chat_stream("Hi").text()) == "Hello!"
-    assert server.connections == 1
-    assert server.requests[0].headers["host"] == "localhost"
+    assert [request.headers["host"] for request in server.requests] == ["localhost"] * 2
 
 
-@pytest.mark.parametrize("name", ["missing.sock", "a file", "x" * 200])
+@pytest.mark.parametrize("name", ["missing.sock", "a file"])
 def test_no_such_unix_socket_is_a_server_that_is_not_running(name: str, tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("")
     endpoint = f"unix://{tmp_path / name}"
@@ -471,7 +482,7 @@ def test_https_works_with_a_context_that_trusts_the_server(tls: ssl.SSLContext, 
         assert client.chat("Hi").content == "Hello!"
         assert "".join(client.chat_stream("Hi").text()) == "Hello!"
         assert client.chat("Hi").content == "Hello!"
-    assert server.connections == 1
+    assert server.connections == 2
     assert server.requests[0].headers["host"] == f"localhost:{server.port}"
 
 

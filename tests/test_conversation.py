@@ -10,14 +10,14 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import pytest
 from command import routes
-from scripted import CHAT, ScriptedServer, chat, delta, error, response, serve, stream
+from scripted import CHAT, ScriptedServer, answering, chat, delta, error, response, serve, stream
 
 from flynn import (
     AsyncConversation,
     AsyncLlamaCppClient,
-    ConfigError,
     ContextSizeError,
     Conversation,
+    FileError,
     LlamaCppClient,
     Message,
     RequestTimeoutError,
@@ -465,9 +465,9 @@ def test_all_that_was_said_is_saved_and_goes_on_when_it_is_loaded(talk: Callable
 def test_no_other_file_is_written_over(talk: Callable[..., Any], tmp_path: Path) -> None:
     conversation, _, _ = talk()
     (tmp_path / "notes").write_text("important")
-    with pytest.raises(ConfigError, match="it exists and is no conversation"):
+    with pytest.raises(FileError, match="it exists and is no conversation"):
         conversation.save(str(tmp_path / "notes"))
-    with pytest.raises(ConfigError, match="not JSON"):
+    with pytest.raises(FileError, match="not JSON"):
         conversation.load(str(tmp_path / "notes"))
     assert (tmp_path / "notes").read_text() == "important"
 
@@ -557,11 +557,9 @@ def test_a_slow_server_is_a_timeout_and_a_cut_stream_an_interruption(talk: Calla
 
     def cut(peer: Any) -> None:
         peer.request()
-        peer.send(response(b"{}"))
-        peer.request()
         peer.send(STREAM_HEAD + chunk(delta("Half")))
 
-    with serve(cut) as server, LlamaCppClient(server.endpoint) as client:
+    with serve(answering(response(b"{}")), cut) as server, LlamaCppClient(server.endpoint) as client:
         conversation = Conversation(client)
         with pytest.raises(StreamInterruptedError):
             list(conversation.chat_stream("Hi"))

@@ -20,9 +20,8 @@ from flynn import (
     ServerError,
     ToolCall,
 )
-from flynn.models.local import server
-from flynn.models.local.decode import decode_chat, decode_error, decode_json
-from flynn.models.local.decode_stream import ChatStreamDecoder
+from flynn.models.local import models, server, text
+from flynn.models.local.decode import ChatStreamDecoder, decode_chat, decode_error, decode_json
 from flynn.models.local.sse import SSEDecoder
 from flynn.models.types import ContentEvent, DoneEvent, ProgressEvent, ReasoningEvent, ToolCallEvent, Usage
 
@@ -216,9 +215,9 @@ def test_a_reply_without_choices_is_a_protocol_error(data: bytes) -> None:
 def test_what_the_server_says_of_itself_is_checked_too(wrong: Any) -> None:
     decoders = (
         server.decode_props,
-        server.decode_models,
+        models.decode_models,
         server.decode_slots,
-        server.decode_pieces,
+        text.decode_pieces,
         server.decode_slot_file,
         server.decode_lora_adapters,
     )
@@ -414,7 +413,7 @@ def test_an_error_event_is_raised_with_its_code_as_status() -> None:
     assert decoder.response().content == "so far"
 
 
-@pytest.mark.parametrize("body", [b'{"error": {}}', b'{"error": null}', b'{"error": []}', b'{"error": {"code": "x"}}'])
+@pytest.mark.parametrize("body", [b'{"error": {}}', b'{"error": []}', b'{"error": {"code": "x"}}'])
 def test_an_error_event_without_a_message_is_still_an_error_in_words(body: bytes) -> None:
     with pytest.raises(ServerError) as caught:
         ChatStreamDecoder().feed(body)
@@ -425,6 +424,29 @@ def test_an_error_event_without_a_message_is_still_an_error_in_words(body: bytes
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
 def test_any_error_event_is_an_error_of_flynn(wrong: Any) -> None:
     for value in replaced({"error": {"code": 400, "message": "m", "type": "t", "n_ctx": 5}}, wrong):
-        if isinstance(value, dict) and "error" in value:
+        if isinstance(value, dict) and value.get("error") is not None:
             with pytest.raises(FlynnError):
                 ChatStreamDecoder().feed(dump(value))
+
+
+def test_an_error_of_null_is_no_error() -> None:
+    """As LiteLLM's proxy and others send it in each event."""
+    assert ChatStreamDecoder().feed(b'{"error": null, "choices": [{"delta": {"content": "x"}}]}')[0].text == "x"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["id", "model"])
+@pytest.mark.parametrize("wrong", [1, [], {}, True])
+def test_a_name_that_is_not_a_string_is_a_protocol_error_at_once(name: str, wrong: Any) -> None:
+    decoder = ChatStreamDecoder()
+    with pytest.raises(ProtocolError, match=f"expected str as '{name}'"):
+        decoder.feed(dump({"choices": [], name: wrong}))
+    assert decoder.feed(b"[DONE]")[0].type == "done"
+
+
+def test_the_last_timings_and_finish_reason_are_those_of_the_response() -> None:
+    decoder = ChatStreamDecoder()
+    for number, reason in ((1, "stop"), (2, "length"), (1, "stop")):
+        item = {"index": 0, "delta": {"content": "x"}, "finish_reason": reason}
+        decoder.feed(dump({"choices": [item], "timings": {"predicted_n": number}}))
+    response = decoder.response()
+    assert (response.timings and response.timings.predicted_n, response.finish_reason) == (1, "stop")

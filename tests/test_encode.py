@@ -10,7 +10,7 @@ from typing import Any, Dict, List
 
 import pytest
 
-from flynn import Audio, ChatRequest, ConfigError, Image, Message, ToolCall
+from flynn import Audio, ChatRequest, FileError, Image, Message, ToolCall
 from flynn.models.local.encode import chat_request, encode_chat, with_defaults
 from flynn.models.request import option_types
 
@@ -347,11 +347,11 @@ def test_parts_of_mappings_are_sent_as_they_are_and_images_in_them_are_encoded()
 
 @pytest.mark.parametrize(("made", "what"), [(Image, "image"), (Audio, "recording")])
 def test_a_file_that_cannot_be_read_is_named(made: Any, what: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"^cannot read the {what} '.*missing.png': No such file or directory$"):
+    with pytest.raises(FileError, match=rf"^cannot read the {what} '.*missing.png': No such file or directory$"):
         content(made(str(tmp_path / "missing.png")))
-    with pytest.raises(ConfigError, match="Is a directory"):
+    with pytest.raises(FileError, match="Is a directory"):
         content(made(tmp_path))
-    with pytest.raises(ConfigError, match="null byte"):
+    with pytest.raises(FileError, match="null byte"):
         content(made("a\0b"))
 
 

@@ -64,6 +64,7 @@ def test_a_unix_socket_is_an_absolute_path() -> None:
         "unix://",
         "unix:///",
         "unix:///a\0b",
+        "unix:///" + "x" * 107,
         "unix:/run/x.sock",
     ],
 )
@@ -103,9 +104,20 @@ def test_a_password_in_an_endpoint_is_refused_and_not_shown() -> None:
         ("128.0.0.1", False),
         ("127.0.0.1.example.org", False),
         ("localhost.example.org", False),
+        ("127.1", True),
+        ("2130706433", True),
+        ("0.0.0.0", True),
+        ("[::]", True),
+        ("ip6-localhost", True),
         ("[::2]", False),
         ("example.org", False),
     ],
 )
-def test_the_loopback_interface_is_known_by_its_names(host: str, loopback: bool) -> None:
-    assert parse_endpoint(f"http://{host}:80").is_loopback is loopback
+def test_a_local_host_is_known_by_any_of_its_names(host: str, loopback: bool) -> None:
+    assert parse_endpoint(f"http://{host}:80").is_local is loopback
+
+
+@pytest.mark.parametrize("zone", ["%25eth0", "%eth0"])
+def test_the_zone_of_an_address_means_something_here_and_nothing_to_the_server(zone: str) -> None:
+    endpoint = parse_endpoint(f"http://[fe80::1{zone}]:8080")
+    assert (endpoint.host, endpoint.host_header) == ("fe80::1%eth0", "[fe80::1]:8080")

@@ -28,7 +28,7 @@ from scripted import (
 )
 
 from flynn import LlamaCppClient, ProtocolError, RequestTimeoutError
-from flynn.models.local import sse, transport
+from flynn.models.local.transport import Transport
 
 CALLS: List[Callable[[LlamaCppClient], Any]] = [
     lambda client: client.chat("Hi"),
@@ -69,20 +69,25 @@ def test_what_has_no_end_is_refused(call: Callable[[LlamaCppClient], Any], start
         call(LlamaCppClient(server.endpoint, timeout=60))
 
 
-def test_a_reply_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MAX_REPLY", 8 * 1024 * 1024)  # of 256 MiB, which take a while
+def test_a_reply_without_end_is_refused() -> None:
     refused = pytest.raises(ProtocolError, match="expected a response of at most 8388608 bytes, got more")
     with serve(endlessly(head("Content-Type: application/json"), b" ")) as server, refused:
-        LlamaCppClient(server.endpoint).chat("Hi")
+        Transport(server.endpoint, timeout=60, max_reply=8 * 1024 * 1024).json("GET", "/props")
 
 
-@pytest.mark.parametrize("start", [b"data: ", b": ", b"field", b"data: {}\ndata: "])
+@pytest.mark.parametrize("start", [STREAM_HEAD + b"ffffffff\r\ndata: ", head("Content-Type: text/event-stream") + b":"])
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, start: bytes, resume: bool) -> None:
-    monkeypatch.setattr(sse.SSEDecoder.__init__, "__defaults__", (8 * 1024 * 1024,))  # of 64 MiB
-    refused = pytest.raises(ProtocolError, match="expected an event of at most 8388608 bytes, got a larger one")
-    with serve(endlessly(head("Content-Type: text/event-stream") + start, b"x")) as server, refused:
+def test_a_line_without_end_is_refused(start: bytes, resume: bool) -> None:
+    refused = pytest.raises(ProtocolError, match="expected a line of at most 67108864 bytes, got a longer one")
+    with serve(endlessly(start, b"x")) as server, refused:
         list(LlamaCppClient(server.endpoint).chat_stream("Hi", resume=resume))
+
+
+def test_an_event_of_lines_without_end_is_refused() -> None:
+    refused = pytest.raises(ProtocolError, match="expected an event of at most 67108864 bytes, got a larger one")
+    start = head("Content-Type: text/event-stream")
+    with serve(endlessly(start, b"data: " + b"x" * 1_000_000 + b"\n")) as server, refused:
+        list(LlamaCppClient(server.endpoint).chat_stream("Hi"))
 
 
 @pytest.mark.parametrize("depth", [500, 5_000, 100_000, 5_000_000])

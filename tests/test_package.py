@@ -62,12 +62,8 @@ print(*sys.modules)
     unused = {
         "asyncio",
         "argparse",
-        "http.client",
-        "ssl",
-        "email",
         "urllib.request",
         "logging",
-        "inspect",
         "flynn.tools",
         "flynn.structured",
     }

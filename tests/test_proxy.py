@@ -49,7 +49,7 @@ def test_plain_requests_are_given_to_the_proxy_with_the_whole_address(environmen
         client = LlamaCppClient(f"http://{HOST}:8080/prefix", auth_token="secret")
         client.chat("Hi")
         assert "".join(client.chat_stream("Hi").text()) == "x"
-    assert proxy.connections == 1
+    assert len(proxy.requests) == 2
     for request in proxy.requests:
         assert request.target == f"http://{HOST}:8080/prefix/v1/chat/completions"
         assert request.headers["host"] == f"{HOST}:8080"
@@ -62,18 +62,19 @@ def test_https_goes_through_a_tunnel_and_the_proxy_sees_nothing_of_it(environmen
     inside, outside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert(HOST).configure_cert(inside)
     authority.configure_trust(outside)
-    with serve(answering(response(CHAT), stream(delta("x"))), tls=inside) as server:
-        with serve(tunnel_to(server)) as proxy:  # type: ignore[arg-type]
-            environment.setenv("HTTPS_PROXY", f"localhost:{proxy.port}")
-            environment.setenv("https_proxy", f"http://user:word@localhost:{proxy.port}")
-            client = LlamaCppClient(f"https://{HOST}:8443", auth_token="secret", ssl_context=outside)
-            assert client.chat("Hi").content == "Hello!"
-            assert "".join(client.chat_stream("Hi").text()) == "x"
-            client.close()
-        (connect,) = proxy.requests
-    assert connect.target == f"{HOST}:8443"
-    assert connect.headers["proxy-authorization"] == f"Basic {base64.b64encode(b'user:word').decode()}"
-    assert "authorization" not in connect.headers
+    answers = answering(response(CHAT), stream(delta("x")))
+    with serve(answers, tls=inside) as server, serve(tunnel_to(server)) as proxy:  # type: ignore[arg-type]
+        environment.setenv("HTTPS_PROXY", f"localhost:{proxy.port}")
+        environment.setenv("https_proxy", f"http://user:word@localhost:{proxy.port}")
+        client = LlamaCppClient(f"https://{HOST}:8443", auth_token="secret", ssl_context=outside)
+        assert client.chat("Hi").content == "Hello!"
+        assert "".join(client.chat_stream("Hi").text()) == "x"
+        client.close()
+    assert len(proxy.requests) == 2
+    for connect in proxy.requests:
+        assert connect.target == f"{HOST}:8443"
+        assert connect.headers["proxy-authorization"] == f"Basic {base64.b64encode(b'user:word').decode()}"
+        assert "authorization" not in connect.headers
     assert [request.headers["authorization"] for request in server.requests] == ["Bearer secret"] * 2
     assert "proxy-authorization" not in server.requests[0].headers
 
@@ -87,7 +88,7 @@ def test_a_proxy_that_refuses_is_named_with_its_reason(environment: pytest.Monke
     assert "authorization" not in proxy.requests[0].headers
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "LOCALHOST"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "LOCALHOST", "127.1", "2130706433", "0.0.0.0"])
 def test_loopback_is_never_reached_through_a_proxy(host: str, environment: pytest.MonkeyPatch) -> None:
     with serve(answering(response(CHAT))) as server, serve(answering(response(CHAT))) as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):

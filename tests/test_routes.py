@@ -22,9 +22,10 @@ from flynn import (
     ServerError,
     StreamInterruptedError,
 )
-from flynn.models.local.completion import CompletionStreamDecoder, count_completions, decode_completions
+from flynn.models.local.models import ModelEventDecoder
 from flynn.models.local.retrieval import decode_embeddings, decode_ranking, decode_token_embeddings
-from flynn.models.local.server import ModelEventDecoder, decode_lora_adapters, decode_metrics, decode_pieces
+from flynn.models.local.server import decode_lora_adapters, decode_metrics
+from flynn.models.local.text import CompletionStreamDecoder, count_completions, decode_completions, decode_pieces
 
 
 def answered(reply: Any) -> Any:

@@ -16,7 +16,7 @@ from real_server import RealServer
 from scripted import STREAM_HEAD, ScriptedServer, answering, chunk, delta, eventually, response, serve, stream
 
 from flynn import AsyncLlamaCppClient, ChatRequest, FlynnError, LlamaCppClient, Message, Tool, ToolRoundsError
-from flynn.tools.rounds import MAX_CALLS
+from flynn.tools.loop import MAX_CALLS
 
 Call = Tuple[str, str]  # name and arguments
 

@@ -168,7 +168,7 @@ def test_context_variables_are_those_of_whoever_begins_and_changes_stay_inside()
 
 
 def test_a_buffer_holds_at_least_one_item() -> None:
-    with pytest.raises(ValueError, match="buffer is a number of items over 0, not 0"):
+    with pytest.raises(ValueError, match="buffer must be 1 or more items, not 0"):
         ThreadIterator([], buffer=0)
 
 

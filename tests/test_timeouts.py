@@ -162,7 +162,7 @@ def test_what_is_no_timeout_is_refused(timeout: Any) -> None:
 
 
 def test_a_very_long_timeout_is_fine() -> None:
-    with serve(answering(response(CHAT), stream(delta("x")), LOADING), answering(response(CHAT))) as server:
+    with serve(answering(response(CHAT), stream(delta("x")), LOADING, response(CHAT))) as server:
         client = LlamaCppClient(server.endpoint, timeout=2_147_483)
         assert client.chat("Hi").content == "Hello!"
         assert "".join(client.chat_stream("Hi").text()) == "x"

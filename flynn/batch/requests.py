@@ -10,16 +10,13 @@ The format is that of OpenAI's batch files (https://platform.openai.com/docs/gui
 from __future__ import annotations
 
 import json
+from typing import Any, Dict, List, Mapping, Optional, Union
 
-from ..errors import ConfigError, suggestion
+from ..errors import RequestError, suggestion
 from ..models.local.encode import encode_json, encode_prompt
 from ..models.request import ChatRequest
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, List, Mapping, Optional, Union
-
-    Source = Union[str, Mapping[str, Any], ChatRequest, "Request"]
+AnyRequest = Union[str, Mapping[str, Any], ChatRequest, "Request"]
 
 CHAT = "/v1/chat/completions"
 # Each route with the field that it cannot do without.
@@ -74,17 +71,17 @@ class Defaults:
 
 
 def id_of(value: Any, number: int) -> str:
-    """The `custom_id` of a request, or, if it has none, one made of its place. ConfigError if it is no name."""
+    """The `custom_id` of a request, or, if it has none, one made of its place. RequestError if it is no name."""
     if not isinstance(value, dict) or value.get("custom_id") is None:
         return f"request-{number}"
     name = value["custom_id"]
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"a custom_id is a string that is not empty, not {_shown(name)}")
+        raise RequestError(f"a custom_id is a string that is not empty, not {_shown(name)}")
     return name
 
 
-def make_request(source: Source, number: int, defaults: Defaults, digest: str = "") -> Request:
-    """A request from any of its forms. ConfigError if it is none."""
+def make_request(source: AnyRequest, number: int, defaults: Defaults, digest: str = "") -> Request:
+    """A request from any of its forms. RequestError if it is none."""
     if isinstance(source, Request):
         return Request(source.custom_id, source.path, source.body, number, digest)
     value: Any = source
@@ -93,11 +90,11 @@ def make_request(source: Source, number: int, defaults: Defaults, digest: str = 
     elif isinstance(source, ChatRequest):
         value = encode_prompt(source)
     if not isinstance(value, dict):
-        raise ConfigError(f"a request is an object, not {_shown(value)}")
+        raise RequestError(f"a request is an object, not {_shown(value)}")
     name = id_of(value, number)
     path, body = _full(value) if "url" in value or "body" in value else (CHAT, _short(value))
     if body.get("stream"):
-        raise ConfigError('a batch has no streams: leave "stream" out')
+        raise RequestError('a batch has no streams: leave "stream" out')
     if path == CHAT:
         body["messages"] = _with_system(body["messages"], defaults.system)
     if path in (CHAT, "/v1/completions"):
@@ -106,21 +103,21 @@ def make_request(source: Source, number: int, defaults: Defaults, digest: str = 
     try:
         return Request(name, path, encode_json({first: body[first], **body}), number, digest)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"JSON cannot hold this: {error}") from None
+        raise RequestError(f"JSON cannot hold this: {error}") from None
 
 
 def _full(value: Dict[str, Any]) -> Any:
     """Route and body of OpenAI's form."""
     for field in value:
         if field not in _OWN_FIELDS:
-            raise ConfigError(f"unknown field {field!r} beside url and body{suggestion(field, _OWN_FIELDS)}")
+            raise RequestError(f"unknown field {field!r} beside url and body{suggestion(field, _OWN_FIELDS)}")
     if value.get("method", "POST") != "POST":
-        raise ConfigError(f'the method is "POST", not {_shown(value["method"])}')
+        raise RequestError(f'the method is "POST", not {_shown(value["method"])}')
     path, body = value.get("url"), value.get("body")
     if not isinstance(path, str) or path not in ROUTES:
-        raise ConfigError(f"url is {_shown(path)}, and a batch knows: {', '.join(ROUTES)}")
+        raise RequestError(f"url is {_shown(path)}, and a batch knows: {', '.join(ROUTES)}")
     if not isinstance(body, dict) or ROUTES[path] not in body:
-        raise ConfigError(f'the body of {path} is an object with "{ROUTES[path]}"')
+        raise RequestError(f'the body of {path} is an object with "{ROUTES[path]}"')
     return path, dict(body)
 
 
@@ -128,18 +125,18 @@ def _short(value: Mapping[str, Any]) -> Dict[str, Any]:
     """The body of a chat from the short form."""
     body = {field: content for field, content in value.items() if field not in ("custom_id", "method")}
     if ("prompt" in body) == ("messages" in body):
-        raise ConfigError('a request has "prompt", or "messages", or "url" and "body"')
+        raise RequestError('a request has "prompt", or "messages", or "url" and "body"')
     if "prompt" in body:
         prompt = body.pop("prompt")
         if not isinstance(prompt, str):
-            raise ConfigError(f"a prompt is a string, not {_shown(prompt)}")
+            raise RequestError(f"a prompt is a string, not {_shown(prompt)}")
         body["messages"] = [{"role": "user", "content": prompt}]
     return body
 
 
 def _with_system(messages: Any, system: Optional[str]) -> List[Any]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise ConfigError('"messages" is a list of objects')
+        raise RequestError('"messages" is a list of objects')
     if system is None or any(message.get("role") in ("system", "developer") for message in messages):
         return messages
     return [{"role": "system", "content": system}, *messages]

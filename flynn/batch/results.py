@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Tuple, Union
 
-from ..dataclass import dataclass, field
 from ..errors import FlynnError, ServerError
 from ..models.local.decode import decode_json
 from ..models.local.encode import encode_json
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple, Union
-
-    from .requests import Request
+from .requests import Request
 
 _QUOTED = json.encoder.encode_basestring_ascii  # what json.dumps does to a string, without its detours
 _PREFIX = b'{"id":"batch_req_'

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Callable,
+    Deque,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Union,
+)
 
-from ..errors import ConfigError
-from ..http.call import check_timeout
-from ..pump import start
-from .requests import Defaults, Request, make_request
+from ..errors import ConfigError, RequestError
+from ..http.checks import check_timeout
+from ..models.local.llamacpp import LlamaCppClient
+from ..threads import start
+from .requests import AnyRequest, Defaults, Request, make_request
 from .results import Result
-from .work import Work
+from .scheduler import Scheduler
 from .workers import Executed, Threads
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-    from typing import Any, AsyncIterator, Callable, Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Union
 
     from ..aio import AsyncLlamaCppClient
-    from ..models.local.llamacpp import LlamaCppClient
-    from .requests import Source
 
 DEFAULT_TIMEOUT = 600.0
 DEFAULT_WAIT = 600.0
@@ -28,7 +39,7 @@ _EXECUTOR_JOBS = 32
 
 
 def run(
-    requests: Iterable[Union[Source, Result]],
+    requests: Iterable[Union[AnyRequest, Result]],
     client: Union[LlamaCppClient, AsyncLlamaCppClient, None] = None,
     *,
     jobs: Optional[int] = None,
@@ -79,15 +90,15 @@ def run(
     check_timeout(timeout)
     plain: Any = getattr(client, "_client", client)
     made = _made(requests, Defaults(system, {**defaults_of(plain), **(defaults or {})}))
-    work = Work(one_server=executor is None, wait=wait, max_failures=max_failures)
+    scheduler = Scheduler(one_server=executor is None, wait=wait, max_failures=max_failures)
     if executor is not None:
-        return Run(made, work, Executed(executor, plain, work, timeout, jobs or _EXECUTOR_JOBS), ordered)
+        return Run(made, scheduler, Executed(executor, plain, scheduler, timeout, jobs or _EXECUTOR_JOBS), ordered)
     if client is None:
         raise ConfigError("a batch without an executor needs a client")
-    return Run(made, work, Threads(plain, work, timeout, jobs), ordered)
+    return Run(made, scheduler, Threads(plain, scheduler, timeout, jobs), ordered)
 
 
-def _made(requests: Iterable[Union[Source, Result]], defaults: Defaults) -> Iterator[Any]:
+def _made(requests: Iterable[Union[AnyRequest, Result]], defaults: Defaults) -> Iterator[Any]:
     """Each request, or the result that says why it is none."""
     for number, source in enumerate(requests, 1):
         if isinstance(source, Result) or (isinstance(source, Request) and source.number):
@@ -95,7 +106,7 @@ def _made(requests: Iterable[Union[Source, Result]], defaults: Defaults) -> Iter
             continue
         try:
             yield make_request(source, number, defaults)
-        except ConfigError as error:
+        except RequestError as error:
             yield Result(None, number, error=error)
 
 
@@ -113,9 +124,11 @@ class Run:
     or `async with`.
     """
 
-    def __init__(self, requests: Iterator[Any], work: Work, hands: Union[Threads, Executed], ordered: bool) -> None:
+    def __init__(
+        self, requests: Iterator[Any], scheduler: Scheduler, hands: Union[Threads, Executed], ordered: bool
+    ) -> None:
         self._requests = requests
-        self._work = work
+        self._scheduler = scheduler
         self._hands = hands
         self._expected: Optional[Deque[int]] = deque() if ordered else None
         self._results = self._in_order(self._expected) if self._expected is not None else self._as_they_come()
@@ -130,35 +143,35 @@ class Run:
         """
         if not self._begun:
             self._begun = True
-            start(_read, self._requests, self._work, self._expected, name="flynn-batch-reader")
+            start(_read, self._requests, self._scheduler, self._expected, name="flynn-batch-reader")
             self._hands.begin()
-        return self._work.results(timeout)
+        return self._scheduler.results(timeout)
 
     def into(self, sink: Callable[[List[Result]], object]) -> None:
         """Give results to a function, in a thread that has one; `poll` then returns empty lists until the end.
 
         That saves waking another thread for each result. One call at a time; what the function raises ends the run.
         """
-        self._work.into(sink)
+        self._scheduler.into(sink)
 
     def drain(self) -> None:
         """Begin no more requests. Those under way still come."""
-        self._work.stop()
+        self._scheduler.stop()
 
     def close(self) -> None:
         """Stop at once, the requests under way too. Closing twice is fine."""
-        self._work.stop()
+        self._scheduler.stop()
         self._hands.abort()
 
     @property
     def in_flight(self) -> int:
         """Requests under way."""
-        return self._work.in_flight
+        return self._scheduler.in_flight
 
     @property
     def away(self) -> float:
         """Seconds for which there has been no server, 0 if there is one."""
-        return self._work.away
+        return self._scheduler.away
 
     def _as_they_come(self) -> Iterator[Result]:
         try:
@@ -173,7 +186,7 @@ class Run:
             held[result.number] = result
             while expected and expected[0] in held:
                 yield held.pop(expected.popleft())
-            self._work.hold(len(held))
+            self._scheduler.hold(len(held))
         for number in sorted(held):  # it was ended early
             yield held[number]
 
@@ -197,7 +210,7 @@ class Run:
         return self._async  # type: ignore[no-any-return]
 
     def __del__(self) -> None:
-        # At the end of the interpreter a thread that had the lock of `Work` will never give it back.
+        # At the end of the interpreter a thread that had the lock of `Scheduler` will never give it back.
         if getattr(self, "_begun", False) and not sys.is_finalizing():
             self.close()
 
@@ -210,14 +223,14 @@ class Run:
             await self._async.aclose()
 
 
-def _read(requests: Iterator[Any], work: Work, expected: Optional[Deque[int]]) -> None:
+def _read(requests: Iterator[Any], scheduler: Scheduler, expected: Optional[Deque[int]]) -> None:
     """In a thread of its own: requests may come from a pipe, slowly."""
     try:
         for item in requests:
             if expected is not None:
                 expected.append(item.number)
-            if not (work.add_failed(item) if isinstance(item, Result) else work.add(item)):
+            if not (scheduler.add_failed(item) if isinstance(item, Result) else scheduler.add(item)):
                 break
-        work.end()
+        scheduler.end()
     except BaseException as error:
-        work.stop(error)
+        scheduler.stop(error)

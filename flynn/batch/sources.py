@@ -7,24 +7,18 @@ import re
 from functools import partial
 from hashlib import blake2b  # now: what it maps may not fit any more while threads begin
 from itertools import chain, islice
+from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, NoReturn, Tuple, Union
 
-from ..errors import ConfigError
+from ..errors import FileError, RequestError
 from ..files import refuse_constant
-from .record import InputChanged
-from .requests import id_of, make_request
+from .output import Done, InputChanged
+from .requests import Defaults, Request, id_of, make_request
 from .results import Result, id_json
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, NoReturn, Tuple, Union
-
-    from .record import Done
-    from .requests import Defaults, Request
-
-    NumberedLines = Iterable[Tuple[int, bytes]]
-    # The place of a line, what it says as bytes, and what makes of them the request, still in any of its forms, or
-    # raises ConfigError.
-    Entry = Tuple[int, bytes, Callable[[], Any]]
+NumberedLines = Iterable[Tuple[int, bytes]]
+# The place of a line, what it says as bytes, and what makes of them the request, still in any of its forms, or
+# raises RequestError.
+Entry = Tuple[int, bytes, Callable[[], Any]]
 
 MAX_LINE = 64 * 1024 * 1024  # bytes
 _BOM = b"\xef\xbb\xbf"
@@ -43,7 +37,7 @@ def requests(
         fingerprint: of whatever else decides what is asked, e.g. a template; 32 bytes at most.
 
     Raises:
-        ConfigError: a result is of something else; see `Done.ask`.
+        FileError: a result is of something else; see `Done.ask`.
     """
     keyed = blake2b(digest_size=8, key=defaults.key + fingerprint)
     for number, said, read in entries:
@@ -63,8 +57,8 @@ def requests(
                 done.ask(custom_id)
                 yield make_request(value, number, defaults, digest)
         except InputChanged as error:
-            raise ConfigError(str(error), file=file, line=number) from None
-        except ConfigError as error:
+            raise FileError(str(error), file, number) from None
+        except RequestError as error:
             yield Result(None, number, error=error)
 
 
@@ -124,16 +118,16 @@ def read_table(lines: NumberedLines) -> Iterator[Entry]:
 
 def _values(row: Dict[Any, Any], count: int) -> Any:
     if None in row or None in row.values():
-        raise ConfigError(f"the row has not as many values as the header, which has {count}")
+        raise RequestError(f"the row has not as many values as the header, which has {count}")
     try:
         "".join(row.values()).encode()
     except UnicodeEncodeError:  # what was no UTF-8 came as lone surrogates
-        raise ConfigError("not UTF-8") from None
+        raise RequestError("not UTF-8") from None
     return row
 
 
 def _refused(message: str) -> NoReturn:
-    raise ConfigError(message)
+    raise RequestError(message)
 
 
 def read_values(lines: NumberedLines) -> Iterator[Entry]:
@@ -148,14 +142,14 @@ class Template:
     """A prompt with places for values: `Translate to {{language}}: {{text}}`. Single braces stand for themselves.
 
     Raises:
-        ConfigError: it has no place for a value.
+        RequestError: it has no place for a value.
     """
 
     def __init__(self, text: str) -> None:
         self._text = text
         self.names = list(dict.fromkeys(_PLACE.findall(text)))
         if not self.names:
-            raise ConfigError("the template has no {{name}} for a value to go to")
+            raise RequestError("the template has no {{name}} for a value to go to")
 
     def entry(self, entry: Entry) -> Entry:
         """The prompt that an entry of values makes."""
@@ -166,7 +160,7 @@ class Template:
         values = read()
         for name in self.names:
             if values.get(name) is None:
-                raise ConfigError(f"no value for {{{{{name}}}}}; there is: {', '.join(map(str, values))}")
+                raise RequestError(f"no value for {{{{{name}}}}}; there is: {', '.join(map(str, values))}")
         prompt = _PLACE.sub(lambda found: _written(values[found[1]]), self._text)
         name = values.get("custom_id")
         return {"prompt": prompt, **({"custom_id": name} if name not in (None, "") else {})}
@@ -181,16 +175,16 @@ def _parsed(said: bytes) -> Any:
     try:
         value = _DECODE(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"not JSON: {error}") from None
+        raise RequestError(f"not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"a line is an object, not {type(value).__name__}")
+        raise RequestError(f"a line is an object, not {type(value).__name__}")
     return value
 
 
 def _decoded(said: bytes) -> str:
     if len(said) > MAX_LINE:
-        raise ConfigError(f"more than {MAX_LINE} bytes")
+        raise RequestError(f"more than {MAX_LINE} bytes")
     try:
         return said.decode("utf-8")
     except UnicodeDecodeError:
-        raise ConfigError("not UTF-8") from None
+        raise RequestError("not UTF-8") from None

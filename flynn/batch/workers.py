@@ -12,25 +12,23 @@ import mmap
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 from ..errors import ConfigError, FlynnError, NotSupportedError, ServerNotRunningError
-from ..http.call import CallAborted, Scope
-from ..pump import start
+from ..http.limits import CallAborted, CancelScope
+from ..models.local.llamacpp import LlamaCppClient
+from ..threads import start
+from .queue import Task
 from .results import success
+from .scheduler import Scheduler
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
-    from typing import Dict, List, Optional, Sequence, Set, Tuple, Union
 
-    from ..models.local.llamacpp import LlamaCppClient
-    from .waiting import Task
-    from .work import Work
-
-    # Route, body and the seconds that it may take.
-    Asked = Tuple[str, bytes, Optional[float]]
-    # The answers, and the seconds that they took.
-    Answered = Tuple[List[Union[bytes, FlynnError]], float]
+# Route, body and the seconds that it may take.
+Asked = Tuple[str, bytes, Optional[float]]
+# The answers, and the seconds that they took.
+Answered = Tuple[List[Union[bytes, FlynnError]], float]
 
 _LOOK = 2.0  # seconds between two looks at the server's slots
 # Bytes of address space that must be left for another thread: its stack, and what glibc reserves for what it allocates
@@ -49,11 +47,13 @@ class Threads:
         timeout: seconds for one attempt.
     """
 
-    def __init__(self, client: LlamaCppClient, work: Work, timeout: Optional[float], jobs: Optional[int]) -> None:
-        self._client, self._work, self._timeout, self._jobs = client, work, timeout, jobs
+    def __init__(
+        self, client: LlamaCppClient, scheduler: Scheduler, timeout: Optional[float], jobs: Optional[int]
+    ) -> None:
+        self._client, self._scheduler, self._timeout, self._jobs = client, scheduler, timeout, jobs
         self._count = 0
         self._others = sys.maxsize  # slots that others used at the last look
-        self._scopes: Dict[int, Scope] = {}
+        self._scopes: Dict[int, CancelScope] = {}
         self._aborted = threading.Event()
 
     def begin(self) -> None:
@@ -63,14 +63,14 @@ class Threads:
             start(self._watch, name="flynn-batch-slots")
 
     def abort(self) -> None:
-        """End what is under way; `Work` has been stopped."""
+        """End what is under way; `Scheduler` has been stopped."""
         self._aborted.set()
         for scope in list(self._scopes.values()):
             scope.abort()
 
     def _use(self, jobs: int) -> None:
         """Have so many threads, or as many as there is room for, but at least one."""
-        self._work.set_limit(jobs)
+        self._scheduler.set_limit(jobs)
         try:
             for number in range(self._count + 1, jobs + 1):
                 if number > 1:
@@ -80,17 +80,17 @@ class Threads:
         except (FlynnError, OSError):
             if not self._count:
                 raise
-            self._work.set_limit(self._count)
+            self._scheduler.set_limit(self._count)
 
-    def _scope(self, worker: int) -> Scope:
-        scope = self._scopes[worker] = Scope()
+    def _scope(self, worker: int) -> CancelScope:
+        scope = self._scopes[worker] = CancelScope()
         if self._aborted.is_set():
             scope.abort()
         return scope
 
     def _answer(self, worker: int) -> None:
-        work = self._work
-        while tasks := work.take(worker):
+        scheduler = self._scheduler
+        while tasks := scheduler.take(worker):
             (task,) = tasks
             request = task.request
             try:
@@ -98,14 +98,14 @@ class Threads:
                     raw = self._client.transport.fetch("POST", request.path, request.body, task.limit(self._timeout))
                 result = success(request, raw)
             except CallAborted:
-                work.drop()
+                scheduler.drop()
             except FlynnError as error:
-                work.fail(task, error)
+                scheduler.fail(task, error)
             except BaseException as error:
-                work.stop(error)
-                work.drop()
+                scheduler.stop(error)
+                scheduler.drop()
             else:
-                work.succeed(result)
+                scheduler.succeed(result)
 
     def _watch(self) -> None:
         """Keep to the slots that nobody else uses, and at least to one."""
@@ -114,22 +114,22 @@ class Threads:
                 with self._scope(0):
                     jobs = self._free_slots()
             except FlynnError:  # those who work will say it
-                jobs = max(1, self._work.limit)
+                jobs = max(1, self._scheduler.limit)
             try:
                 self._use(jobs)
             except FlynnError as error:
-                return self._work.stop(error)
-            if self._aborted.wait(_LOOK) or self._work.stopping:
+                return self._scheduler.stop(error)
+            if self._aborted.wait(_LOOK) or self._scheduler.stopping:
                 return None
 
     def _free_slots(self) -> int:
-        ours = self._work.in_flight
+        ours = self._scheduler.in_flight
         try:
             slots = self._client.slots(timeout=_LOOK)
         except NotSupportedError:
             self._jobs = self._client.props(timeout=_LOOK).total_slots or _UNKNOWN_SLOTS
             return self._jobs
-        ours = max(ours, self._work.in_flight)
+        ours = max(ours, self._scheduler.in_flight)
         others = max(0, sum(slot.is_processing for slot in slots) - ours)
         # A slot may be busy for a moment more after its answer has come. What others use, they use at two looks.
         used, self._others = min(others, self._others), others
@@ -140,15 +140,20 @@ class Executed:
     """Requests in an executor, which has so many `jobs` at a time; `timeout` is as for `Threads`."""
 
     def __init__(
-        self, executor: Executor, client: Optional[LlamaCppClient], work: Work, timeout: Optional[float], jobs: int
+        self,
+        executor: Executor,
+        client: Optional[LlamaCppClient],
+        scheduler: Scheduler,
+        timeout: Optional[float],
+        jobs: int,
     ) -> None:
-        self._executor, self._client, self._work, self._timeout = executor, client, work, timeout
+        self._executor, self._client, self._scheduler, self._timeout = executor, client, scheduler, timeout
         self._futures: Set[Future[Answered]] = set()
         self._free = threading.Semaphore(jobs)
         self._together = 1
 
     def begin(self) -> None:
-        self._work.set_limit(sys.maxsize)
+        self._scheduler.set_limit(sys.maxsize)
         start(self._submit, name="flynn-batch-submit")
 
     def abort(self) -> None:
@@ -157,7 +162,7 @@ class Executed:
             future.cancel()
 
     def _submit(self) -> None:
-        while self._free.acquire() and (tasks := self._work.take(0, self._together)):
+        while self._free.acquire() and (tasks := self._scheduler.take(0, self._together)):
             asked = [(task.request.path, task.request.body, task.limit(self._timeout)) for task in tasks]
             try:
                 future = self._executor.submit(answer, self._client, asked)
@@ -178,10 +183,10 @@ class Executed:
         except BaseException as error:  # a worker that died, a task that was cancelled
             failed = error if isinstance(error, FlynnError) else FlynnError(f"a worker failed: {error!r}")
             for task in tasks:
-                if self._work.stopping:
-                    self._work.drop()
+                if self._scheduler.stopping:
+                    self._scheduler.drop()
                 else:
-                    self._work.fail(task, failed)
+                    self._scheduler.fail(task, failed)
         else:
             at_this_rate = int(TOGETHER * len(answers) / max(seconds, 1e-6))
             self._together = max(1, min(at_this_rate, 2 * len(answers), MOST_TOGETHER))
@@ -191,17 +196,17 @@ class Executed:
                         raise answered
                     result = success(task.request, answered)
                 except FlynnError as error:
-                    self._work.fail(task, error)
+                    self._scheduler.fail(task, error)
                 else:
-                    self._work.succeed(result)
+                    self._scheduler.succeed(result)
             for task in tasks[len(answers) :]:
-                self._work.give_back(task)
+                self._scheduler.give_back(task)
         self._free.release()
 
     def _stop(self, tasks: List[Task], error: BaseException) -> None:
-        self._work.stop(error)
+        self._scheduler.stop(error)
         for _ in tasks:
-            self._work.drop()
+            self._scheduler.drop()
 
 
 def answer(client: Optional[LlamaCppClient], asked: Sequence[Asked]) -> Answered:
@@ -231,6 +236,6 @@ def answer(client: Optional[LlamaCppClient], asked: Sequence[Asked]) -> Answered
 @functools.cache
 def _own_client() -> LlamaCppClient:
     from ..config import load_config
-    from ..models.router import create_client
+    from ..models.router import create_llamacpp_client
 
-    return create_client(load_config(), "local")
+    return create_llamacpp_client(load_config())

@@ -7,34 +7,25 @@ from __future__ import annotations
 
 import signal
 import sys
+from types import FrameType
+from typing import TYPE_CHECKING, List, NoReturn, Optional, Protocol, Sequence, Tuple
 
-from ..errors import (
-    AuthenticationError,
-    ConfigError,
-    FlynnError,
-    ModelLoadingError,
-    RequestTimeoutError,
-    ServerNotRunningError,
-    suggestion,
-)
-from .screen import Screen
+from ..errors import FlynnError, suggestion
+from .exits import CLOSED_PIPE, DONE, EXIT_CODES, INTERRUPTED, NOT_RUNNING, USAGE, UsageError, exit_code
+from .terminal import Terminal
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import FrameType
-    from typing import List, NoReturn, Optional, Protocol, Sequence, Tuple
+    from .options import Given, Parser  # loaded when there is a command to parse
 
-    from .options import Given, Parser
 
-    class Command(Protocol):
-        """A module of this package that is a command."""
+class Command(Protocol):
+    """A module of this package that is a command."""
 
-        EXAMPLES: str
+    EXAMPLES: str
 
-        def add_options(self, parser: Parser) -> None: ...
+    def add_options(self, parser: Parser) -> None: ...
 
-        def run(self, given: Given, screen: Screen) -> int: ...
-
+    def run(self, given: Given, terminal: Terminal) -> int: ...
 
 # Each is a module here, shaped like `Command`.
 COMMANDS = {
@@ -46,29 +37,6 @@ COMMANDS = {
     "tokens": "Count the tokens of a text.",
     "completion": "Print what makes a shell complete the options of flynn.",
 }
-
-# Those from 64 on are sysexits(3)'s, 130 and 141 a shell's for SIGINT and SIGPIPE.
-DONE, FAILED, USAGE, NOT_RUNNING, TRY_AGAIN, NOT_AUTHORISED, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 69, 75, 77, 130, 141
-EXIT_CODES = {
-    DONE: "done",
-    FAILED: "failed",
-    USAGE: "wrong usage or configuration",
-    NOT_RUNNING: "server not running",
-    TRY_AGAIN: "timed out or still loading",
-    NOT_AUTHORISED: "not authorised",
-    INTERRUPTED: "interrupted",
-    CLOSED_PIPE: "output closed",
-}
-_CODES = {
-    BrokenPipeError: CLOSED_PIPE,
-    KeyboardInterrupt: INTERRUPTED,
-    ServerNotRunningError: NOT_RUNNING,
-    RequestTimeoutError: TRY_AGAIN,
-    ModelLoadingError: TRY_AGAIN,
-    AuthenticationError: NOT_AUTHORISED,
-    ConfigError: USAGE,
-}
-
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command.
@@ -84,21 +52,21 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         The sky appears blue because ...
         0
     """
-    screen = Screen(sys.stdout, sys.stderr)
+    terminal = Terminal(sys.stdout, sys.stderr)
     _accept_any_input()
     caught = _end_by_exception()
     try:
         try:
             argv = sys.argv[1:] if argv is None else argv
             if not argv or argv[0] not in COMMANDS:
-                return _without_command(argv, screen)
+                return _without_command(argv, terminal)
             command, parser = load(argv[0])
-            return command.run(parser.parse(argv[1:]), screen)
+            return command.run(parser.parse(argv[1:]), terminal)
         except SystemExit as end:  # --help, --version, a signal
-            screen.flush()
+            terminal.flush()
             return end.code if isinstance(end.code, int) else DONE
     except (Exception, KeyboardInterrupt) as error:
-        return report(error, screen)
+        return report(error, terminal)
     finally:
         for number in caught:
             signal.signal(number, signal.SIG_DFL)
@@ -119,7 +87,7 @@ def load(name: str) -> Tuple[Command, Parser]:
     return command, parser
 
 
-def _without_command(argv: Sequence[str], screen: Screen) -> int:
+def _without_command(argv: Sequence[str], terminal: Terminal) -> int:
     """Say which commands there are, or what is wrong with the one that was meant."""
     from .. import __version__
     from .options import Parser
@@ -134,13 +102,13 @@ def _without_command(argv: Sequence[str], screen: Screen) -> int:
     )
     parser.add_argument("--version", action="version", version=f"flynn {__version__}")
     if not argv:
-        screen.say(parser.format_help().rstrip())
+        terminal.say(parser.format_help().rstrip())
         return USAGE
     if argv[0] in ("-h", "--help", "--version"):
         parser.parse_args(argv[:1])
     if argv[0].startswith("-"):
-        raise ConfigError(f"unknown option {argv[0]!r}: the options of a command follow it (see flynn --help)")
-    raise ConfigError(f"unknown command {argv[0]!r}{suggestion(argv[0], COMMANDS)} (there is: {', '.join(COMMANDS)})")
+        raise UsageError(f"unknown option {argv[0]!r}: the options of a command follow it (see flynn --help)")
+    raise UsageError(f"unknown command {argv[0]!r}{suggestion(argv[0], COMMANDS)} (there is: {', '.join(COMMANDS)})")
 
 
 def _accept_any_input() -> None:
@@ -174,12 +142,7 @@ def _end_by_exception() -> List[signal.Signals]:
     return caught
 
 
-def exit_code(error: BaseException) -> int:
-    """The exit code that an error ends in."""
-    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILED)
-
-
-def report(error: BaseException, screen: Screen) -> int:
+def report(error: BaseException, terminal: Terminal) -> int:
     """Say in one line what went wrong, where that is not plain already, and return the exit code.
 
     Raises:
@@ -188,18 +151,18 @@ def report(error: BaseException, screen: Screen) -> int:
     ended = exit_code(error)
     try:
         if ended == CLOSED_PIPE:
-            screen.abandon()
+            terminal.abandon()
         elif ended == INTERRUPTED:
-            screen.break_line()
+            terminal.break_line()
         elif isinstance(error, FlynnError):
-            screen.fail(f"{error}{'; flynn status tells what to do' if ended == NOT_RUNNING else ''}")
+            terminal.fail(f"{error}{'; flynn status tells what to do' if ended == NOT_RUNNING else ''}")
         elif isinstance(error, MemoryError):
-            screen.fail("out of memory")
+            terminal.fail("out of memory")
         elif isinstance(error, OSError):
-            screen.abandon()
-            screen.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            terminal.abandon()
+            terminal.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         else:
             raise error
     except OSError:
-        screen.abandon()
+        terminal.abandon()
     return ended

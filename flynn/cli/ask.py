@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any, Dict, List, Optional, Tuple, Union
 
-from ..errors import ConfigError
-from ..models.types import Image, Message
-from . import DONE
+from ..conversation.stream import ConversationStream
+from ..models.local.llamacpp import LlamaCppClient
+from ..models.local.stream import ChatStream
+from ..models.types import ChatResponse, Image, Message
+from ..tools.run import ToolRun
+from .exits import DONE, UsageError
 from .options import Given, Parser, connect, read_text, request_options
-from .screen import Screen
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple, Union
-
-    from ..conversation.stream import ConversationStream
-    from ..models.local.llamacpp import LlamaCppClient
-    from ..models.local.stream import ChatStream
-    from ..models.types import ChatResponse
-    from ..tools.run import ToolRun
+from .terminal import Terminal
 
 EXAMPLES = """\
   flynn ask Why is the sky blue?
@@ -59,44 +53,44 @@ def add_options(parser: Parser) -> None:
     parser.add_request_options()
 
 
-def run(given: Given, screen: Screen) -> int:
+def run(given: Given, terminal: Terminal) -> int:
     prompt = read_text(given.words).rstrip("\r\n")
     if not prompt.strip():
-        raise ConfigError("the prompt is empty")
+        raise UsageError("the prompt is empty")
     content: Any = [prompt, *map(Image, given.image)] if given.image else prompt
     messages = [] if given.system is None else [Message("system", given.system)]
     messages.append(Message("user", content))
     options = request_options(given)
-    if screen.err_is_terminal:
+    if terminal.err_is_terminal:
         options["return_progress"] = True
     with connect(given) as client:
         if given.tool:
-            response, first = _with_tools(client, messages, options, given, screen)
+            response, first = _with_tools(client, messages, options, given, terminal)
         else:
             stream = client.chat_stream(messages, **options)
-            first = show(stream, screen, text=not given.json)
+            first = show(stream, terminal, text=not given.json)
             response = stream.response
     if given.json:
-        screen.write_json(_as_json(response))
+        terminal.write_json(_as_json(response))
     if given.stats:
-        screen.say(statistics(response, first))
+        terminal.say(statistics(response, first))
     return DONE
 
 
 def _with_tools(
-    client: LlamaCppClient, messages: List[Message], options: Dict[str, Any], given: Given, screen: Screen
+    client: LlamaCppClient, messages: List[Message], options: Dict[str, Any], given: Given, terminal: Terminal
 ) -> Tuple[ChatResponse, Optional[float]]:
     from contextlib import redirect_stdout
 
     from .functions import load_tool
 
-    with redirect_stdout(sys.stderr):  # what functions print is not the result; the screen keeps its own streams
+    with redirect_stdout(sys.stderr):  # what functions print is not the result; the terminal keeps its own streams
         tools = [load_tool(name) for name in given.tool]
         try:
             run = client.run_tools(messages, tools, stream=True, **options)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"--tool: {error}") from None
-        first = show(run, screen, text=not given.json)
+            raise UsageError(f"--tool: {error}") from None
+        first = show(run, terminal, text=not given.json)
         return run.answer(), first
 
 
@@ -104,7 +98,7 @@ def _with_tools(
 
 
 def show(
-    stream: Union[ChatStream, ConversationStream, ToolRun], screen: Screen, *, text: bool = True
+    stream: Union[ChatStream, ConversationStream, ToolRun], terminal: Terminal, *, text: bool = True
 ) -> Optional[float]:
     """Print an answer as it comes, and the calls of tools on the way to it, closing the stream whatever happens.
 
@@ -122,23 +116,23 @@ def show(
                 to_read = event.total - event.cached
                 if to_read > _LONG_PROMPT:
                     read = (event.processed - event.cached) * 100 // to_read
-                    screen.progress(f"reading {event.total} tokens: {read} %")
+                    terminal.progress(f"reading {event.total} tokens: {read} %")
                 continue
             if first is None and event.type != "done":
                 first = time.monotonic() - began
-            screen.clear_progress()
+            terminal.clear_progress()
             if event.type == "tool_result":
-                screen.note(f"-> {event.content}")
+                terminal.note(f"-> {event.content}")
             if event.type == "done" and event.response.tool_calls:
-                screen.end_line()
+                terminal.end_line()
                 for call in event.response.tool_calls:
-                    screen.note(f"{call.name} {call.arguments}")
+                    terminal.note(f"{call.name} {call.arguments}")
             if text and event.choice == 0:
                 if event.type == "content":
-                    screen.write(event.text)
+                    terminal.write(event.text)
                 elif event.type == "reasoning":
-                    screen.aside(event.text)
-    screen.end_line()
+                    terminal.aside(event.text)
+    terminal.end_line()
     return first
 
 

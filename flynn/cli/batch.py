@@ -10,27 +10,21 @@ import threading
 import time
 from collections import deque
 from contextlib import contextmanager, nullcontext
+from types import FrameType
+from typing import Any, BinaryIO, ContextManager, Deque, Iterable, Iterator, List, Optional, Tuple
 
-from ..batch.record import Done, Record
+from ..batch.output import Done, Output
 from ..batch.requests import Defaults
-from ..batch.results import Tally, encode_result
-from ..batch.runner import DEFAULT_TIMEOUT, DEFAULT_WAIT, defaults_of
+from ..batch.results import Result, Tally, encode_result
+from ..batch.runner import DEFAULT_TIMEOUT, DEFAULT_WAIT, Run, defaults_of
 from ..batch.runner import run as run_requests
 from ..batch.sources import Lines, Template, read_jsonl, read_text, read_values, requests
-from ..errors import ConfigError
+from ..errors import FileError
 from ..files import read_text as read_file
 from ..files import replace_file
-from . import DONE, FAILED, INTERRUPTED
+from .exits import DONE, FAILED, INTERRUPTED, UsageError
 from .options import Given, Parser, connect, request_options, time_limit
-from .screen import Screen
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import FrameType
-    from typing import Any, BinaryIO, ContextManager, Deque, Iterable, Iterator, List, Optional, Tuple
-
-    from ..batch.results import Result
-    from ..batch.runner import Run
+from .terminal import Terminal
 
 EXAMPLES = f"""\
   flynn batch prompts.jsonl -o answers.jsonl
@@ -82,31 +76,31 @@ def add_options(parser: Parser) -> None:
     parser.add_request_options()
 
 
-def run(given: Given, screen: Screen) -> int:
+def run(given: Given, terminal: Terminal) -> int:
     for option in ("jobs", "max_failures"):
         if getattr(given, option) is not None and getattr(given, option) < 1:
-            raise ConfigError(f"--{option.replace('_', '-')} is a number above 0")
+            raise UsageError(f"--{option.replace('_', '-')} is a number above 0")
     with _open(given) as file:
         lines = Lines(file)
         entries, reading = _entries(given, lines)
         options = request_options(given)
         tally = Tally()
         done = Done(keep_order=given.ordered and given.output is not None)
-        with connect(given) as client, _output(given, screen) as record:
-            tally.before = record.read(done) if record else 0
+        with connect(given) as client, _output(given, terminal) as output:
+            tally.before = output.read(done) if output else 0
             defaults = Defaults(given.system, {**defaults_of(client), **options})
             with _workers(given) as (workers, jobs):
                 batch = run_requests(
                     requests(entries, defaults, done, file=given.input, fingerprint=reading),
                     None if workers else client,
                     jobs=jobs,
-                    ordered=given.ordered and record is None,
+                    ordered=given.ordered and output is None,
                     timeout=DEFAULT_TIMEOUT if given.timeout is ... else given.timeout,
                     wait=given.wait,
                     max_failures=given.max_failures,
                     executor=workers,
                 )
-                return _Watch(batch, tally, record, screen, lines).until_end(given, done)
+                return _Watch(batch, tally, output, terminal, lines).until_end(given, done)
 
 
 def _open(given: Given) -> ContextManager[BinaryIO]:
@@ -119,7 +113,7 @@ def _open(given: Given) -> ContextManager[BinaryIO]:
     try:
         return open(os.path.expanduser(given.input), "rb")
     except OSError as error:
-        raise ConfigError(error.strerror or str(error), file=given.input) from None
+        raise FileError(error.strerror or str(error), given.input) from None
 
 
 def _entries(given: Given, lines: Lines) -> Tuple[Iterable[Any], bytes]:
@@ -134,17 +128,17 @@ def _entries(given: Given, lines: Lines) -> Tuple[Iterable[Any], bytes]:
     return map(Template(text).entry, read_values(lines)), blake2b(text.encode(), digest_size=16).digest()
 
 
-def _output(given: Given, screen: Screen) -> ContextManager[Optional[Record]]:
-    """The record of what is done; None where results go to standard output."""
+def _output(given: Given, terminal: Terminal) -> ContextManager[Optional[Output]]:
+    """The output of what is done; None where results go to standard output."""
     if given.output is None:
         return nullcontext()
     path = os.path.expanduser(given.output)
     if os.path.exists(path) and given.input != "-" and os.path.samefile(path, os.path.expanduser(given.input)):
-        raise ConfigError("INPUT and OUTPUT are the same file", file=path)
-    record = Record(path)
-    if record.mended:
-        screen.say(f"{path}: cut off {record.mended} bytes of a line that was not finished")
-    return record
+        raise UsageError(f"{path}: INPUT and OUTPUT are the same file")
+    output = Output(path)
+    if output.mended:
+        terminal.say(f"{path}: cut off {output.mended} bytes of a line that was not finished")
+    return output
 
 
 @contextmanager
@@ -156,11 +150,11 @@ def _workers(given: Given) -> Iterator[Tuple[Any, Optional[int]]]:
     try:
         from distributed import Client  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        raise ConfigError("--dask needs the package distributed: pip install flynn[dask]") from None
+        raise UsageError("--dask needs the package distributed: pip install flynn[dask]") from None
     try:
         client = Client(given.dask, timeout=_DASK_TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"no Dask scheduler at {given.dask}: {error}") from None
+        raise UsageError(f"no Dask scheduler at {given.dask}: {error}") from None
     with client, client.get_executor(pure=False, retries=0) as workers:
         yield workers, given.jobs or 2 * max(1, sum(client.nthreads().values()))
 
@@ -168,11 +162,11 @@ def _workers(given: Given) -> Iterator[Tuple[Any, Optional[int]]]:
 class _Watch:
     """A batch under way, shown and written down."""
 
-    def __init__(self, batch: Run, tally: Tally, record: Optional[Record], screen: Screen, lines: Lines) -> None:
-        self._batch, self._tally, self._record, self._screen, self._lines = batch, tally, record, screen, lines
+    def __init__(self, batch: Run, tally: Tally, output: Optional[Output], terminal: Terminal, lines: Lines) -> None:
+        self._batch, self._tally, self._output, self._terminal, self._lines = batch, tally, output, terminal, lines
         self._interrupted = False
         self._shown_at = time.monotonic()
-        self._waiting = False
+        self._queue = False
         self._failures: Deque[str] = deque()
         self._size: Optional[int] = None  # of the input, in bytes
 
@@ -184,7 +178,7 @@ class _Watch:
         path = os.path.expanduser(given.input)
         self._size = os.path.getsize(path) if os.path.isfile(path) else None
         parts: Iterable[List[Result]] = iter(lambda: self._batch.poll(_TICK), None)
-        if self._record:
+        if self._output:
             self._batch.into(self._take)
         elif given.ordered:
             parts = ([result] for result in self._batch)
@@ -193,8 +187,8 @@ class _Watch:
                 for results in parts:
                     self._take(results)
                     self._show()
-                    if self._record:
-                        self._record.sync(after=_SYNC)
+                    if self._output:
+                        self._output.sync(after=_SYNC)
             finally:
                 self._batch.close()
                 self._show()
@@ -202,11 +196,11 @@ class _Watch:
                 _join_threads()
             if self._interrupted:
                 return INTERRUPTED
-            if self._record and done.order:
-                self._record.sort(done.order)
+            if self._output and done.order:
+                self._output.sort(done.order)
             if done.left:
                 what = f"{done.left} results are of requests that {given.input} does not have"
-                self._screen.say(f"{given.output}: {what}")
+                self._terminal.say(f"{given.output}: {what}")
             return FAILED if self._tally.failed else DONE
         finally:
             signal.signal(signal.SIGINT, before)
@@ -219,13 +213,13 @@ class _Watch:
 
     def _drain(self) -> None:
         self._batch.drain()
-        self._screen.say(f"Finishing the {self._batch.in_flight} under way; Ctrl-C again stops them.")
+        self._terminal.say(f"Finishing the {self._batch.in_flight} under way; Ctrl-C again stops them.")
 
     def _take(self, results: List[Result]) -> None:
-        if self._record:
-            self._record.write(results)
+        if self._output:
+            self._output.write(results)
         for result in results:
-            if not self._record:
+            if not self._output:
                 self._print(encode_result(result).decode())
             self._tally.add(result)
             if result.error is not None and self._tally.failed <= _SHOWN_FAILURES:
@@ -233,31 +227,31 @@ class _Watch:
 
     def _print(self, line: str) -> None:
         if line.isascii() or (getattr(sys.stdout, "encoding", None) or "").lower() == "utf-8":
-            self._screen.write(line)
+            self._terminal.write(line)
         else:
-            self._screen.write_json(json.loads(line))
+            self._terminal.write_json(json.loads(line))
 
     def _show(self) -> None:
         while self._failures:
-            self._screen.say(self._failures.popleft())
+            self._terminal.say(self._failures.popleft())
         now = time.monotonic()
         away = self._batch.away > 1
-        if away and not self._waiting:
-            self._screen.say("There is no server; waiting for it.")
-        self._waiting = away
-        if now < self._shown_at + (_TICK if self._screen.err_is_terminal else _SAY):
+        if away and not self._queue:
+            self._terminal.say("There is no server; waiting for it.")
+        self._queue = away
+        if now < self._shown_at + (_TICK if self._terminal.err_is_terminal else _SAY):
             return
         self._shown_at = now
         read = self._lines.read
         line = self._tally.line(self._lines.count * self._size / read if self._size and read else None)
-        if self._screen.err_is_terminal:
-            self._screen.progress(line)
+        if self._terminal.err_is_terminal:
+            self._terminal.progress(line)
         else:
-            self._screen.say(line)
+            self._terminal.say(line)
 
     def _end(self, given: Given) -> None:
-        errors = f" (see {self._record.errors_path})" if self._record and self._tally.failed else ""
-        self._screen.say(self._tally.summary() + errors)
+        errors = f" (see {self._output.errors_path})" if self._output and self._tally.failed else ""
+        self._terminal.say(self._tally.summary() + errors)
         if given.report is not None:
             replace_file(os.path.expanduser(given.report), json.dumps(self._tally.report(), indent=2) + "\n")
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import sys
+from typing import Optional, Sequence
 
 from ..conversation import Conversation, summarise
-from ..errors import AuthenticationError, ConfigError, FlynnError, ServerError, suggestion
-from . import DONE, INTERRUPTED
+from ..errors import AuthenticationError, FlynnError, ServerError, suggestion
+from ..models.local.llamacpp import LlamaCppClient
+from ..models.messages import AnyMessage
+from ..models.types import ChatResponse
 from .ask import show, statistics
+from .exits import DONE, INTERRUPTED, UsageError
+from .line_editor import LineEditor
 from .options import Given, Parser, connect, request_options
-from .screen import Screen
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Optional, Sequence
-
-    from ..conversation.fitting import AnyMessage
-    from ..models.local.llamacpp import LlamaCppClient
-    from ..models.types import ChatResponse
-    from .lines import Lines
+from .terminal import Terminal
 
 EXAMPLES = """\
   flynn chat
@@ -51,17 +47,17 @@ def add_options(parser: Parser) -> None:
     parser.add_request_options()
 
 
-def run(given: Given, screen: Screen) -> int:
+def run(given: Given, terminal: Terminal) -> int:
     options = request_options(given)
-    if screen.err_is_terminal:
+    if terminal.err_is_terminal:
         options["return_progress"] = True
     with connect(given) as client:
-        chat = Chat(client, screen, Conversation(client, given.system, **options), summing_up=given.summarise)
-        if sys.stdin is not None and sys.stdin.isatty() and screen.out_is_terminal:
-            from .lines import Lines
+        chat = Chat(client, terminal, Conversation(client, given.system, **options), summing_up=given.summarise)
+        if sys.stdin is not None and sys.stdin.isatty() and terminal.out_is_terminal:
+            from .line_editor import LineEditor
 
             chat.welcome(given.model)
-            with Lines() as lines:
+            with LineEditor() as lines:
                 return chat.converse(lines)
         for line in sys.stdin or ():
             if line.strip():
@@ -77,10 +73,10 @@ class Chat:
     """
 
     def __init__(
-        self, client: LlamaCppClient, screen: Screen, conversation: Conversation, *, summing_up: bool
+        self, client: LlamaCppClient, terminal: Terminal, conversation: Conversation, *, summing_up: bool
     ) -> None:
         self._client = client
-        self._screen = screen
+        self._terminal = terminal
         self._conversation = conversation
         self._summing_up = summing_up
         conversation.rule = self._make_room
@@ -90,7 +86,7 @@ class Chat:
     def welcome(self, model: Optional[str]) -> None:
         """Say what the conversation is with, and wait for it if it is not ready."""
         if not self._client.health():
-            self._screen.say("The model is loading ...")
+            self._terminal.say("The model is loading ...")
             self._client.wait_until_ready()
         try:
             model = model or self._client.props().model_alias.rpartition("/")[2]  # it may be the path of the file
@@ -98,9 +94,10 @@ class Chat:
             raise
         except ServerError:
             pass  # a proxy that lets only the chat through
-        self._screen.say(f"{model or 'llama-server'} at {self._client.endpoint}. /help lists commands, Ctrl-D leaves.")
+        name = f"{model or 'llama-server'} at {self._client.endpoint}"
+        self._terminal.say(f"{name}. /help lists commands, Ctrl-D leaves.")
 
-    def converse(self, lines: Lines) -> int:
+    def converse(self, lines: LineEditor) -> int:
         """Answer what is typed, until the person leaves. Returns the exit code."""
         interrupted = False
         while not self._left:
@@ -113,19 +110,19 @@ class Chat:
                 elif line.strip():
                     self._remark_on(self.answer(line))
             except EOFError:
-                self._screen.write("\n")
+                self._terminal.write("\n")
                 return DONE
             except KeyboardInterrupt:
                 if not reading:
-                    self._screen.say("(stopped)")
+                    self._terminal.say("(stopped)")
                     continue
-                self._screen.write("\n")
+                self._terminal.write("\n")
                 if interrupted:
                     return INTERRUPTED
                 interrupted = True
-                self._screen.say("(Ctrl-C again or Ctrl-D to leave)")
+                self._terminal.say("(Ctrl-C again or Ctrl-D to leave)")
             except FlynnError as error:
-                self._screen.fail(str(error))
+                self._terminal.fail(str(error))
         return DONE
 
     def answer(self, prompt: str) -> ChatResponse:
@@ -133,21 +130,21 @@ class Chat:
         stream = self._conversation.chat_stream(prompt)
         first = None
         try:
-            first = show(stream, self._screen)
+            first = show(stream, self._terminal)
         finally:
             self._statistics = statistics(stream.response, first)
         return stream.response
 
     def _make_room(self, oldest: Conversation) -> Sequence[AnyMessage]:
         what = "summed up" if self._summing_up else "forgotten"
-        self._screen.say(f"(the context is full: the oldest {len(oldest.messages)} messages are {what})", dimmed=True)
+        self._terminal.say(f"(the context is full: the oldest {len(oldest.messages)} messages are {what})", dimmed=True)
         return summarise(oldest) if self._summing_up else ()
 
     def _remark_on(self, response: ChatResponse) -> None:
         if response.finish_reason == "length":
-            self._screen.say("(cut at the token limit)")
+            self._terminal.say("(cut at the token limit)")
         elif not response.content:
-            self._screen.say("(an empty answer)")
+            self._terminal.say("(an empty answer)")
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -156,37 +153,37 @@ class Chat:
         argument = argument.strip()
         if name not in COMMANDS:
             near = suggestion(name, COMMANDS) or " (/help lists them; a blank before the / makes it a prompt)"
-            raise ConfigError(f"unknown command {name!r}{near}")
+            raise UsageError(f"unknown command {name!r}{near}")
         wanted = COMMANDS[name][0]
         if bool(argument) != bool(wanted) and not (wanted.startswith("[") and not argument):
-            raise ConfigError(f"{name} {f'wants a {wanted}' if wanted else 'takes nothing after it'}")
+            raise UsageError(f"{name} {f'wants a {wanted}' if wanted else 'takes nothing after it'}")
         getattr(self, f"_{name[1:]}")(argument)
 
     def _help(self, _: str) -> None:
         for name, (argument, purpose) in COMMANDS.items():
-            self._screen.say(f"{name + ' ' + argument:<15}{purpose}")
-        self._screen.say("Ctrl-C stops an answer. A backslash at the end of a line goes on in the next one.")
+            self._terminal.say(f"{name + ' ' + argument:<15}{purpose}")
+        self._terminal.say("Ctrl-C stops an answer. A backslash at the end of a line goes on in the next one.")
 
     def _reset(self, _: str) -> None:
         self._conversation.messages.clear()
         self._conversation.dropped.clear()
         self._statistics = _NO_ANSWER
-        self._screen.say("The conversation begins anew.")
+        self._terminal.say("The conversation begins anew.")
 
     def _system(self, text: str) -> None:
         self._conversation.system = text or None
-        self._screen.say("System prompt set." if text else "No system prompt.")
+        self._terminal.say("System prompt set." if text else "No system prompt.")
 
     def _save(self, path: str) -> None:
         self._conversation.save(path)
-        self._screen.say(f"Saved in {path}.")
+        self._terminal.say(f"Saved in {path}.")
 
     def _load(self, path: str) -> None:
         self._conversation.load(path)
-        self._screen.say(f"{len(self._conversation.messages)} messages loaded.")
+        self._terminal.say(f"{len(self._conversation.messages)} messages loaded.")
 
     def _stats(self, _: str) -> None:
-        self._screen.say(f"{len(self._conversation.messages)} messages; last answer: {self._statistics}")
+        self._terminal.say(f"{len(self._conversation.messages)} messages; last answer: {self._statistics}")
 
     def _quit(self, _: str) -> None:
         self._left = True

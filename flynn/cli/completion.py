@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from . import COMMANDS, DONE, load
-from .options import Given, Parser
-from .screen import Screen
+from typing import TYPE_CHECKING, Callable, Dict, Iterable, List
 
-TYPE_CHECKING = False
+from . import COMMANDS, load
+from .exits import DONE
+from .options import Given, Parser
+from .terminal import Terminal
+
 if TYPE_CHECKING:
     from argparse import Action
-    from typing import Callable, Dict, Iterable, List
 
-
-    Commands = Dict[str, List[Action]]
+Commands = Dict[str, List[Action]]
 
 EXAMPLES = """\
   eval "$(flynn completion bash)"                                     # in ~/.bashrc
@@ -28,8 +28,8 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("shell", metavar="SHELL", choices=sorted(_SHELLS), help=f"one of {', '.join(sorted(_SHELLS))}")
 
 
-def run(given: Given, screen: Screen) -> int:
-    screen.write(_SHELLS[given.shell]({name: load(name)[1]._actions for name in COMMANDS}) + "\n")
+def run(given: Given, terminal: Terminal) -> int:
+    terminal.write(_SHELLS[given.shell]({name: load(name)[1]._actions for name in COMMANDS}) + "\n")
     return DONE
 
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import AuthenticationError, ConfigError, ModelLoadingError, NotSupportedError, ServerError
-from . import DONE
+from ..errors import AuthenticationError, ModelLoadingError, NotSupportedError, ServerError
+from ..models.local.llamacpp import LlamaCppClient
+from .exits import DONE, UsageError
 from .options import Given, Parser, connect
-from .screen import Screen
+from .terminal import Terminal
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
-
-    from ..models.local.llamacpp import LlamaCppClient
-
-    # Where a text is from, in words and as a member of the JSON, and the text.
-    Source = Tuple[str, Dict[str, Any], str]
+# Where a text is from, in words and as a member of the JSON, and the text.
+TextOrigin = Tuple[str, Dict[str, Any], str]
 
 EXAMPLES = """\
   flynn embed "The sky is blue." "Grass is green."
@@ -43,23 +39,23 @@ def add_options(parser: Parser) -> None:
     )
 
 
-def run(given: Given, screen: Screen) -> int:
+def run(given: Given, terminal: Terminal) -> int:
     if given.words or given.file:
         sources = _given(given)
     elif sys.stdin is not None and not sys.stdin.isatty():
         sources = _lines()
     else:
-        raise ConfigError("no text: give it as arguments, with --file or on standard input")
+        raise UsageError("no text: give it as arguments, with --file or on standard input")
     with connect(given) as client:
         while batch := list(islice(sources, _AT_ONCE)):
             for (_, about, _), vector in zip(batch, _embed(client, batch, given.model)):
                 # Nine digits are all of a 32-bit float.
                 numbers = [float(f"{number:.9g}") for number in vector]
-                screen.write_json({**about, "embedding": numbers} if given.json else numbers)
+                terminal.write_json({**about, "embedding": numbers} if given.json else numbers)
     return DONE
 
 
-def _given(given: Given) -> Iterator[Source]:
+def _given(given: Given) -> Iterator[TextOrigin]:
     from ..files import read_text
 
     for number, text in enumerate(given.words, 1):
@@ -68,7 +64,7 @@ def _given(given: Given) -> Iterator[Source]:
         yield path, {"file": path}, read_text(path)
 
 
-def _lines() -> Iterator[Source]:
+def _lines() -> Iterator[TextOrigin]:
     try:
         for number, line in enumerate(sys.stdin, 1):
             text = line.rstrip("\r\n")
@@ -77,7 +73,7 @@ def _lines() -> Iterator[Source]:
         raise OSError(error.errno, error.strerror, "standard input") from None
 
 
-def _embed(client: LlamaCppClient, batch: Sequence[Source], model: Optional[str]) -> Iterator[List[float]]:
+def _embed(client: LlamaCppClient, batch: Sequence[TextOrigin], model: Optional[str]) -> Iterator[List[float]]:
     try:
         yield from client.embed([text for _, _, text in batch], model=model)
     except (AuthenticationError, ModelLoadingError, NotSupportedError):

@@ -7,13 +7,11 @@ import importlib.util
 import os
 import sys
 import traceback
+from types import ModuleType
 
-from ..errors import ConfigError, suggestion
+from ..errors import suggestion
 from ..tools import Tool
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import ModuleType
+from .exits import UsageError
 
 
 def load_tool(name: str) -> Tool:
@@ -25,25 +23,25 @@ def load_tool(name: str) -> Tool:
     option = f"--tool {name}"
     place, _, function = name.rpartition(":")
     if not place or not function.isidentifier():
-        raise ConfigError("expected MODULE:FUNCTION or FILE.py:FUNCTION", key=option)
+        raise UsageError(f"{option}: expected MODULE:FUNCTION or FILE.py:FUNCTION")
     try:
         module = _run_file(place) if place.endswith(".py") else _import(place)
-    except ConfigError as error:
-        raise ConfigError(str(error), key=option) from None
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from None
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"cannot import {place}: {_cause(error)}", key=option) from None
+        raise UsageError(f"{option}: cannot import {place}: {_cause(error)}") from None
     found = getattr(module, function, None)
     if not callable(found) and not isinstance(found, Tool):
         names = [name for name, value in vars(module).items() if callable(value)]
         what = f"there is no {function!r}" if found is None else f"{function!r} is no function"
         file = getattr(module, "__file__", place)
-        raise ConfigError(f"{what} in {file}{suggestion(function, names)}", key=option)
+        raise UsageError(f"{option}: {what} in {file}{suggestion(function, names)}")
     try:
         tool = found if isinstance(found, Tool) else Tool(found)
     except TypeError as error:
-        raise ConfigError(str(error), key=option) from None
+        raise UsageError(f"{option}: {error}") from None
     if tool.asynchronous:
-        raise ConfigError("the function is asynchronous; it has to be a plain one here", key=option)
+        raise UsageError(f"{option}: the function is asynchronous; it has to be a plain one here")
     return tool
 
 
@@ -53,14 +51,14 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise ConfigError(f"there is no module {error.name!r}, neither here nor on sys.path") from None
+            raise UsageError(f"there is no module {error.name!r}, neither here nor on sys.path") from None
         raise
 
 
 def _run_file(path: str) -> ModuleType:
     path = os.path.realpath(os.path.expanduser(path))
     if not os.path.isfile(path):
-        raise ConfigError(f"there is no file {path}")
+        raise UsageError(f"there is no file {path}")
     if path not in sys.modules:  # no module of any other kind has such a name
         _add_to_path(os.path.dirname(path))  # for what it imports itself
         spec = importlib.util.spec_from_file_location(path, path)

@@ -6,16 +6,13 @@ import argparse
 import math
 import os
 import sys
+from dataclasses import fields, replace
+from typing import Any, Dict, Optional, Sequence
 
-from ..dataclass import fields, replace
-from ..errors import ConfigError, suggestion
+from ..errors import ConfigError, FileError, suggestion
+from ..models.local.llamacpp import LlamaCppClient
 from ..models.request import ChatRequest, option_types
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, Optional, Sequence
-
-    from ..models.local.llamacpp import LlamaCppClient
+from .exits import UsageError
 
 Given = argparse.Namespace
 _REQUEST_OPTIONS = [option for option in fields(ChatRequest) if option.metadata.get("command")]
@@ -23,7 +20,7 @@ _METAVARS = {int: "N", str: "TEXT"}  # a bool has no place here yet: no such fie
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with what is wrong told in one line, as a ConfigError, and with the nearest right option."""
+    """argparse, with what is wrong told in one line, as a UsageError, and with the nearest right option."""
 
     def __init__(self, prog: str, purpose: str, epilog: str, *, usage: Optional[str] = None) -> None:
         super().__init__(
@@ -52,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         return given
 
     def error(self, message: str) -> Any:
-        raise ConfigError(f"{message} (see {self.prog} --help)")
+        raise UsageError(f"{message} (see {self.prog} --help)")
 
     def add_connection_options(self) -> None:
         group = self.add_argument_group("server")
@@ -89,7 +86,7 @@ def request_options(given: Given) -> Dict[str, Any]:
         options["json_schema"] = schema = read_json(given.json_schema)
         if not isinstance(schema, dict):
             message = 'a JSON schema is an object, such as {"type": "object"}'
-            raise ConfigError(message, file=given.json_schema)
+            raise FileError(message, given.json_schema)
     return options
 
 
@@ -99,7 +96,7 @@ def connect(given: Given) -> LlamaCppClient:
     Its streams are resumed after a cut, unless the configuration says otherwise.
     """
     from ..config import Config, load_config, read_token_file
-    from ..models.router import create_client
+    from ..models.router import create_llamacpp_client
 
     environ = dict(os.environ)
     if given.endpoint is not None:
@@ -110,7 +107,7 @@ def connect(given: Given) -> LlamaCppClient:
     model = replace(model, defaults={"resume": True, **model.defaults})
     if given.timeout is not ...:
         model = replace(model, timeout=given.timeout)
-    return create_client(Config({"local": model}), "local")
+    return create_llamacpp_client(Config({"local": model}))
 
 
 def read_text(words: Sequence[str]) -> str:
@@ -122,7 +119,7 @@ def read_text(words: Sequence[str]) -> str:
         except OSError as error:
             raise OSError(error.errno, error.strerror, "standard input") from None
     elif not words:
-        raise ConfigError("no text: give it as arguments or on standard input")
+        raise UsageError("no text: give it as arguments or on standard input")
     # Python decodes arguments in the locale's encoding; bytes that are not of it come as surrogates (PEP 383).
     argued = " ".join(words).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "\n\n".join(part for part in (argued, piped) if part)
@@ -138,7 +135,7 @@ def _endpoint(text: str) -> str:
 
 
 def time_limit(text: str) -> Optional[float]:
-    from ..http.call import check_timeout
+    from ..http.checks import check_timeout
 
     try:
         return None if text == "none" else check_timeout(float(text))

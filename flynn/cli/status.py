@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, TypeVar
 
-from ..dataclass import dataclass
 from ..errors import AuthenticationError, ConfigError, FlynnError, ServerError, ServerNotRunningError
 from ..http.endpoint import parse_endpoint
 from ..models.local.decode import get
-from . import DONE, NOT_RUNNING, TRY_AGAIN
+from ..models.local.llamacpp import LlamaCppClient
+from ..models.local.server import Slot
+from .exits import DONE, NOT_RUNNING, TRY_AGAIN, UsageError
 from .options import Given, Parser, connect
-from .screen import Screen
+from .terminal import Terminal
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, TypeVar
-
-    from ..models.local.llamacpp import LlamaCppClient
-    from ..models.local.server import Slot
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 EXAMPLES = """\
   flynn status
@@ -50,24 +46,24 @@ def _interval(text: str) -> float:
     return seconds
 
 
-def run(given: Given, screen: Screen) -> int:
+def run(given: Given, terminal: Terminal) -> int:
     if given.interval is not None and not given.watch:
-        raise ConfigError("--interval goes with --watch")
+        raise UsageError("--interval goes with --watch")
     with connect(given) as client:
         if given.watch:
-            _watch(client, screen, given)
+            _watch(client, terminal, given)
         status = _status(client)
         endpoint, state = client.endpoint, status["state"]
     if given.json:
-        screen.write_json(status)
+        terminal.write_json(status)
     else:
-        screen.write(_described(status))
+        terminal.write(_described(status))
     if state != "down":
         return DONE if state == "up" else TRY_AGAIN
-    if parse_endpoint(endpoint).is_loopback:
-        screen.say("Start it: systemctl --user start llama-server\nNo such service yet: make install-service")
+    if parse_endpoint(endpoint).is_local:
+        terminal.say("Start it: systemctl --user start llama-server\nNo such service yet: make install-service")
     else:
-        screen.say("Start llama-server there, or give another --endpoint.")
+        terminal.say("Start llama-server there, or give another --endpoint.")
     return NOT_RUNNING
 
 
@@ -121,7 +117,7 @@ def _described(status: Dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Work:
+class SlotWork:
     """What a slot does.
 
     Attributes:
@@ -152,11 +148,11 @@ class Look:
     time: float
     state: str
     model: str = ""
-    work: Optional[Sequence[Work]] = None
+    work: Optional[Sequence[SlotWork]] = None
     waiting: Optional[int] = None
 
 
-def _watch(client: LlamaCppClient, screen: Screen, given: Given) -> NoReturn:
+def _watch(client: LlamaCppClient, terminal: Terminal, given: Given) -> NoReturn:
     """Show what the server does until somebody stops it. A server that is not there is waited for."""
     timeout = _PATIENCE if given.timeout is ... else given.timeout
     before = None
@@ -164,11 +160,12 @@ def _watch(client: LlamaCppClient, screen: Screen, given: Given) -> NoReturn:
         now = _look(client, timeout)
         paces = pace(before, now)
         if given.json:
-            screen.write_json(_as_json(client.endpoint, now, paces))
-        elif screen.redraws:
-            screen.redraw([*summary(client.endpoint, now, paces), *(slot_line(work, paces) for work in now.work or ())])
+            terminal.write_json(_as_json(client.endpoint, now, paces))
+        elif terminal.redraws:
+            slots = (slot_line(work, paces) for work in now.work or ())
+            terminal.redraw([*summary(client.endpoint, now, paces), *slots])
         else:
-            screen.write(f"{time.strftime('%H:%M:%S')} {', '.join(summary(client.endpoint, now, paces))}\n")
+            terminal.write(f"{time.strftime('%H:%M:%S')} {', '.join(summary(client.endpoint, now, paces))}\n")
         before = now
         time.sleep(given.interval or _INTERVAL)
 
@@ -193,7 +190,7 @@ def _look(client: LlamaCppClient, timeout: Optional[float]) -> Look:
         return Look(began, str(error))
 
 
-def work_of(slot: Slot) -> Work:
+def work_of(slot: Slot) -> SlotWork:
     """What a slot says of itself (`slot.to_json` in llama.cpp's server-context.cpp)."""
     raw = slot.raw
     tokens: Any = raw.get("next_token")
@@ -201,7 +198,7 @@ def work_of(slot: Slot) -> Work:
     written = get(tokens, "n_decoded", 0) if isinstance(tokens, dict) else 0
     task = get(raw, "id_task", -1) if slot.is_processing else None
     read, used = get(raw, "n_prompt_tokens_processed", 0), get(raw, "n_prompt_tokens", 0)
-    return Work(slot.id, task, read, written, used, slot.n_ctx)
+    return SlotWork(slot.id, task, read, written, used, slot.n_ctx)
 
 
 def pace(before: Optional[Look], now: Look) -> Dict[int, float]:
@@ -235,7 +232,7 @@ def summary(endpoint: str, now: Look, paces: Dict[int, float]) -> List[str]:
     return lines
 
 
-def slot_line(work: Work, paces: Dict[int, float]) -> str:
+def slot_line(work: SlotWork, paces: Dict[int, float]) -> str:
     """A slot in a line."""
     if work.task is None:
         return f"slot {work.slot:<3} free"

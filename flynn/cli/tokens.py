@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from . import DONE
+from typing import List
+
+from ..models.local.text import TokenPiece
+from .exits import DONE
 from .options import Given, Parser, connect, read_text
-from .screen import Screen
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import List
-
-    from ..models.local.server import TokenPiece
+from .terminal import Terminal
 
 EXAMPLES = """\
   flynn tokens "How long is this?"
@@ -27,32 +24,32 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help='print {"tokens": N}, and with --pieces also these')
 
 
-def run(given: Given, screen: Screen) -> int:
+def run(given: Given, terminal: Terminal) -> int:
     text = read_text(given.words)
     with connect(given) as client:
         if given.chat:
             text = text.rstrip("\r\n")
         if given.pieces:
             text = client.apply_template(text) if given.chat else text
-            _show(client.tokenize(text, add_special=given.chat, with_pieces=True), given, screen)
+            _show(client.tokenize(text, add_special=given.chat, with_pieces=True), given, terminal)
             return DONE
         count = client.count_tokens(text) if given.chat else len(client.tokenize(text))
     if given.json:
-        screen.write_json({"tokens": count})
+        terminal.write_json({"tokens": count})
     else:
-        screen.write(f"{count}\n")
+        terminal.write(f"{count}\n")
     return DONE
 
 
-def _show(tokens: List[TokenPiece], given: Given, screen: Screen) -> None:
+def _show(tokens: List[TokenPiece], given: Given, terminal: Terminal) -> None:
     if given.json:
         pieces = [
             {"id": token.id, "piece": token.piece if isinstance(token.piece, str) else list(token.piece)}
             for token in tokens
         ]
-        screen.write_json({"tokens": len(tokens), "pieces": pieces})
+        terminal.write_json({"tokens": len(tokens), "pieces": pieces})
     else:
         width = max((len(str(token.id)) for token in tokens), default=0)
         # As Python writes them: blanks are seen, bytes that are no text by themselves are b'...', and no character of
         # the text does anything to the terminal.
-        screen.write("".join(f"{token.id:>{width}}  {token.piece!r}\n" for token in tokens))
+        terminal.write("".join(f"{token.id:>{width}}  {token.piece!r}\n" for token in tokens))

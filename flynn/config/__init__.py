@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
-from ..dataclass import replace
-from ..errors import ConfigError
+from ..errors import ConfigError, FileError
 from ..files import parse_json, read_text
-from ..http.token import check_token
-from .schema import Config, ModelConfig, Source, check_endpoint, read_config
+from ..http.checks import check_token
+from .schema import Config, ConfigSource, ModelConfig, check_endpoint, read_config
+from .yaml import Positions
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
-
-    from .yaml import Positions
-
-    Path = Union[str, os.PathLike[str]]
+FilePath = Union[str, os.PathLike[str]]
 
 __all__ = ["Config", "ModelConfig", "load_config", "read_token_file"]
 
@@ -26,7 +22,7 @@ _MAX_SIZE = 1024 * 1024  # bytes of a configuration file
 _MAX_TOKEN = 8192
 
 
-def load_config(path: Optional[Path] = None, *, environ: Optional[Mapping[str, str]] = None) -> Config:
+def load_config(path: Optional[FilePath] = None, *, environ: Optional[Mapping[str, str]] = None) -> Config:
     """Read the configuration.
 
     Args:
@@ -48,8 +44,11 @@ def load_config(path: Optional[Path] = None, *, environ: Optional[Mapping[str, s
     value: object = None
     positions: Positions = {}
     if file is not None:
-        value, positions = parse_text(read_text(file, _MAX_SIZE), file)
-    source, variables = Source(file, positions), Source(None, {})
+        try:
+            value, positions = parse_text(read_text(file, _MAX_SIZE), file)
+        except FileError as error:
+            raise ConfigError(error.problem, file=error.file, line=error.line, column=error.column) from None
+    source, variables = ConfigSource(file, positions), ConfigSource(None, {})
     models = read_config(value, source).models
     model = models["local"]
     if endpoint := environ.get("FLYNN_ENDPOINT"):
@@ -65,7 +64,7 @@ def load_config(path: Optional[Path] = None, *, environ: Optional[Mapping[str, s
     return Config({**models, "local": model})
 
 
-def _find(path: Optional[Path], environ: Mapping[str, str]) -> Optional[str]:
+def _find(path: Optional[FilePath], environ: Mapping[str, str]) -> Optional[str]:
     """The file to read: the one that was named, or else the first that exists, or None."""
     if path is None:
         path = environ.get("FLYNN_CONFIG") or None
@@ -85,7 +84,7 @@ def parse_text(text: str, file: str) -> Tuple[object, Positions]:
     """The value that a text holds, in the format of the file's suffix, and where its keys stand, as far as is known.
 
     Raises:
-        ConfigError: the text is not of that format, or no format has that suffix.
+        ConfigError, FileError: the text is not of that format, or no format has that suffix.
     """
     suffix = os.path.splitext(file)[1].lower()
     if suffix in (".yaml", ".yml"):
@@ -98,7 +97,7 @@ def parse_text(text: str, file: str) -> Tuple[object, Positions]:
             found: Dict[str, Any] = {}
             for key, value in pairs:
                 if key in found:
-                    raise ConfigError(f"the key {key!r} is given twice", file=file)
+                    raise FileError(f"the key {key!r} is given twice", file)
                 found[key] = value
             return found
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, fields
 from enum import Enum
+from typing import Any, Callable, Collection, Dict, Mapping, Optional, Tuple
 
-from ..dataclass import dataclass, field, fields
 from ..errors import ConfigError, suggestion
-from ..http.call import DEFAULT_TIMEOUT, TIMEOUTS, check_timeout
-from ..http.token import check_token
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Callable, Collection, Dict, Mapping, Optional, Tuple
-
-    from .yaml import Positions
+from ..http.checks import DEFAULT_TIMEOUT, TIMEOUTS, check_timeout, check_token
+from .yaml import Positions
 
 # The keys of `models`: what a model is for.
 ROLES = ("local",)
@@ -97,7 +92,7 @@ class Config:
     models: Mapping[str, ModelConfig]
 
 
-class Source:
+class ConfigSource:
     """Where values come from, so that an error can name the place of what is wrong."""
 
     def __init__(self, file: Optional[str], positions: Positions) -> None:
@@ -130,14 +125,14 @@ class Source:
             raise self.error(path, str(error)) from None
 
 
-def read_config(value: object, source: Source) -> Config:
+def read_config(value: object, source: ConfigSource) -> Config:
     """Check the plain values that a file holds, None if it is empty, and make a Config of them.
 
     Raises:
         ConfigError: a key is unknown, or a value is not what it should be.
 
     Example:
-        >>> read_config({"models": {"local": {"timeout": 5}}}, Source(None, {})).models["local"].timeout
+        >>> read_config({"models": {"local": {"timeout": 5}}}, ConfigSource(None, {})).models["local"].timeout
         5.0
     """
     root = source.mapping(value, (), ("models",))
@@ -145,7 +140,7 @@ def read_config(value: object, source: Source) -> Config:
     return Config({role: _read_model(models.get(role), ("models", role), source) for role in ROLES})
 
 
-def _read_model(value: object, path: Tuple[str, ...], source: Source) -> ModelConfig:
+def _read_model(value: object, path: Tuple[str, ...], source: ConfigSource) -> ModelConfig:
     settings = fields(ModelConfig)
     found = source.mapping(value, path, [setting.name for setting in settings])
     read: Dict[str, Any] = {"defaults": _read_defaults(found.get("defaults"), (*path, "defaults"), source)}
@@ -159,7 +154,7 @@ def _read_model(value: object, path: Tuple[str, ...], source: Source) -> ModelCo
     return ModelConfig(**read)
 
 
-def _read_defaults(value: object, path: Tuple[str, ...], source: Source) -> Dict[str, Any]:
+def _read_defaults(value: object, path: Tuple[str, ...], source: ConfigSource) -> Dict[str, Any]:
     if value is None:
         return {}
     from ..models.request import option_types

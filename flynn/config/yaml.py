@@ -9,17 +9,14 @@ with its line and column, also where PyYAML would guess: a key twice, a key that
 from __future__ import annotations
 
 import re
+from typing import Dict, List, Match, NoReturn, Optional, Pattern, Tuple, Union
 
 from ..errors import ConfigError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Dict, List, Match, NoReturn, Optional, Pattern, Tuple, Union
-
-    Scalar = Union[None, bool, int, float, str]
-    Value = Union[Scalar, List[Scalar], Dict[str, "Value"]]
-    Path = Tuple[Union[str, int], ...]
-    Positions = Dict[Path, Tuple[int, int]]
+Scalar = Union[None, bool, int, float, str]
+Value = Union[Scalar, List[Scalar], Dict[str, "Value"]]
+KeyPath = Tuple[Union[str, int], ...]
+Positions = Dict[KeyPath, Tuple[int, int]]
 
 MAX_DEPTH = 16  # mappings in mappings
 _MAX_KEY = 1024  # characters from a key's start to its colon (YAML 1.1, 9.3: "simple keys")
@@ -172,7 +169,7 @@ class _Reader:
             self.refuse(self.indent, _INDENTATION)
         return value
 
-    def mapping(self, indent: int, path: Path) -> Dict[str, Value]:
+    def mapping(self, indent: int, path: KeyPath) -> Dict[str, Value]:
         if len(path) == MAX_DEPTH:
             self.refuse(indent, f"more than {MAX_DEPTH} mappings in each other")
         result: Dict[str, Value] = {}
@@ -200,7 +197,7 @@ class _Reader:
             self.refuse(self.indent, f"a key of more than {_MAX_KEY} characters")
         return key, self.skip(colon + 1)
 
-    def value(self, at: int, indent: int, path: Path) -> Value:
+    def value(self, at: int, indent: int, path: KeyPath) -> Value:
         """What belongs to the key at `path`: from index `at`, or else from the lines below. Leaves these behind."""
         if self.is_empty(at):
             self.advance()
@@ -213,7 +210,7 @@ class _Reader:
         self.advance()
         return value
 
-    def items(self, indent: int, path: Path) -> List[Scalar]:
+    def items(self, indent: int, path: KeyPath) -> List[Scalar]:
         """A list whose items are lines that begin with "- "."""
         result: List[Scalar] = []
         while self.indent == indent and _ITEM.match(self.line):

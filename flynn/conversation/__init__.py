@@ -1,35 +1,31 @@
 """`Conversation`: a history that fits the context.
 
     fitting   which messages may go, and how many have to: without I/O
-    meter     how many tokens a request is
+    token_count  how many tokens a request is
     stream    an answer that joins the conversation as it ends
     file      the file that a conversation is kept in
 """
 
 from __future__ import annotations
 
-from ..dataclass import dataclass, replace
+from dataclasses import replace
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
+
 from ..errors import ContextSizeError
 from ..models.local.encode import chat_request, with_defaults
-from ..models.types import Message
+from ..models.local.llamacpp import LlamaCppClient
+from ..models.local.stream import ChatStream
+from ..models.messages import AnyMessage
+from ..models.request import ChatRequest
+from ..models.types import ChatResponse, Message, Prompt
 from .file import read_messages, write_messages
-from .fitting import droppable, how_many, without
-from .meter import LIMITS, Meter, size, whole_size
+from .fitting import Turn, droppable, how_many, without
 from .stream import ConversationStream
+from .token_count import LIMITS, TokenCount, size, whole_size
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
-
-    from ..models.local.llamacpp import LlamaCppClient
-    from ..models.local.stream import ChatStream
-    from ..models.request import ChatRequest
-    from ..models.types import ChatResponse, Prompt
-    from .fitting import AnyMessage
-
-    T = TypeVar("T")
-    # Gets a conversation that holds the turns which do not fit; returns the messages that take their place.
-    Rule = Callable[["Conversation"], Sequence[AnyMessage]]
+T = TypeVar("T")
+# Gets a conversation that holds the turns which do not fit; returns the messages that take their place.
+Rule = Callable[["Conversation"], Sequence[AnyMessage]]
 
 _OF_STREAMS = ("resume", "resume_for")
 _OF_THE_CALL = ("timeout", *_OF_STREAMS)  # and not of the request
@@ -53,16 +49,6 @@ def summarise(oldest: Conversation) -> Sequence[AnyMessage]:
     limit = max(1, (oldest.n_ctx or 0) // 8)
     reply = oldest.chat(_SUMMARISE.format(limit // 2), max_tokens=limit)
     return oldest.messages[-2:] if reply.content else ()
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A request that fits, with all messages."""
-
-    request: ChatRequest
-    history: List[AnyMessage]  # those that the conversation had already, or that stand for what is dropped
-    prompt: List[AnyMessage]  # those that are new
-    dropped: List[AnyMessage]  # what is not sent any more
 
 
 class Conversation:
@@ -112,7 +98,7 @@ class Conversation:
         self.messages: List[AnyMessage] = []
         self.dropped: List[AnyMessage] = []
         self._client = client
-        self._meter = Meter(client)
+        self._token_count = TokenCount(client)
 
     @property
     def n_ctx(self) -> Optional[int]:
@@ -121,7 +107,7 @@ class Conversation:
         Raises:
             FlynnError: the server cannot be asked.
         """
-        return self._meter.n_ctx
+        return self._token_count.n_ctx
 
     def chat(self, /, prompt: Prompt, **options: Any) -> ChatResponse:
         """Answer a prompt, in one piece; then prompt and answer are part of the conversation.
@@ -163,7 +149,7 @@ class Conversation:
         An older conversation is replaced, whatever happens as a whole; no other file is.
 
         Raises:
-            ConfigError: there is a file that holds something else, or it cannot be written.
+            FileError: there is a file that holds something else, or it cannot be written.
         """
         write_messages(path, [*self._instructions, *self.dropped, *self.messages])
 
@@ -171,7 +157,7 @@ class Conversation:
         """Go on with the conversation in a file.
 
         Raises:
-            ConfigError: the file holds something else, or cannot be read.
+            FileError: the file holds something else, or cannot be read.
         """
         messages = read_messages(path)
         self.system = None
@@ -195,7 +181,7 @@ class Conversation:
             # The context was not known or is another one now, or there are images, whose tokens are not counted.
             if not error.n_ctx or not error.n_prompt_tokens or not droppable([*turn.history, *turn.prompt]):
                 raise
-            self._meter.n_ctx = error.n_ctx
+            self._token_count.n_ctx = error.n_ctx
             turn = self._fit(prompt, options, error.n_prompt_tokens)
             return turn, send(turn.request)
 
@@ -207,7 +193,7 @@ class Conversation:
             if not message.content:
                 return  # two prompts in a row are refused by some templates
         self._keep(turn, [*turn.prompt, message])
-        self._meter.learn(turn.request, response)
+        self._token_count.learn(turn.request, response)
 
     def _keep(self, turn: Turn, more: List[AnyMessage]) -> None:
         self.messages[:] = [*turn.history, *more]
@@ -232,9 +218,9 @@ class Conversation:
             return whole
         room = self.n_ctx - self._reserve(request, self.n_ctx)
         if tokens is None:
-            if self._meter.at_most(request) <= room:
+            if self._token_count.at_most(request) <= room:
                 return whole
-            tokens = self._meter.count(request)
+            tokens = self._token_count.count(request)
         return whole if tokens <= room else self._shortened(whole, tokens, room, self.n_ctx)
 
     def _reserve(self, request: ChatRequest, n_ctx: int) -> int:
@@ -251,17 +237,17 @@ class Conversation:
             sizes.append(sizes[-1] - sum(size(messages[place]) for place in group))
 
         def count(number: int) -> int:
-            return self._meter.count(self._with(whole.request, without(messages, groups[:number])))
+            return self._token_count.count(self._with(whole.request, without(messages, groups[:number])))
 
         number, tokens = how_many(sizes, tokens, room, count)
-        if tokens > (n_ctx - 1 if self.reserve is None else room) and self._meter.counts:
+        if tokens > (n_ctx - 1 if self.reserve is None else room) and self._token_count.counts:
             raise _too_long(tokens, n_ctx, self.reserve)
         gone = groups[:number]
         old = [messages[place] for group in gone for place in group]
         history, rest = without(whole.history, gone), without(messages, gone)
         instead = self._instead_of(old, whole.request.model) if old else []
         request = self._with(whole.request, [*instead, *rest])
-        if tokens + sum(map(size, instead)) > room and self._meter.count(request) > room:
+        if tokens + sum(map(size, instead)) > room and self._token_count.count(request) > room:
             instead, request = [], self._with(whole.request, rest)
         dropped = [message for message in old if not any(message is other for other in instead)]
         return Turn(request, [*instead, *history], rest[len(history) :], dropped)
@@ -269,7 +255,7 @@ class Conversation:
     def _instead_of(self, old: List[AnyMessage], model: Optional[str]) -> List[AnyMessage]:
         oldest = Conversation(self._client, self.system, model=model)
         oldest.messages[:] = old
-        oldest._meter = self._meter  # which knows the context
+        oldest._token_count = self._token_count  # which knows the context
         return list(self.rule(oldest))
 
 

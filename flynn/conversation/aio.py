@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, List, Optional
+
 from ..aio import AsyncChatStream, AsyncLlamaCppClient, awaited
+from ..models.messages import AnyMessage
+from ..models.types import Prompt
 from . import Conversation
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, List, Optional
-
-    from ..models.types import Prompt
-    from .fitting import AnyMessage
 
 
 class AsyncConversation:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable, List, Mapping, Sequence, Tuple, Union
+from dataclasses import dataclass
+from typing import Callable, Iterable, List, Sequence, Tuple
 
-    from ..models.types import Message
-
-    AnyMessage = Union[Message, Mapping[str, Any]]
+from ..models.messages import AnyMessage
+from ..models.request import ChatRequest
 
 _INSTRUCTIONS = ("system", "developer")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A request that fits, with all messages."""
+
+    request: ChatRequest
+    history: List[AnyMessage]  # those that the conversation had already, or that stand for what is dropped
+    prompt: List[AnyMessage]  # those that are new
+    dropped: List[AnyMessage]  # what is not sent any more
 
 
 def _role(message: AnyMessage) -> str:

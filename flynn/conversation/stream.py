@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import threading
+from typing import Callable, Iterator, Optional, Tuple
 
-from ..http.call import CallAborted, Scope
-from ..models.types import ChatResponse, Choice, Message
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Callable, Iterator, Optional, Tuple
-
-    from ..models.local.stream import ChatStream
-    from ..models.types import StreamEvent
-    from . import Turn
+from ..http.limits import CallAborted, CancelScope
+from ..models.local.stream import ChatStream
+from ..models.types import ChatResponse, Choice, Message, StreamEvent
+from .fitting import Turn
 
 
 class ConversationStream:
@@ -31,7 +26,7 @@ class ConversationStream:
         self._end = end
         self._turn: Optional[Turn] = None
         self._stream: Optional[ChatStream] = None
-        self._scope = Scope()  # of what is sent before there is a stream
+        self._scope = CancelScope()  # of what is sent before there is a stream
         self._closed = False
         self._ending = threading.Lock()  # taken once and for all
 
@@ -74,18 +69,18 @@ class ConversationStream:
 
     def close(self) -> None:
         """End the stream, from any thread and at any time. Closing twice is fine."""
-        self.interrupt()
+        self.abort()
         if self._stream is not None:
             self._stream.close()
             self._join()
 
-    def interrupt(self) -> None:
+    def abort(self) -> None:
         """End the stream without waiting for anything; `close` has to follow, and tells the server."""
         self._closed = True
         if self._stream is None:
             self._scope.abort()
         if self._stream is not None:
-            self._stream.interrupt()
+            self._stream.abort()
 
     def _open(self) -> Optional[ChatStream]:
         """The answer; None if it was not wanted any more before it began."""

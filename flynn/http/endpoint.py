@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Optional
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Optional
+DEFAULT_ENDPOINT = "http://localhost:8080"
 
-_LOOPBACK_V6 = bytes(15) + b"\x01"
-_MAPPED_LOOPBACK_V4 = bytes(10) + b"\xff\xff\x7f"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103  # bytes: sun_path in unix(7), and on BSD and macOS
+_LOCAL_NAMES = ("localhost", "ip6-localhost", "ip6-loopback")  # the latter two from Debian's /etc/hosts
+_LOCAL_IPV6 = (bytes(16), bytes(15) + b"\x01")  # :: and ::1
+_MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 _ALLOWED = "write http://HOST:PORT, https://HOST:PORT or unix:///path/to.sock"
 
 
+@dataclass(frozen=True)
 class Endpoint:
     """An address that requests go to.
 
@@ -28,47 +34,52 @@ class Endpoint:
         socket_path: of a UNIX socket, else None.
     """
 
-    __slots__ = ("text", "scheme", "host", "port", "prefix", "socket_path")
+    text: str
+    scheme: str
+    host: str
+    port: int
+    prefix: str = ""
+    socket_path: Optional[str] = None
 
-    def __init__(
-        self, text: str, scheme: str, host: str, port: int, prefix: str = "", socket_path: Optional[str] = None
-    ) -> None:
-        self.text = text
-        self.scheme = scheme
-        self.host = host
-        self.port = port
-        self.prefix = prefix
-        self.socket_path = socket_path
-
-    @property
+    @cached_property
     def authority(self) -> str:
-        """`host:port`, the host in brackets if it is an IPv6 address."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """`host:port`; an IPv6 address in brackets, without its zone, which means something on this machine only."""
+        host = self.host.partition("%")[0]
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
-    @property
+    @cached_property
     def host_header(self) -> str:
-        """What the Host header says: without the port where that is the scheme's own (RFC 9110 section 7.2)."""
+        """The value of the Host header: without the port where that is the scheme's own (RFC 9110 section 7.2)."""
         default = _DEFAULT_PORTS.get(self.scheme, self.port)
         return self.authority[: -len(f":{self.port}")] if self.port == default else self.authority
 
-    @property
+    @cached_property
     def is_local(self) -> bool:
-        """Whether no network lies between."""
-        return self.socket_path is not None or self.is_loopback
+        """Whether requests stay on this machine: a UNIX socket, or a loopback or unspecified address."""
+        return self.socket_path is not None or is_loopback(self.host)
 
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the address is this machine's own (RFC 6761 section 6.3 for `localhost`)."""
-        host = self.host.lower().rstrip(".")
-        if host == "localhost" or host.endswith(".localhost"):
-            return True
-        try:
-            if ":" in host:
-                address = socket.inet_pton(socket.AF_INET6, host)
-                return address == _LOOPBACK_V6 or address.startswith(_MAPPED_LOOPBACK_V4)
-            return socket.inet_pton(socket.AF_INET, host)[0] == 127
-        except OSError:
-            return False
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine, by its name (RFC 6761 section 6.3) or its address in any spelling.
+
+    Example:
+        >>> [is_loopback(host) for host in ("localhost", "127.1", "2130706433", "::1", "0.0.0.0", "example.org")]
+        [True, True, True, True, True, False]
+    """
+    host = host.lower().rstrip(".")
+    if host in _LOCAL_NAMES or host.endswith(".localhost"):
+        return True
+    try:
+        if ":" not in host:
+            address = socket.inet_aton(host)
+        else:
+            address = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+            if not address.startswith(_MAPPED_IPV4):
+                return address in _LOCAL_IPV6
+            address = address[12:]
+    except (OSError, UnicodeError):
+        return False
+    return address[0] == 127 or address == bytes(4)
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -89,10 +100,7 @@ def parse_endpoint(text: str) -> Endpoint:
     if any(not char.isprintable() for char in text):
         raise ConfigError(f"control character in the endpoint {text!r}; {_ALLOWED}")
     if text.startswith("unix://"):
-        path = text[len("unix://") :]
-        if not path.startswith("/") or path.endswith("/"):
-            raise ConfigError(f"not an absolute path of a socket: {text!r}; write unix:///path/to.sock")
-        return Endpoint(text, "unix", "localhost", 80, socket_path=path)
+        return _unix_endpoint(text)
     if "@" in text:
         # Not shown: what stands before the @ may be a password.
         raise ConfigError("an endpoint holds no user name or password; use auth_token for llama-server's --api-key")
@@ -106,5 +114,17 @@ def parse_endpoint(text: str) -> Endpoint:
     if url.query or url.fragment or "?" in text or "#" in text:
         raise ConfigError(f"an endpoint has no query and no fragment: {text!r}; {_ALLOWED}")
     if not text.isascii() or " " in text:
-        raise ConfigError(f"blank or non-ASCII character in the endpoint {text!r}; write it as the server's DNS name")
+        raise ConfigError(f"space or non-ASCII character in the endpoint {text!r}; write it as the server's DNS name")
+    host = host.replace("%25", "%")  # the zone of an IPv6 address (RFC 6874)
     return Endpoint(text, url.scheme, host, port or _DEFAULT_PORTS[url.scheme], url.path.rstrip("/"))
+
+
+def _unix_endpoint(text: str) -> Endpoint:
+    path = text[len("unix://") :]
+    if not path.startswith("/") or path.endswith("/"):
+        raise ConfigError(f"not an absolute path of a socket: {text!r}; write unix:///path/to.sock")
+    if not hasattr(socket, "AF_UNIX"):
+        raise ConfigError(f"this Python has no UNIX sockets: {text!r}; write http://HOST:PORT")
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        raise ConfigError(f"longer than the {_MAX_SOCKET_PATH} bytes that the path of a UNIX socket may have: {text!r}")
+    return Endpoint(text, "unix", "localhost", 80, socket_path=path)

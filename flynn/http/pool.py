@@ -1,22 +1,19 @@
-"""Connections to one endpoint, kept alive between requests and shared by threads."""
+"""Connections to one endpoint, kept alive between one-shot calls and shared by threads."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
+from typing import TYPE_CHECKING, Deque, Mapping, Optional
 
 from ..errors import ConnectionLostError
 from .connection import Connection
+from .endpoint import Endpoint
+from .limits import Call
+from .response import Response
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Deque, Mapping, Optional
-
-    from .call import Call
-    from .connection import Response
-    from .endpoint import Endpoint
-    from .proxy import Proxy
 
 # More idle connections than this are closed when they come back. llama-server closes its end after 5 s anyway.
 MAX_IDLE = 32
@@ -25,12 +22,12 @@ MAX_IDLE = 32
 class ConnectionPool:
     """Sends requests to one endpoint.
 
-    A deque and no lock: its `append` and `pop` are atomic, and a stream that the garbage collector finds may give its
-    connection back at any moment, also in the middle of `request`.
+    The idle connections are in a deque, without a lock: its `append` and `pop` are atomic, and a response that the
+    garbage collector finds may give its connection back at any moment, also in the middle of `request`.
     """
 
     def __init__(self, endpoint: Endpoint, ssl_context: Optional[ssl.SSLContext] = None) -> None:
-        self.endpoint = endpoint
+        self._endpoint = endpoint
         self._ssl_context = ssl_context
         self._idle: Deque[Connection] = deque()
         self._pid = os.getpid()
@@ -39,15 +36,13 @@ class ConnectionPool:
     def request(
         self, call: Call, method: str, path: str, body: Optional[bytes], headers: Mapping[str, str]
     ) -> Response:
-        """Send a request, on a connection that is kept alive if there is one, and return the response's head.
+        """Send a request, on a kept connection if there is one, and return the response, its head read.
 
         A request is sent a second time only if the connection had been kept alive and was closed by the server before
         any of the response came: then the server had most likely closed it before the request (RFC 9112 section 9.3.1).
 
-        Raises:
-            ServerNotRunningError, RequestTimeoutError, ConnectionLostError, ProtocolError: as their names say.
+        Raises: see `Connection.exchange`.
         """
-        path = self.endpoint.prefix + path
         kept = self._take()
         if kept is not None:
             kept.release = self._release
@@ -56,16 +51,9 @@ class ConnectionPool:
             except ConnectionLostError:
                 if kept.answered:
                     raise
-        connection = Connection(self.endpoint, self._ssl_context, self._proxy(), self._release)
-        connection.open(call)
+        connection = Connection(self._endpoint, self._ssl_context)
+        connection.release = self._release
         return connection.exchange(call, method, path, body, headers)
-
-    def _proxy(self) -> Optional[Proxy]:
-        if self.endpoint.is_local:
-            return None
-        from .proxy import proxy_for
-
-        return proxy_for(self.endpoint)
 
     def _take(self) -> Optional[Connection]:
         if self._pid != os.getpid():
@@ -78,25 +66,25 @@ class ConnectionPool:
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            if not connection.dropped:
+            if not connection.is_dropped:
                 self._look_at_oldest()
                 return connection
             connection.close()
 
     def _look_at_oldest(self) -> None:
-        """Only the newest is ever taken while it lives: without this the dead would lie there for good."""
+        """Close the oldest connection if it is dead: since only the newest is taken, it would stay for good."""
         try:
             oldest = self._idle.popleft()
         except IndexError:
             return
-        if oldest.dropped:
+        if oldest.is_dropped:
             oldest.close()
         else:
             self._idle.appendleft(oldest)
 
     def _release(self, connection: Connection) -> None:
         # An idle connection does not refer to the pool, so that a forgotten pool is closed there and then.
-        connection.release = Connection.close
+        connection.release = None
         self._idle.append(connection)
         if len(self._idle) > MAX_IDLE or self._closed:
             try:

@@ -1,41 +1,36 @@
-"""The proxy between here and an endpoint, from the environment as `urllib.request` finds it."""
+"""The proxy before an endpoint, from the environment and the system's settings, as `urllib.request` finds it."""
 
 from __future__ import annotations
 
-import os
-import sys
+from base64 import b64encode
+from dataclasses import dataclass, field
+from typing import Mapping, Optional
+from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigError
 from .endpoint import Endpoint
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Mapping, Optional
 
-
+@dataclass(frozen=True)
 class Proxy:
-    """An HTTP proxy: where it listens and what it wants to be told with each request."""
+    """An HTTP proxy.
 
-    def __init__(self, endpoint: Endpoint, headers: Mapping[str, str]) -> None:
-        self.endpoint = endpoint
-        self.headers = headers
+    Attributes:
+        endpoint: where it listens.
+        headers: what each request through it has to carry.
+    """
+
+    endpoint: Endpoint
+    headers: Mapping[str, str] = field(repr=False)
 
 
 def proxy_for(endpoint: Endpoint) -> Optional[Proxy]:
-    """The proxy that requests to an endpoint go through; None for a direct connection.
-
-    Never one for a UNIX socket or the loopback interface, whatever the environment says.
+    """Return the proxy that requests to an endpoint that is not local go through; None for a direct connection.
 
     Raises:
         ConfigError: the environment names a proxy that is not an HTTP proxy.
     """
-    if endpoint.is_local:
-        return None
-    # urllib.request takes 20 ms to import, and on Linux finds proxies nowhere else.
-    if sys.platform == "linux" and not any(name.lower().endswith("_proxy") for name in os.environ):
-        return None
-    from urllib.parse import unquote, urlsplit
-    from urllib.request import getproxies, proxy_bypass
+    from urllib.request import getproxies, proxy_bypass  # takes 20 ms to import, and most endpoints are local
 
     address = getproxies().get(endpoint.scheme)
     if not address or proxy_bypass(endpoint.authority):
@@ -52,8 +47,6 @@ def proxy_for(endpoint: Endpoint) -> Optional[Proxy]:
         )
     headers = {}
     if url.username is not None:
-        from base64 import b64encode
-
         secret = f"{unquote(url.username)}:{unquote(url.password or '')}".encode()
         headers["Proxy-Authorization"] = f"Basic {b64encode(secret).decode()}"
     return Proxy(Endpoint(f"http://{host}:{port}", "http", host, port), headers)

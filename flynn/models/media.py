@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+from typing import Any, Dict, Union
 
-from ..errors import ConfigError
+from ..errors import FileError
 from .types import Audio, Image
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, Union
 
 # The first bytes of each format, as llama.cpp's stb_image and miniaudio know them.
 _IMAGES = (
@@ -25,7 +22,7 @@ def encode_media(media: Union[Image, Audio]) -> Dict[str, Any]:
     """The part of a message's JSON for an image or a recording.
 
     Raises:
-        ConfigError: the file cannot be read.
+        FileError: the file cannot be read.
     """
     source, is_image = media.source, isinstance(media, Image)
     if isinstance(source, str) and source.lower().startswith(("http://", "https://", "data:")):
@@ -53,4 +50,4 @@ def _bytes(source: Union[bytes, str, os.PathLike[str]], what: str) -> bytes:
             return file.read()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"cannot read the {what} {os.fspath(source)!r}: {reason}") from None
+        raise FileError(f"cannot read the {what} {os.fspath(source)!r}: {reason}") from None

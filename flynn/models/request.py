@@ -6,13 +6,11 @@ the configuration all follow from `ChatRequest`, and so do the options of the co
 
 from __future__ import annotations
 
-from ..dataclass import dataclass, field, fields
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
-
-    from .types import Message
+from .messages import AnyMessage
 
 
 def _option(meaning: str, *, command: bool = False, completion: bool = True) -> Any:
@@ -42,7 +40,7 @@ class ChatRequest:
         0.2
     """
 
-    messages: Sequence[Union[Message, Mapping[str, Any]]]
+    messages: Sequence[AnyMessage]
     model: Optional[str] = _option("model to answer, where a server has several", command=True)
     # length
     max_tokens: Optional[int] = _option("most tokens to generate; -1: until the model stops", command=True)
@@ -128,6 +126,8 @@ class ChatRequest:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+Prompt = Union[str, Sequence[AnyMessage], ChatRequest]
+
 # Python types of a JSON value, by the words that the annotations above are made of.
 _JSON_TYPES: Dict[str, Tuple[type, ...]] = {
     "bool": (bool,),
@@ -146,8 +146,6 @@ def option_types() -> Dict[str, Tuple[type, ...]]:
         >>> option_types()["max_tokens"]
         (<class 'int'>,)
     """
-    import re
-
     types = {}
     for option in fields(ChatRequest):
         if option.metadata:

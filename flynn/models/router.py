@@ -1,35 +1,17 @@
-"""From a configuration to the client of the model that plays a role."""
+"""From a configuration to the client of a model."""
 
 from __future__ import annotations
 
+from typing import Callable, Mapping
+
+from ..config import Config
+from ..config.schema import ModelConfig, Provider
 from ..errors import ConfigError, suggestion
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ..config import Config
-    from .local.llamacpp import LlamaCppClient
+from .local.llamacpp import LlamaCppClient
+from .types import ModelClient
 
 
-def create_client(config: Config, role: str = "local") -> LlamaCppClient:
-    """The client for a role, made as its provider wants it.
-
-    Args:
-        config: what `load_config` returned.
-        role: the key under `models` in the configuration.
-
-    Raises:
-        ConfigError: the configuration has no such role.
-
-    Example:
-        >>> client = create_client(load_config("flynn.yaml"), "local")
-    """
-    if role not in config.models:
-        known = ", ".join(config.models)
-        raise ConfigError(f"no model plays the role {role!r}{suggestion(role, config.models)} (there is: {known})")
-    model = config.models[role]
-    # The schema lets no other provider through; the next one gets its branch here.
-    from .local.llamacpp import LlamaCppClient
-
+def _llamacpp(model: ModelConfig) -> LlamaCppClient:
     return LlamaCppClient(
         model.endpoint,
         auth_token=model.auth_token,
@@ -37,3 +19,45 @@ def create_client(config: Config, role: str = "local") -> LlamaCppClient:
         model=model.model,
         defaults=model.defaults,
     )
+
+
+# What makes the client of each provider.
+PROVIDERS: Mapping[str, Callable[[ModelConfig], ModelClient]] = {Provider.LLAMACPP: _llamacpp}
+
+
+def create_client(
+    config: Config, role: str = "local", *, providers: Mapping[str, Callable[[ModelConfig], ModelClient]] = PROVIDERS
+) -> ModelClient:
+    """Make the client of a model, as its provider wants it.
+
+    Args:
+        config: what `load_config` returned.
+        role: the key under `models` in the configuration.
+        providers: what makes a client, by the provider's name.
+
+    Raises:
+        ConfigError: the configuration has no such model, or names a provider that is not known.
+
+    Example:
+        >>> create_client(load_config(environ={}), "local")
+        LlamaCppClient('http://localhost:8080')
+    """
+    if role not in config.models:
+        known = ", ".join(config.models)
+        raise ConfigError(f"no model {role!r}{suggestion(role, config.models)} (expected one of: {known})")
+    model = config.models[role]
+    if model.provider not in providers:
+        raise ConfigError(f"unknown provider {model.provider!r} (expected one of: {', '.join(providers)})")
+    return providers[model.provider](model)
+
+
+def create_llamacpp_client(config: Config, role: str = "local") -> LlamaCppClient:
+    """As `create_client`, for what only a llama-server can do.
+
+    Raises:
+        ConfigError: see `create_client`, or the model has another provider.
+    """
+    client = create_client(config, role)
+    if not isinstance(client, LlamaCppClient):
+        raise ConfigError(f"models.{role} must have the provider {Provider.LLAMACPP.value!r} for this")
+    return client

@@ -1,104 +1,21 @@
-"""What goes into a model and what comes out: requests, messages, responses, stream events. Data, no I/O."""
+"""What a model's client answers, and the interface that every such client has. Data, no I/O.
+
+What goes in is in messages.py and request.py, and importable from here.
+"""
 
 from __future__ import annotations
 
-from ..dataclass import dataclass, field, fields
-from .request import ChatRequest as ChatRequest
+from dataclasses import dataclass, field
+from typing import Any, Iterator, Literal, Mapping, Optional, Protocol, Sequence, Union, runtime_checkable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import os
-    from typing import Any, Literal, Mapping, Optional, Sequence, Union
+from .messages import Audio, Image, Message, ToolCall
+from .request import ChatRequest, Prompt
 
-    from .client import EventStream as EventStream
-    from .client import ModelClient as ModelClient
-
-    Part = Union[str, "Image", "Audio", Mapping[str, Any]]
-    Content = Union[str, Sequence[Part], None]
-    Prompt = Union[str, Sequence[Union["Message", Mapping[str, Any]]], "ChatRequest"]
-    StreamEvent = Union["ContentEvent", "ReasoningEvent", "ToolCallEvent", "ProgressEvent", "DoneEvent"]
-
-
-def __getattr__(name: str) -> object:
-    # Protocols take typing to define, which the rest of this module does without.
-    if name in ("EventStream", "ModelClient"):
-        from . import client
-
-        return getattr(client, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-# --- what goes in -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image in a message.
-
-    Args:
-        source: the image's bytes, the path of a file, or an `http:`, `https:` or `data:` URL. A URL goes to the server
-            as it is, the rest as base64.
-    """
-
-    source: Union[bytes, str, os.PathLike[str]]
-
-
-@dataclass(frozen=True)
-class Audio:
-    """A recording in a message, WAV or MP3.
-
-    Args:
-        source: its bytes, the path of a file, or a URL, as for `Image`.
-    """
-
-    source: Union[bytes, str, os.PathLike[str]]
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """A call of a tool that the model asks for.
-
-    Attributes:
-        id: goes back as the `tool_call_id` of the result.
-        name: of the function.
-        arguments: JSON, as the model wrote it.
-    """
-
-    id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True)
-class Message:
-    """One message of a conversation.
-
-    Args:
-        role: `"system"`, `"user"`, `"assistant"` or `"tool"`.
-        content: text, or a sequence of parts: strings, `Image`, `Audio`, or mappings in the server's own form.
-        tool_calls: the calls that an assistant's message asks for.
-        tool_call_id: in a tool's message, the call that it is the result of.
-        name: of who speaks, for templates that tell people apart.
-        reasoning: what an assistant thought before it answered; templates that want it get it.
-
-    Example:
-        >>> Message("user", ["What is this?", Image("photo.jpg")])
-        Message('user', ['What is this?', Image(source='photo.jpg')])
-    """
-
-    role: str
-    content: Content = None
-    tool_calls: Sequence[ToolCall] = ()
-    tool_call_id: Optional[str] = None
-    name: Optional[str] = None
-    reasoning: Optional[str] = None
-
-    def __repr__(self) -> str:
-        rest = [f"{f.name}={value!r}" for f in fields(self)[2:] if (value := getattr(self, f.name))]
-        return f"Message({', '.join([repr(self.role), repr(self.content), *rest])})"
-
-
-# --- what comes out ---------------------------------------------------------------------------------------------------
+__all__ = [
+    "Audio", "ChatRequest", "ChatResponse", "Choice", "ContentEvent", "DoneEvent", "EventStream", "Image", "Message",
+    "ModelClient", "ProgressEvent", "Prompt", "ReasoningEvent", "StreamEvent", "Timings", "ToolCall", "ToolCallEvent",
+    "Usage",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -265,3 +182,43 @@ class DoneEvent:
     response: ChatResponse
     choice: int = 0
     type: Literal["done"] = "done"
+
+
+StreamEvent = Union[ContentEvent, ReasoningEvent, ToolCallEvent, ProgressEvent, DoneEvent]
+
+
+@runtime_checkable
+class ModelClient(Protocol):
+    """A client of a model."""
+
+    def chat(self, request: Prompt, **options: Any) -> ChatResponse:
+        """Answer a request, in one piece."""
+
+    def chat_stream(self, request: Prompt, **options: Any) -> EventStream:
+        """Answer a request, piece by piece as it is generated."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+@runtime_checkable
+class EventStream(Protocol):
+    """What `chat_stream` returns: an iterator of events, and a context manager."""
+
+    @property
+    def response(self) -> ChatResponse:
+        """All that came so far."""
+
+    def text(self) -> Iterator[str]:
+        """Only the text, piece by piece."""
+
+    def close(self) -> None:
+        """Make the model stop."""
+
+    def __iter__(self) -> Iterator[StreamEvent]: ...
+
+    def __next__(self) -> StreamEvent: ...
+
+    def __enter__(self) -> EventStream: ...
+
+    def __exit__(self, *error: object) -> None: ...

@@ -1,7 +1,7 @@
 """Typed answers: from a Python type to a JSON schema, and from the JSON that a model writes back to the type.
 
     annotations  from a type to its form: what it means as JSON
-    forms        from a value to an instance; misfit: why there is none
+    forms        from a value to an instance; mismatch: why there is none
     schema       from a form to a JSON schema
     partial      JSON that is still growing
     answer       what is sent for an answer of a type, and how a reply becomes one, whole and piece by piece
@@ -11,11 +11,8 @@ Nothing here does I/O, and all of it is loaded only when it is used.
 
 from __future__ import annotations
 
-from ..dataclass import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Optional
+from dataclasses import dataclass
+from typing import Optional
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections import abc
 from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple, Union
 
 from . import Limits
-from .forms import (
+from .nodes import (
     LIMITS,
     Alias,
     Anything,
@@ -20,13 +20,13 @@ from .forms import (
     Either,
     Fixed,
     Foreign,
-    Form,
     Formatted,
     Items,
     Limited,
+    Node,
     Number,
     Plain,
-    Record,
+    Struct,
     Table,
 )
 
@@ -51,7 +51,7 @@ _FORMATS = {"datetime.date": "date", "datetime.time": "time", "datetime.datetime
 _WRAPPERS = ("Required", "NotRequired", "ReadOnly", "Final")
 
 
-def form_of(annotation: object) -> Form:
+def node_of(annotation: object) -> Node:
     """What an annotation means as JSON.
 
     Args:
@@ -68,9 +68,9 @@ def form_of(annotation: object) -> Form:
 
 class _Reader:
     def __init__(self) -> None:
-        self._named: Dict[Any, Union[Record, Alias]] = {}  # so that what leads back to itself finds itself
+        self._named: Dict[Any, Union[Struct, Alias]] = {}  # so that what leads back to itself finds itself
 
-    def read(self, annotation: Any, where: str) -> Form:
+    def read(self, annotation: Any, where: str) -> Node:
         if annotation is Any or annotation is object:
             return _ANY
         if annotation is None:
@@ -93,7 +93,7 @@ class _Reader:
             raise TypeError(f"{where}: {name!r:.100} is the name of a type and cannot be looked up here")
         raise _inexpressible(annotation, where)
 
-    def _class(self, kind: Any, where: str) -> Form:
+    def _class(self, kind: Any, where: str) -> Node:
         if kind in _PLAIN:
             return _PLAIN[kind]
         if kind in _ARRAYS or kind in _TABLES:
@@ -113,7 +113,7 @@ class _Reader:
             return Formatted(format, getattr(kind, "fromisoformat", kind))
         raise _inexpressible(kind, where)
 
-    def _generic(self, origin: Any, arguments: Tuple[Any, ...], where: str) -> Form:
+    def _generic(self, origin: Any, arguments: Tuple[Any, ...], where: str) -> Node:
         name = getattr(origin, "_name", None)
         if name == "Literal":
             return _chosen([(v.value if isinstance(v, enum.Enum) else v, v) for v in arguments], where)
@@ -142,13 +142,13 @@ class _Reader:
             return Fixed([self.read(argument, f"{where}[{index}]") for index, argument in enumerate(arguments)])
         raise _inexpressible(origin, where)
 
-    def _alias(self, alias: Any, where: str) -> Form:
+    def _alias(self, alias: Any, where: str) -> Node:
         named = self._named[alias] = Alias(alias.__name__)
         named.form = self.read(alias.__value__, where)
         return named
 
-    def _record(self, kind: Any, make: Any, declared: Iterable[Tuple[str, Any, bool]]) -> Form:
-        record = self._named[kind] = Record(kind.__name__, make)
+    def _record(self, kind: Any, make: Any, declared: Iterable[Tuple[str, Any, bool]]) -> Node:
+        record = self._named[kind] = Struct(kind.__name__, make)
         for name, hint, required in declared:
             record.fields[name] = self.read(hint, f"{kind.__qualname__}.{name}")
             if required:
@@ -187,7 +187,7 @@ def _hints(kind: Any) -> Dict[str, Any]:
         raise TypeError(f"{kind.__qualname__}: its annotations cannot be read: {error}{advice}") from None
 
 
-def _chosen(values: List[Tuple[Any, object]], where: str) -> Form:
+def _chosen(values: List[Tuple[Any, object]], where: str) -> Node:
     if not values:
         raise TypeError(f"{where}: there is nothing to choose from")
     for value, _ in values:
@@ -196,7 +196,7 @@ def _chosen(values: List[Tuple[Any, object]], where: str) -> Form:
     return Chosen(values)
 
 
-def _limited(form: Form, metadata: Sequence[Any], where: str) -> Form:
+def _limited(form: Node, metadata: Sequence[Any], where: str) -> Node:
     """A string describes, and `Limits` limit; the rest of the metadata is somebody else's."""
     kind = "array" if isinstance(form, Items) else form.name if isinstance(form, Plain) else ""
     allowed = [keyword for keyword, (limited, _) in LIMITS.items() if limited == kind]

@@ -8,34 +8,28 @@ from typing import Any, Dict, Generic, List, Mapping, TypeVar
 
 from ..errors import StructuredOutputError
 from ..files import refuse_constant
-from .annotations import form_of
-from .forms import Anything, Form, build
-from .misfit import Misfit, key_path
+from ..models.local.stream import ChatStream
+from ..models.types import ChatResponse, Prompt, StreamEvent
+from .annotations import node_of
+from .mismatch import Mismatch, key_path
+from .nodes import Anything, Node, build
 from .partial import PartialJSON
 from .schema import schema_of
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Union
-
-    from ..aio import AsyncChatStream
-    from ..models.local.stream import ChatStream
-    from ..models.types import ChatResponse, Prompt, StreamEvent
-
 T = TypeVar("T")
-S = TypeVar("S", bound="Union[ChatStream, AsyncChatStream]")
+S = TypeVar("S")
 
 
-class Answer(Generic[T]):
+class TypedAnswer(Generic[T]):
     """An answer of a type, or of a JSON schema as a mapping; raises TypeError if JSON cannot express the type."""
 
     def __init__(self, wanted: object) -> None:
         if isinstance(wanted, collections.abc.Mapping):
             self.schema: Mapping[str, Any] = wanted
-            self._form: Form = Anything()
+            self._node: Node = Anything()
         else:
-            self._form = form_of(wanted)
-            self.schema = schema_of(self._form)
+            self._node = node_of(wanted)
+            self.schema = schema_of(self._node)
 
     def options(self, request: Prompt, options: Mapping[str, Any]) -> Dict[str, Any]:
         """The options of a chat request, with the schema; TypeError if it has a constraint of its own already."""
@@ -55,9 +49,9 @@ class Answer(Generic[T]):
         if response.finish_reason == "length" and type(value) in (int, float):  # more digits might have come
             raise _ran_out(response)
         try:
-            return build(self._form, value)  # type: ignore[no-any-return]
-        except Misfit as misfit:
-            raise StructuredOutputError(f"the answer does not fit: {misfit}", response) from misfit
+            return build(self._node, value)  # type: ignore[no-any-return]
+        except Mismatch as mismatch:
+            raise StructuredOutputError(f"the answer does not fit: {mismatch}", response) from mismatch
 
 
 def _unreadable(response: ChatResponse, error: Exception) -> StructuredOutputError:
@@ -86,8 +80,8 @@ def _ran_out(response: ChatResponse, place: str = "") -> StructuredOutputError:
 
 
 class _Growing(Generic[S, T]):
-    def __init__(self, stream: S, answer: Answer[T]) -> None:
-        self._stream = stream
+    def __init__(self, stream: S, answer: TypedAnswer[T]) -> None:
+        self._stream: Any = stream
         self._answer = answer
         self._partial = PartialJSON()
         self._results: List[T] = []
@@ -112,12 +106,14 @@ class _Growing(Generic[S, T]):
     @property
     def response(self) -> ChatResponse:
         """The response assembled from what has come so far: all of it once the stream is exhausted."""
-        return self._stream.response
+        response: ChatResponse = self._stream.response
+        return response
 
     @property
     def resumes(self) -> int:
         """How often the stream was cut and went on."""
-        return self._stream.resumes
+        resumes: int = self._stream.resumes
+        return resumes
 
     def _grow(self, event: StreamEvent) -> bool:
         """Take an event; whether `value` has changed."""
@@ -131,7 +127,7 @@ class _Growing(Generic[S, T]):
             raise _unreadable(self.response, error) from error
 
 
-class JSONStream(_Growing["ChatStream", T]):
+class JSONStream(_Growing[ChatStream, T]):
     """An iterator of what there is of a JSON value as it grows, and a context manager. Made by `chat_json_stream`.
 
     Each time the value has grown it is given out as plain lists, dicts, strings and so on, whatever it will become in
@@ -177,7 +173,7 @@ class JSONStream(_Growing["ChatStream", T]):
         self._stream.close()
 
 
-class AsyncJSONStream(_Growing["AsyncChatStream", T]):
+class AsyncJSONStream(_Growing[Any, T]):
     """`JSONStream` for asyncio: an asynchronous iterator, and an asynchronous context manager."""
 
     def __aiter__(self) -> AsyncJSONStream[T]:

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple, Union
 
-from .misfit import Key
+from .mismatch import Key
 
 # Takes the text and a position in it; returns the position of what it has not taken.
 State = Callable[["PartialJSON", str, int], int]

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, cast
+from typing import Dict, cast
 
-from .forms import Foreign, Form, Named
-
-Schema = Dict[str, Any]
+from .nodes import Foreign, Named, Node, Schema
 
 
-def schema_of(form: Form) -> Schema:
+def schema_of(form: Node) -> Schema:
     """The JSON schema of a form.
 
     What occurs more than once, or leads back to itself, is under `$defs`, in a name that begins with the name of the
@@ -26,12 +24,12 @@ def schema_of(form: Form) -> Schema:
         TypeError: it is nested too deeply.
 
     Example:
-        >>> schema_of(form_of(Dict[str, Optional[int]]))
+        >>> schema_of(node_of(Dict[str, Optional[int]]))
         {'type': 'object', 'additionalProperties': {'anyOf': [{'type': 'integer'}, {'type': 'null'}]}}
     """
     if isinstance(form, Foreign):
         return cast(Schema, form.kind.model_json_schema())
-    writer = Writer(getattr(form, "name", ""))
+    writer = SchemaWriter(getattr(form, "name", ""))
     try:
         schema = writer.write(form)
     except RecursionError:
@@ -39,13 +37,13 @@ def schema_of(form: Form) -> Schema:
     return {**schema, "$defs": writer.definitions} if writer.definitions else schema
 
 
-class Writer:
+class SchemaWriter:
     def __init__(self, root: str) -> None:
         self.definitions: Dict[str, Schema] = {}
         self._root = root
         self._names: Dict[Named, str] = {}
 
-    def write(self, form: Form) -> Schema:
+    def write(self, form: Node) -> Schema:
         """The schema of a form, or a reference to it."""
         if not isinstance(form, Named) or not form.shared:
             return form.schema(self)

@@ -9,18 +9,12 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from typing import Any
+from typing import Any, Callable, Container, Dict, Mapping, Optional
 
-from ..structured.annotations import form_of
-from ..structured.forms import build
+from ..structured.annotations import node_of
+from ..structured.nodes import Node, build
 from ..structured.schema import schema_of
 from .docstring import parse_docstring
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Callable, Container, Dict, Mapping, Optional
-
-    from ..structured.forms import Form
 
 _GIVE_A_DEFINITION = "describe it yourself: flynn.Tool(function, definition)"
 
@@ -63,7 +57,7 @@ class Tool:
             raise TypeError(f"a tool is a function or a flynn.Tool, not {type(function).__name__}")
         self.function = function
         self.asynchronous = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
-        self._form: Optional[Form] = None  # of what the model writes, where the signature tells
+        self._node: Optional[Node] = None  # of what the model writes, where the signature tells
         self.definition: Mapping[str, Any] = self._describe() if definition is None else definition
         try:
             self.name = str(self.definition["function"]["name"])
@@ -94,8 +88,8 @@ class Tool:
             "__required_keys__": {one.name for one in parameters if one.default is one.empty},
             "__module__": function.__module__ or __name__,  # where those that are only names have their meaning
         }
-        self._form = form_of(type(name, (dict,), declared))
-        schema = schema_of(self._form)
+        self._node = node_of(type(name, (dict,), declared))
+        schema = schema_of(self._node)
         description, said = parse_docstring(inspect.getdoc(function))
         for key in schema["properties"].keys() & said:
             schema["properties"][key].setdefault("description", said[key])
@@ -104,10 +98,10 @@ class Tool:
     def bind(self, arguments: str) -> Callable[[], Any]:
         """The function with its arguments, JSON as the model wrote it; raises ArgumentsError if they do not fit."""
         values = decode_arguments(arguments)
-        if self._form is None:
+        if self._node is None:
             return functools.partial(self.function, **values)
         try:
-            bound = inspect.BoundArguments(self._signature, build(self._form, values))
+            bound = inspect.BoundArguments(self._signature, build(self._node, values))
         except ValueError as error:
             raise ArgumentsError(str(error)) from None
         bound.apply_defaults()

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 # What heads a section in Google's and in NumPy's style.
 _PARAMETERS = re.compile(r"((other|keyword) )?(arg(ument)?|param(eter)?)s:?", re.IGNORECASE)

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from ..models.types import DoneEvent
+from typing import Any, AsyncGenerator, Generator, List, Optional, Union
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, AsyncGenerator, Generator, List, Mapping, Optional, Union
+from ..models.messages import AnyMessage
+from ..models.types import ChatResponse, DoneEvent, ModelClient, StreamEvent
+from .loop import Invocation, ToolLoop, ToolResultEvent
 
-    from ..aio import AsyncLlamaCppClient
-    from ..models.local.llamacpp import LlamaCppClient
-    from ..models.types import ChatResponse, Message, StreamEvent
-    from .rounds import Invocation, Rounds, ToolResultEvent
-
-    Step = Union[StreamEvent, ToolResultEvent]
+Step = Union[StreamEvent, ToolResultEvent]
 
 
 class _Run:
-    _rounds: Rounds
+    _loop: ToolLoop
 
     @property
-    def messages(self) -> List[Union[Message, Mapping[str, Any]]]:
+    def messages(self) -> List[AnyMessage]:
         """The conversation so far, in whole rounds; of a run that has ended all of it, to go on with."""
-        return list(self._rounds.messages)
+        return list(self._loop.messages)
 
     def _answered(self) -> ChatResponse:
-        if self._rounds.answer is None:
+        if self._loop.answer is None:
             raise RuntimeError("the run ended without an answer")
-        return self._rounds.answer
+        return self._loop.answer
 
 
 class ToolRun(_Run):
@@ -51,12 +46,12 @@ class ToolRun(_Run):
         ...         print(step.call.name, step.call.arguments, step.content)
     """
 
-    def __init__(self, client: LlamaCppClient, rounds: Rounds, stream: bool, timeout: Optional[float]) -> None:
-        for tool in rounds.tools.values():
+    def __init__(self, client: ModelClient, loop: ToolLoop, stream: bool, timeout: Optional[float]) -> None:
+        for tool in loop.tools.values():
             if tool.asynchronous:
                 raise TypeError(f"{tool.name} is asynchronous: only AsyncLlamaCppClient can call it")
-        self._rounds = rounds
-        self._steps = _steps(rounds, client, stream, timeout)
+        self._loop = loop
+        self._steps = _steps(loop, client, stream, timeout)
 
     def answer(self) -> ChatResponse:
         """Run to the end, if it has not ended yet; the reply that asked for no more calls.
@@ -99,9 +94,9 @@ class AsyncToolRun(_Run):
         ...         print(step.type)
     """
 
-    def __init__(self, client: AsyncLlamaCppClient, rounds: Rounds, stream: bool, timeout: Optional[float]) -> None:
-        self._rounds = rounds
-        self._steps = _async_steps(rounds, client, stream, timeout)
+    def __init__(self, client: Any, loop: ToolLoop, stream: bool, timeout: Optional[float]) -> None:
+        self._loop = loop
+        self._steps = _async_steps(loop, client, stream, timeout)
 
     async def answer(self) -> ChatResponse:
         """Run to the end, if it has not ended yet; the reply that asked for no more calls."""
@@ -130,28 +125,31 @@ class AsyncToolRun(_Run):
 
 
 def _steps(
-    rounds: Rounds, client: LlamaCppClient, stream: bool, timeout: Optional[float]
+    loop: ToolLoop, client: ModelClient, stream: bool, timeout: Optional[float]
 ) -> Generator[Step, None, None]:
-    while rounds.answer is None:
-        request = rounds.request()
+    while loop.answer is None:
+        request = loop.request()
+        calls: Optional[List[Invocation]] = None
         if stream:
             with client.chat_stream(request, timeout=timeout) as events:
                 for event in events:
                     if event.type == "done":
-                        calls = rounds.take(event.response)
+                        calls = loop.take(event.response)
                     yield event
         else:
             response = client.chat(request, timeout=timeout)
-            calls = rounds.take(response)
+            calls = loop.take(response)
             yield DoneEvent(response)
+        if calls is None:  # somebody closed the stream
+            return
         for call in calls:
             result = call.execute()
-            rounds.add(result)
+            loop.add(result)
             yield result
 
 
 async def _async_steps(
-    rounds: Rounds, client: AsyncLlamaCppClient, stream: bool, timeout: Optional[float]
+    loop: ToolLoop, client: Any, stream: bool, timeout: Optional[float]
 ) -> AsyncGenerator[Step, None]:
     import asyncio
 
@@ -163,23 +161,26 @@ async def _async_steps(
         except Exception as error:
             return call.failed(error)
 
-    while rounds.answer is None:
-        request = rounds.request()
+    while loop.answer is None:
+        request = loop.request()
+        calls: Optional[List[Invocation]] = None
         if stream:
             async with client.chat_stream(request, timeout=timeout) as events:
                 async for event in events:
                     if event.type == "done":
-                        calls = rounds.take(event.response)
+                        calls = loop.take(event.response)
                     yield event
         else:
             response = await client.chat(request, timeout=timeout)
-            calls = rounds.take(response)
+            calls = loop.take(response)
             yield DoneEvent(response)
+        if calls is None:  # somebody closed the stream
+            return
         tasks = [asyncio.ensure_future(execute(call)) for call in calls]
         try:
             for task in tasks:
                 result = await task
-                rounds.add(result)
+                loop.add(result)
                 yield result
         finally:
             for task in tasks:

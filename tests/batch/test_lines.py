@@ -8,12 +8,12 @@ from typing import Any, Dict, List
 
 import pytest
 
-from flynn.batch.record import Done, IdTable
+from flynn.batch.output import Done, IdTable
+from flynn.batch.queue import Task, Window
 from flynn.batch.requests import Defaults, Request, make_request
 from flynn.batch.results import Result, Tally, encode_result, failure, is_torn, read_line, success
 from flynn.batch.sources import Lines, Template, read_jsonl, read_table, read_text, read_values, requests
-from flynn.batch.waiting import Task, Window
-from flynn.errors import ConfigError, ProtocolError, ServerError
+from flynn.errors import ProtocolError, RequestError, ServerError
 
 NOTHING = Defaults()
 
@@ -87,7 +87,7 @@ def test_what_the_model_reads_comes_first_in_the_body() -> None:
     ],
 )
 def test_what_is_no_request_is_told(source: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(RequestError, match=message):
         make_request(source, 1, NOTHING)
 
 
@@ -129,9 +129,9 @@ def test_a_failure_has_what_the_server_said() -> None:
 
 
 def test_a_failure_without_an_answer_has_no_response() -> None:
-    line = json.loads(encode_result(Result(None, 9, error=ConfigError("not JSON"))))
+    line = json.loads(encode_result(Result(None, 9, error=RequestError("not JSON"))))
     assert (line["custom_id"], line["response"]) == (None, None)
-    assert line["error"] == {"code": "ConfigError", "message": "not JSON", "line": 9}
+    assert line["error"] == {"code": "RequestError", "message": "not JSON", "line": 9}
 
 
 def test_content_and_tokens_of_any_answer() -> None:
@@ -163,7 +163,7 @@ def said(read: Any) -> Any:
     """What a line says, or what is wrong with it."""
     try:
         return read()
-    except ConfigError as error:
+    except RequestError as error:
         return str(error)
 
 
@@ -215,7 +215,7 @@ def test_a_template_takes_values() -> None:
 
 
 def test_a_template_without_a_place_is_refused() -> None:
-    with pytest.raises(ConfigError, match="has no {{name}}"):
+    with pytest.raises(RequestError, match="has no {{name}}"):
         Template("Hello {name}")
 
 
@@ -273,12 +273,12 @@ def test_lines_with_ids_may_change_their_order() -> None:
 
 
 def test_a_line_that_changed_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"in.jsonl:2: 'x' has a result already, but of something else"):
+    with pytest.raises(RequestError, match=r"in.jsonl:2: 'x' has a result already, but of something else"):
         read(LINES.replace(b'"b"', b'"B"'), recorded(LINES))
 
 
 def test_options_that_changed_are_told() -> None:
-    with pytest.raises(ConfigError, match=r"in.jsonl:1: 'request-1' has a result already"):
+    with pytest.raises(RequestError, match=r"in.jsonl:1: 'request-1' has a result already"):
         read(LINES, recorded(LINES), Defaults("another system prompt"))
 
 

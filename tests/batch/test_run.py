@@ -13,9 +13,9 @@ import pytest
 from scripted import eventually, response, serve
 
 from flynn import AsyncLlamaCppClient, ChatRequest, LlamaCppClient, Message
-from flynn.batch import Request, run, waiting, work, workers
+from flynn.batch import Request, queue, run, scheduler, workers
 from flynn.batch.workers import MOST_TOGETHER
-from flynn.errors import AuthenticationError, ConfigError, FlynnError, ServerError, ServerNotRunningError
+from flynn.errors import AuthenticationError, FlynnError, RequestError, ServerError, ServerNotRunningError
 
 from .server import BROKEN, REFUSAL, UNAVAILABLE, Gate, answers, echo, prompts, serving
 
@@ -156,11 +156,11 @@ def test_what_may_pass_is_tried_again(trouble: Any) -> None:
 
 
 def test_a_request_that_always_breaks_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(queue, "FIRST_PAUSE", 0.001)
     with serve(answers(lambda prompt: BROKEN if prompt == "bad" else echo(prompt))) as server:
         results = list(run(["bad", "good"], LlamaCppClient(server.endpoint), ordered=True))
     assert [result.error is None for result in results] == [False, True]
-    assert prompts(server).count("bad") == work.ATTEMPTS
+    assert prompts(server).count("bad") == scheduler.ATTEMPTS
 
 
 def test_a_server_that_comes_later_is_waited_for(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_what_the_requests_raise_is_raised_after_the_results() -> None:
 def test_what_is_no_request_is_a_result_with_an_error() -> None:
     with serve(answers()) as server, LlamaCppClient(server.endpoint) as client:
         results = list(run([{"prompt": 5}, "a"], client, ordered=True))  # type: ignore[list-item]
-    assert isinstance(results[0].error, ConfigError)
+    assert isinstance(results[0].error, RequestError)
     assert results[1].content == "re: a"
 
 
@@ -332,7 +332,7 @@ def test_what_a_worker_had_no_time_for_is_done_by_the_next(monkeypatch: pytest.M
 
 
 def test_a_request_that_breaks_workers_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(queue, "FIRST_PAUSE", 0.001)
     with serving(answers()) as (_, client), Counting() as executor:
         results = list(run(["poison" if n == 70 else str(n) for n in range(100)], client, executor=executor, jobs=2))
     failed = [result for result in results if result.error is not None]
@@ -345,15 +345,15 @@ def test_a_client_that_cannot_go_to_another_process_is_said() -> None:
     with serve(answers()) as server, concurrent.futures.ProcessPoolExecutor(1) as executor:
         client = LlamaCppClient(server.endpoint)
         assert client.slots()  # now it has a connection
-        with pytest.raises(ConfigError, match="client=None"):
+        with pytest.raises(RequestError, match="client=None"):
             list(run(["a"], client, executor=executor))
 
 
 def test_without_client_and_executor_nothing_can_be_done() -> None:
-    with pytest.raises(ConfigError, match="needs a client"):
+    with pytest.raises(RequestError, match="needs a client"):
         run(["a"])
 
 
 def test_jobs_are_a_number_above_0() -> None:
-    with pytest.raises(ConfigError, match="jobs is a number above 0"):
+    with pytest.raises(RequestError, match="jobs is a number above 0"):
         run(["a"], LlamaCppClient("http://localhost:1"), jobs=0)

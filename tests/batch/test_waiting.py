@@ -6,19 +6,19 @@ from typing import List, Optional
 
 import pytest
 
-from flynn.batch.requests import Request
-from flynn.batch.waiting import (
+from flynn.batch.queue import (
     FIRST_PAUSE,
     GATHER,
     LONGEST_PAUSE,
     WINDOW,
     WINDOW_BYTES,
     Outage,
+    Queue,
     Task,
-    Waiting,
     is_away,
 )
-from flynn.batch.work import is_final
+from flynn.batch.requests import Request
+from flynn.batch.scheduler import is_final
 from flynn.errors import ConnectionLostError, FlynnError, RequestTimeoutError, ServerError, ServerNotRunningError
 
 
@@ -26,14 +26,14 @@ def request(name: str, size: int = 1) -> Request:
     return Request(name, "/x", name.encode() * size)
 
 
-def waiting(*names: str) -> Waiting:
-    found = Waiting()
+def waiting(*names: str) -> Queue:
+    found = Queue()
     for name in names:
         found.add(request(name), 0.0)
     return found
 
 
-def names(source: Waiting, now: float, count: int = 1) -> List[Optional[str]]:
+def names(source: Queue, now: float, count: int = 1) -> List[Optional[str]]:
     taken = [source.take(0, now)[0] for _ in range(count)]
     return [task and task.request.custom_id for task in taken]
 
@@ -53,7 +53,7 @@ def test_nothing_is_waited_for_once_all_have_come() -> None:
 
 @pytest.mark.parametrize(("count", "size"), [(WINDOW, 1), (2, WINDOW_BYTES // 2)])
 def test_enough_is_a_number_of_requests_or_of_bytes(count: int, size: int) -> None:
-    source = Waiting()
+    source = Queue()
     assert [source.add(request("x", size), 0.0) for _ in range(count)] == [True] + [False] * (count - 1)
     assert source.is_full
     assert names(source, 0.0) == ["x"]

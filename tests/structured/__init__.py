@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from flynn.structured import forms, schema
-from flynn.structured.annotations import form_of
+from flynn.structured import nodes, schema
+from flynn.structured.annotations import node_of
 
 
 def schema_of(annotation: Any) -> Any:
-    return schema.schema_of(form_of(annotation))
+    return schema.schema_of(node_of(annotation))
 
 
 def build(annotation: Any, value: object) -> Any:
-    return forms.build(form_of(annotation), value)
+    return nodes.build(node_of(annotation), value)

@@ -358,4 +358,3 @@ print(*sys.modules)
     loaded = set(ended.stdout.split())
     assert "flynn.models.local.llamacpp" in loaded, ended.stderr
     assert not any(name.startswith("flynn.structured") for name in loaded)
-    assert not loaded & {"dataclasses", "inspect", "typing"}

@@ -9,9 +9,8 @@ import mutations
 from llama import LlamaServer
 
 from flynn import FlynnError, LlamaCppClient, RequestTimeoutError, ServerError
-from flynn.models.local import completion, retrieval, server
-from flynn.models.local.decode import decode_chat, decode_error, decode_json
-from flynn.models.local.decode_stream import ChatStreamDecoder
+from flynn.models.local import models, retrieval, server, text
+from flynn.models.local.decode import ChatStreamDecoder, decode_chat, decode_error, decode_json
 from flynn.models.local.sse import SSEDecoder
 
 from . import GUARD
@@ -51,11 +50,10 @@ def fuzz_decoders(seed: object, count: int) -> Dict[str, int]:
 
 
 def _decode_stream(random_: random.Random, body: bytes) -> None:
-    lines, decoder = SSEDecoder(), ChatStreamDecoder(progress=True)
-    size = random_.choice((1, *[30, 300, 3000, 100_000] * 5))
+    sse, decoder = SSEDecoder(), ChatStreamDecoder(progress=True)
     try:
-        for at in range(0, len(body), size):
-            for data in lines.feed(body[at : at + size]):
+        for line in body.splitlines(keepends=True):
+            for data in sse.feed(line):
                 for event in decoder.feed(data) if data else ():
                     repr(event)
     finally:
@@ -91,7 +89,7 @@ def _expect_types_of_error(error: ServerError) -> None:
 
 _OF_VALUES: List[Callable[[Any], object]] = [
     value
-    for module in (server, completion, retrieval)
+    for module in (models, server, text, retrieval)
     for name, value in sorted(vars(module).items())
     if name.startswith("decode_")
     and name not in ("decode_metrics", "decode_ranking")

@@ -25,7 +25,7 @@ from flynn import (
     SlotFile,
     TokenPiece,
 )
-from flynn.models.local.completion import CompletionEvent
+from flynn.models.local.text import CompletionEvent
 from flynn.models.types import StreamEvent, Timings, Usage
 
 

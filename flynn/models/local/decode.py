@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import reprlib
+from dataclasses import fields
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 
-from ...dataclass import fields
 from ...errors import (
     AuthenticationError,
     ContextSizeError,
@@ -17,22 +18,30 @@ from ...errors import (
     ProtocolError,
     ServerError,
 )
-from ..types import ChatResponse, Choice, Message, Timings, ToolCall, Usage
+from ..types import (
+    ChatResponse,
+    Choice,
+    ContentEvent,
+    DoneEvent,
+    Message,
+    ProgressEvent,
+    ReasoningEvent,
+    StreamEvent,
+    Timings,
+    ToolCall,
+    ToolCallEvent,
+    Usage,
+)
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
+T = TypeVar("T")
 
-    T = TypeVar("T")
-
-_DECODE = json.JSONDecoder().decode  # without the detours of json.loads
 _TIMINGS = tuple(option.name for option in fields(Timings))
 
 
 def decode_json(data: bytes) -> Any:
     """The value of a JSON text in UTF-8."""
     try:
-        return _DECODE(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # the latter: nested too deeply for Python's reader
         raise ProtocolError(f"expected JSON, got {_shown(data)} ({type(error).__name__}: {error})") from None
 
@@ -87,6 +96,19 @@ _BRIEF.maxstring = 80
 def _shown(value: Any) -> str:
     text = repr(value[:80]) if isinstance(value, bytes) else _BRIEF.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+# What the member of a JSON object has to be, by the annotation of its field.
+_KINDS: Dict[str, Type[Any]] = {"str": str, "int": int, "bool": bool, "Mapping[str, Any]": dict}
+
+
+def decode_fields(kind: Type[T], value: Any, **known: Any) -> T:
+    """Return an instance of a data class: its fields from the members of a JSON object, `raw` and `known` apart."""
+    raw = known["raw"] = expect_object(value)
+    for option in fields(kind):  # type: ignore[arg-type]
+        if option.name not in known:
+            known[option.name] = get(raw, option.name, _KINDS[str(option.type)]())
+    return kind(**known)
 
 
 def decode_error(status: Optional[int], body: bytes, reason: str = "") -> ServerError:
@@ -176,3 +198,113 @@ def decode_timings(raw: Mapping[str, Any]) -> Optional[Timings]:
     if not timings:
         return None
     return Timings(**{name: timings[name] for name in _TIMINGS if isinstance(timings.get(name), (int, float))})
+
+
+# --- a stream ---------------------------------------------------------------------------------------------------------
+
+
+class _ChoiceSoFar:
+    """The pieces of one choice."""
+
+    def __init__(self) -> None:
+        self.content: List[str] = []
+        self.reasoning: List[str] = []
+        self.calls: Dict[int, Tuple[List[str], List[str], List[str]]] = {}  # id, name, arguments: their fragments
+        self.logprobs: List[Mapping[str, Any]] = []
+        self.finish_reason: Optional[str] = None
+
+    def choice(self) -> Choice:
+        calls = tuple(ToolCall(*("".join(pieces) for pieces in call)) for _, call in sorted(self.calls.items()))
+        message = Message("assistant", "".join(self.content), calls, reasoning="".join(self.reasoning) or None)
+        return Choice(message, self.finish_reason, tuple(self.logprobs))
+
+
+class ChatStreamDecoder:
+    """Makes typed events of the data of a chat stream's events, and assembles the response on the way.
+
+    Args:
+        progress: whether to return progress events, which every stream has.
+
+    Attributes:
+        done: whether the answer is complete.
+
+    Example:
+        >>> decoder = ChatStreamDecoder()
+        >>> decoder.feed(b'{"choices": [{"index": 0, "delta": {"content": "Hi"}}]}')
+        [ContentEvent(text='Hi', choice=0, logprobs=(), type='content')]
+        >>> decoder.response().content
+        'Hi'
+    """
+
+    def __init__(self, *, progress: bool = False) -> None:
+        self.done = False
+        self._progress = progress
+        self._choices: Dict[int, _ChoiceSoFar] = {}
+        self._usages: List[Usage] = []
+        self._timings: Optional[Timings] = None
+        self._id = self._model = ""
+        self._last: Dict[str, Any] = {}
+
+    def feed(self, data: bytes) -> List[StreamEvent]:
+        """Return the events in the data of one server-sent event. Raises the ServerError that it may be."""
+        if data == b"[DONE]":
+            self.done = True
+            return [DoneEvent(self.response())]
+        chunk = expect_object(decode_json(data), "event")
+        if chunk.get("error") is not None:
+            raise decode_error(None, data)
+        self._last = chunk
+        self._id = get(chunk, "id", self._id)
+        self._model = get(chunk, "model", self._model)
+        events: List[StreamEvent] = []
+        index = 0
+        for item in objects(chunk, "choices"):
+            index = get(item, "index", 0)
+            choice = self._choices.get(index)
+            if choice is None:
+                choice = self._choices[index] = _ChoiceSoFar()
+            self._take(item, index, choice, events)
+        if self._progress and "prompt_progress" in chunk:
+            events.append(decode_progress(get(chunk, "prompt_progress", {}), index))
+        usage = decode_usage(chunk)
+        if usage:
+            self._usages.append(usage)
+        self._timings = decode_timings(chunk) or self._timings
+        return events
+
+    def _take(self, item: Mapping[str, Any], index: int, choice: _ChoiceSoFar, events: List[StreamEvent]) -> None:
+        delta: Dict[str, Any] = get(item, "delta", {})
+        reasoning = get(delta, "reasoning_content", "")
+        if reasoning:
+            choice.reasoning.append(reasoning)
+            events.append(ReasoningEvent(reasoning, index))
+        logprobs = decode_logprobs(item) if "logprobs" in item else ()
+        choice.logprobs.extend(logprobs)
+        content = get(delta, "content", "")
+        if content or logprobs:
+            choice.content.append(content)
+            events.append(ContentEvent(content, index, logprobs))
+        if "tool_calls" in delta:
+            for call in objects(delta, "tool_calls"):
+                number, fragment = get(call, "index", 0), decode_tool_call(call)
+                pieces = (fragment.id, fragment.name, fragment.arguments)
+                for so_far, piece in zip(choice.calls.setdefault(number, ([], [], [])), pieces):
+                    so_far.append(piece)
+                events.append(ToolCallEvent(number, *pieces, index))
+        if item.get("finish_reason") is not None:
+            choice.finish_reason = get(item, "finish_reason", "")
+
+    def response(self) -> ChatResponse:
+        choices = [so_far.choice() for _, so_far in sorted(self._choices.items())]
+        usage = None
+        if self._usages:
+            # With n > 1 each choice ends with a usage of its own; the prompt was read once.
+            completion_tokens = sum(usage.completion_tokens for usage in self._usages)
+            usage = Usage(self._usages[-1].prompt_tokens, completion_tokens, self._usages[0].cached_tokens)
+        choices = choices or [_ChoiceSoFar().choice()]
+        return ChatResponse(tuple(choices), usage, self._timings, self._id, self._model, self._last)
+
+
+def decode_progress(progress: Mapping[str, Any], choice: int) -> ProgressEvent:
+    total, cached, processed = (get(progress, key, 0) for key in ("total", "cache", "processed"))
+    return ProgressEvent(total, cached, processed, get(progress, "time_ms", 0), choice)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
+from typing import Any, Dict, Iterable, Mapping, Sequence, Union
 
-from ...dataclass import fields, replace
 from ...errors import suggestion
-from ..types import Audio, ChatRequest, Image, Message, ToolCall
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, Mapping, Sequence, Union
-
-    from ..types import Prompt
+from ..messages import AnyMessage, Audio, Image, Message, ToolCall
+from ..request import ChatRequest, Prompt
 
 _OPTIONS = tuple(option.name for option in fields(ChatRequest) if option.name != "messages")
 
@@ -98,7 +94,7 @@ def _force_tool(body: Dict[str, Any]) -> None:
     body["tool_choice"] = "required"
 
 
-def encode_message(message: Union[Message, Mapping[str, Any]]) -> Dict[str, Any]:
+def encode_message(message: AnyMessage) -> Dict[str, Any]:
     """A message as JSON. A mapping is taken to be in the server's form already, but for `Image` and `Audio` parts."""
     if not isinstance(message, Message):
         encoded = dict(message)

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Optional, Type, TypeVar, Union, overload
+
 from ...errors import ProtocolError
-from ...http.call import DEFAULT_TIMEOUT
-from .decode import decode_chat, expect_object, get
-from .decode_stream import ChatStreamDecoder
+from ...http.checks import DEFAULT_TIMEOUT
+from ...http.endpoint import DEFAULT_ENDPOINT
+from ..types import ChatRequest, ChatResponse, Prompt
+from .decode import ChatStreamDecoder, decode_chat, expect_object, get
 from .encode import chat_request, encode_chat, encode_prompt, with_defaults
-from .server_routes import ServerRoutes
+from .models import ModelRoutes
+from .retrieval import RetrievalRoutes
+from .server import ServerRoutes
 from .stream import ChatStream
-from .text_routes import TextRoutes
+from .text import TextRoutes
 from .transport import OWN, Transport
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Callable, Iterable, Mapping, Optional, Type, TypeVar, Union, overload
 
     from ...structured.answer import JSONStream
     from ...tools import Tool
     from ...tools.run import ToolRun
-    from ..types import ChatRequest, ChatResponse, Prompt
 
-    T = TypeVar("T")
+T = TypeVar("T")
 
 DEFAULT_RESUME_FOR = 60.0
 DEFAULT_ROUNDS = 10
@@ -30,7 +32,7 @@ DEFAULT_RESULT = 20_000  # characters
 _CHAT = "/v1/chat/completions"
 
 
-class LlamaCppClient(TextRoutes, ServerRoutes):
+class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
     """A client of one llama-server. It may be shared by threads, and keeps connections alive between calls.
 
     The `timeout` of a method is in seconds, for all of the call, None for no limit; by default it is the client's. What
@@ -59,7 +61,7 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
 
     def __init__(
         self,
-        endpoint: str,
+        endpoint: str = DEFAULT_ENDPOINT,
         *,
         auth_token: Optional[str] = None,
         timeout: Optional[float] = DEFAULT_TIMEOUT,
@@ -130,21 +132,20 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
             ...         if event.type == "content":
             ...             print(event.text, end="")
         """
-        made = self._request(request, options)
-        body = encode_chat(made, stream=True)
-        transfer = self._transfer(_CHAT, body, made.model, timeout, resume, resume_for)
-        return ChatStream(transfer, ChatStreamDecoder(progress=bool(made.return_progress)))
+        asked = self._request(request, options)
+        decoder = ChatStreamDecoder(progress=bool(asked.return_progress))
+        session = self._session(asked.model, resume, resume_for)
+        body = encode_chat(asked, stream=True)
+        return ChatStream(self.transport, decoder, _CHAT, body, timeout=timeout, session=session)
 
-    if TYPE_CHECKING:
-
-        @overload
-        def chat_json(
-            self, request: Prompt, schema: Type[T], *, timeout: Optional[float] = OWN, **options: Any
-        ) -> T: ...
-        @overload
-        def chat_json(
-            self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
-        ) -> Any: ...
+    @overload
+    def chat_json(
+        self, request: Prompt, schema: Type[T], *, timeout: Optional[float] = OWN, **options: Any
+    ) -> T: ...
+    @overload
+    def chat_json(
+        self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
+    ) -> Any: ...
 
     def chat_json(self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any) -> Any:
         """Answer a request with an instance of a type. The server lets the model write nothing but JSON that fits it.
@@ -174,21 +175,19 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
             >>> client.chat_json("What is the largest city of Japan?", City)
             City(name='Tokyo', population=13960000)
         """
-        from ...structured.answer import Answer
+        from ...structured.answer import TypedAnswer
 
-        answer: Answer[Any] = Answer(schema)
+        answer: TypedAnswer[Any] = TypedAnswer(schema)
         return answer.read(self.chat(request, timeout=timeout, **answer.options(request, options)))
 
-    if TYPE_CHECKING:
-
-        @overload
-        def chat_json_stream(
-            self, request: Prompt, schema: Type[T], *, timeout: Optional[float] = OWN, **options: Any
-        ) -> JSONStream[T]: ...
-        @overload
-        def chat_json_stream(
-            self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
-        ) -> JSONStream[Any]: ...
+    @overload
+    def chat_json_stream(
+        self, request: Prompt, schema: Type[T], *, timeout: Optional[float] = OWN, **options: Any
+    ) -> JSONStream[T]: ...
+    @overload
+    def chat_json_stream(
+        self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
+    ) -> JSONStream[Any]: ...
 
     def chat_json_stream(
         self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
@@ -202,9 +201,9 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
         Returns:
             An iterator of partial values; see `JSONStream` for what it raises. Its `result` is the instance.
         """
-        from ...structured.answer import Answer, JSONStream
+        from ...structured.answer import JSONStream, TypedAnswer
 
-        answer: Answer[Any] = Answer(schema)
+        answer: TypedAnswer[Any] = TypedAnswer(schema)
         return JSONStream(self.chat_stream(request, timeout=timeout, **answer.options(request, options)), answer)
 
     def run_tools(
@@ -242,10 +241,10 @@ class LlamaCppClient(TextRoutes, ServerRoutes):
             >>> client.run_tools("Do I need a coat in Oslo?", [get_weather]).answer().content
             'Yes, it is 2 °C.'
         """
-        from ...tools.rounds import Rounds
+        from ...tools.loop import ToolLoop
         from ...tools.run import ToolRun
 
-        rounds = Rounds(self._request(request, options), tools, max_rounds, max_result)
+        rounds = ToolLoop(self._request(request, options), tools, max_rounds, max_result)
         return ToolRun(self, rounds, stream, timeout)
 
     def count_tokens(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> int:

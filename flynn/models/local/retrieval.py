@@ -1,19 +1,17 @@
-"""What models for retrieval answer: embeddings and rankings. Types and decoding, no I/O."""
+"""Embeddings and rankings: types, decoders and the methods of the client."""
 
 from __future__ import annotations
 
 import base64
 import struct
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
-from ...dataclass import dataclass, field
 from ...errors import ProtocolError
+from ..types import Usage
 from .decode import decode_usage, expect_object, get, number, objects
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
-
-    from ..types import Usage
+from .text import Prompts
+from .transport import OWN, Routes
 
 
 @dataclass(frozen=True)
@@ -126,3 +124,90 @@ def decode_ranking(value: Any, documents: Sequence[str]) -> Ranking:
             raise ProtocolError(f"expected the index of one of {len(documents)} documents and its score")
         results.append(RankedDocument(index, score, documents[index]))
     return Ranking(tuple(results), decode_usage(raw), get(raw, "model", ""), raw)
+
+
+class RetrievalRoutes(Routes):
+    """The part of `LlamaCppClient` for models that embed and rank."""
+
+    def embed(
+        self,
+        /,
+        input: Prompts,
+        *,
+        embd_normalize: Optional[int] = None,
+        model: Optional[str] = None,
+        extra: Optional[Mapping[str, Any]] = None,
+        timeout: Optional[float] = OWN,
+    ) -> Embeddings:
+        """The embedding of each input. Wants a server started with `--embeddings`.
+
+        Args:
+            input: one or more texts or lists of tokens, as for `complete`.
+            embd_normalize: the norm to divide by; 2: Euclidean, -1: none. By default the server's, which is 2.
+            model: which one, where a server has several.
+            extra: merged into the JSON, for what has no argument here.
+
+        Returns:
+            A sequence of lists of floats, one for each input; `numpy.asarray` of it copies nothing.
+
+        Raises:
+            NotSupportedError: the server was started without `--embeddings`.
+
+        Example:
+            >>> len(client.embed(["The sky is blue.", "Grass is green."])[0])
+            576
+        """
+        # In base64 the numbers are a quarter as long, and need no reading digit by digit.
+        body = {"input": input, "embd_normalize": embd_normalize, "model": model, "encoding_format": "base64"}
+        return decode_embeddings(self._post("/v1/embeddings", timeout, body, extra))
+
+    def embed_tokens(
+        self,
+        /,
+        input: Prompts,
+        *,
+        model: Optional[str] = None,
+        extra: Optional[Mapping[str, Any]] = None,
+        timeout: Optional[float] = OWN,
+    ) -> List[Embeddings]:
+        """For each input the embeddings of its tokens. Wants a server started with `--embeddings --pooling none`.
+
+        Example:
+            >>> [tokens] = client.embed_tokens("The sky is blue.")
+            >>> len(tokens), len(tokens[0])
+            (5, 576)
+        """
+        return decode_token_embeddings(self._post("/embeddings", timeout, {"content": input, "model": model}, extra))
+
+    def rerank(
+        self,
+        /,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: Optional[int] = None,
+        model: Optional[str] = None,
+        extra: Optional[Mapping[str, Any]] = None,
+        timeout: Optional[float] = OWN,
+    ) -> Ranking:
+        """Order documents by how well they fit a query. Wants a reranking model, and `--reranking`.
+
+        Args:
+            query: what is looked for.
+            documents: texts.
+            top_n: how many to return; by default all.
+            model, extra: as for `embed`.
+
+        Raises:
+            NotSupportedError: the server was started without `--reranking`.
+            TypeError: `documents` is a string.
+
+        Example:
+            >>> client.rerank("colour of grass", ["Grass is green.", "I sleep."]).results[0].index
+            0
+        """
+        if isinstance(documents, str):
+            raise TypeError("documents is a sequence of strings, not a string")
+        documents = list(documents)
+        body = {"query": query, "documents": documents, "top_n": top_n, "model": model}
+        return decode_ranking(self._post("/rerank", timeout, body, extra), documents)

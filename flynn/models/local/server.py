@@ -1,4 +1,4 @@
-"""What a llama-server says of itself: health, properties, models, slots, adapters, tokens, metrics. No I/O.
+"""The server itself: health, properties, slots, adapters, metrics. Types, decoders and the methods of the client.
 
 Source of the metrics: https://prometheus.io/docs/instrumenting/exposition_formats/ and `to_metrics` of
 `server-task.cpp` in llama.cpp.
@@ -7,16 +7,19 @@ Source of the metrics: https://prometheus.io/docs/instrumenting/exposition_forma
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
-from ...dataclass import dataclass, field, fields
-from ...errors import ProtocolError
-from .decode import decode_json, expect_object, get, integers, number, objects
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, List, Mapping, Optional, Sequence, Type, TypeVar, Union
-
-    T = TypeVar("T")
+from ...errors import (
+    ConnectionLostError,
+    FlynnError,
+    ModelLoadingError,
+    ProtocolError,
+    RequestTimeoutError,
+    ServerNotRunningError,
+)
+from .decode import decode_fields, decode_json, expect_object, get, number, objects
+from .transport import LOADING_PAUSE, MAX_ERROR, OWN, Routes, about
 
 
 @dataclass(frozen=True)
@@ -55,46 +58,6 @@ class Props:
     build_info: str
     chat_template: str = field(repr=False)
     modalities: Mapping[str, Any]
-    raw: Mapping[str, Any] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """A model that the server offers.
-
-    Attributes:
-        id: what a request calls it.
-        meta: e.g. `n_ctx_train`, `n_params`, `size`; empty while it loads.
-        raw: the server's JSON, untouched.
-        status: of a server with several models: `"unloaded"`, `"loading"`, `"loaded"`, `"sleeping"`, `"downloading"`;
-            None of a server with one.
-    """
-
-    id: str
-    meta: Mapping[str, Any]
-    raw: Mapping[str, Any] = field(repr=False)
-    status: Optional[str] = None
-
-
-@dataclass(frozen=True)
-class ModelEvent:
-    """Something that happened to a model of a server that has several.
-
-    Attributes:
-        model: which one; `"*"` for all of them.
-        event: what, in the server's words: `"model_status"` or `"status_change"`, `"download_progress"`,
-            `"download_finished"`, `"download_failed"`, `"model_remove"`, `"models_reload"`.
-        status: what the model is now, as in `ModelInfo`; None if that did not change.
-        stage: what is being loaded, e.g. `"text_model"`; None if nothing is.
-        progress: how far that is, 0 to 1; None if nothing is being loaded.
-        raw: the server's JSON, untouched.
-    """
-
-    model: str
-    event: str
-    status: Optional[str]
-    stage: Optional[str]
-    progress: Optional[float]
     raw: Mapping[str, Any] = field(repr=False)
 
 
@@ -152,19 +115,6 @@ class LoraAdapter:
 
 
 @dataclass(frozen=True)
-class TokenPiece:
-    """A token and what it stands for.
-
-    Attributes:
-        id: the token.
-        piece: text, or bytes where they are no UTF-8 by themselves.
-    """
-
-    id: int
-    piece: Union[str, bytes]
-
-
-@dataclass(frozen=True)
 class Metric:
     """One measured value.
 
@@ -202,68 +152,24 @@ class Metrics:
         raise KeyError(name)
 
 
-# What the member of a JSON object has to be, by the annotation of its field.
-_KINDS: Dict[str, Type[Any]] = {"str": str, "int": int, "bool": bool, "Mapping[str, Any]": dict}
-
-
-def _decode(kind: Type[T], value: Any, **known: Any) -> T:
-    """An instance of a data class from a JSON object with members of its fields' names and types, but for `known`."""
-    raw = known["raw"] = expect_object(value)
-    for option in fields(kind):  # type: ignore[arg-type]
-        if option.name not in known:
-            known[option.name] = get(raw, option.name, _KINDS[str(option.type)]())
-    return kind(**known)
-
-
 def decode_props(value: Any) -> Props:
     settings: Dict[str, Any] = get(expect_object(value), "default_generation_settings", {})
-    return _decode(Props, value, n_ctx=get(settings, "n_ctx", 0) or None)
-
-
-def decode_models(value: Any) -> List[ModelInfo]:
-    items = objects(expect_object(value), "data")
-    return [_decode(ModelInfo, item, status=get(get(item, "status", {}), "value", "") or None) for item in items]
-
-
-class ModelEventDecoder:
-    """A `flynn.models.local.stream.Decoder` of the events of `/models/sse`, which has no end."""
-
-    done = False
-
-    def feed(self, data: bytes) -> List[ModelEvent]:
-        raw = expect_object(decode_json(data), "event")
-        change: Dict[str, Any] = get(raw, "data", {})
-        status = get(change, "status", "") or None
-        loading: Dict[str, Any] = get(change, "progress", {})
-        stage, progress = get(loading, "current", "") or None, number(loading, "value")
-        return [_decode(ModelEvent, raw, status=status, stage=stage, progress=progress)]
-
-    def response(self) -> None:
-        """Nothing: the events do not add up to anything."""
+    return decode_fields(Props, value, n_ctx=get(settings, "n_ctx", 0) or None)
 
 
 def decode_slots(value: Any) -> List[Slot]:
-    return [_decode(Slot, item) for item in objects({"slots": value}, "slots")]
-
-
-def decode_pieces(value: Any) -> List[TokenPiece]:
-    items = objects(expect_object(value), "tokens")
-    try:
-        pieces = [p if isinstance(p := item.get("piece"), str) else bytes(integers(item, "piece")) for item in items]
-    except ValueError:
-        raise ProtocolError("expected the bytes of a token as numbers from 0 to 255") from None
-    return [TokenPiece(get(item, "id", 0), piece) for item, piece in zip(items, pieces)]
+    return [decode_fields(Slot, item) for item in objects({"slots": value}, "slots")]
 
 
 def decode_slot_file(value: Any) -> SlotFile:
     raw = expect_object(value)
     tokens, size = ("n_saved", "n_written") if "n_saved" in raw else ("n_restored", "n_read")
-    return _decode(SlotFile, raw, n_tokens=get(raw, tokens, 0), n_bytes=get(raw, size, 0))
+    return decode_fields(SlotFile, raw, n_tokens=get(raw, tokens, 0), n_bytes=get(raw, size, 0))
 
 
 def decode_lora_adapters(value: Any) -> List[LoraAdapter]:
     items = objects({"adapters": value}, "adapters")
-    return [_decode(LoraAdapter, item, scale=number(item, "scale") or 0.0) for item in items]
+    return [decode_fields(LoraAdapter, item, scale=number(item, "scale") or 0.0) for item in items]
 
 
 _SAMPLE = r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?"
@@ -303,3 +209,121 @@ def _metric(line: str, about: Mapping[str, Mapping[str, str]]) -> Metric:
 
 def _unescaped(text: str) -> str:
     return re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], text)
+
+
+class ServerRoutes(Routes):
+    """The part of `LlamaCppClient` that looks after the server."""
+
+    def health(self, *, timeout: Optional[float] = OWN) -> Health:
+        """Whether the server is ready, without waiting for it.
+
+        Returns:
+            Health: true if it is ready, false while its model loads.
+        """
+        call = self.transport.call(timeout)
+        try:
+            reply = self.transport.send(call, "GET", "/health", wait_for_model=False).read_all(MAX_ERROR)
+        except ModelLoadingError:
+            return Health("loading")
+        return Health(get(expect_object(decode_json(reply)), "status", ""))
+
+    def wait_until_ready(self, timeout: Optional[float] = OWN) -> None:
+        """Wait until the server is up and its model is loaded.
+
+        Raises:
+            ServerNotRunningError: it is not up after `timeout` seconds.
+            ModelLoadingError: it still loads the model then.
+        """
+        call = self.transport.call(timeout)
+        down: Optional[FlynnError] = None
+        while True:
+            try:
+                if down:
+                    call.pause(LOADING_PAUSE)
+                self.transport.send(call, "GET", "/health").close()
+                return
+            except (ServerNotRunningError, ConnectionLostError) as error:  # the latter while it goes down
+                down = error
+            except RequestTimeoutError:
+                raise down or RequestTimeoutError() from None
+
+    def props(self, *, model: Optional[str] = None, timeout: Optional[float] = OWN) -> Props:
+        """What the server runs: model, context, slots, build.
+
+        Args:
+            model: the one to ask about, where a server has several: it is loaded if it is not. By default the server.
+        """
+        return decode_props(self.transport.json("GET", about("/props", model), None, timeout))
+
+    def slots(self, *, timeout: Optional[float] = OWN) -> List[Slot]:
+        """What each slot of the server is doing.
+
+        Raises:
+            NotSupportedError: the server was started with `--no-slots`.
+        """
+        return decode_slots(self._get("/slots", timeout))
+
+    def save_slot(self, id_slot: int, filename: str, *, timeout: Optional[float] = OWN) -> SlotFile:
+        """Save the prompt cache of a slot to a file on the server. Wants a server started with `--slot-save-path`.
+
+        Args:
+            id_slot: counted from 0.
+            filename: a name in that directory, without a path.
+
+        Raises:
+            NotSupportedError: the server was started without it.
+            ServerError: the file cannot be written or has no good name.
+        """
+        return decode_slot_file(self._slot(id_slot, "save", timeout, filename=filename))
+
+    def restore_slot(self, id_slot: int, filename: str, *, timeout: Optional[float] = OWN) -> SlotFile:
+        """Restore the prompt cache of a slot from a file that `save_slot` has made.
+
+        Raises:
+            ServerError: there is no such file, or the slot has no room for it.
+        """
+        return decode_slot_file(self._slot(id_slot, "restore", timeout, filename=filename))
+
+    def erase_slot(self, id_slot: int, *, timeout: Optional[float] = OWN) -> int:
+        """Forget the prompt cache of a slot. Wants a server started with `--slot-save-path`, like `save_slot`.
+
+        Returns:
+            The number of tokens that were in it.
+        """
+        return get(expect_object(self._slot(id_slot, "erase", timeout)), "n_erased", 0)
+
+    def _slot(self, id_slot: int, action: str, timeout: Optional[float], **fields: str) -> Any:
+        return self._post(f"/slots/{int(id_slot)}?action={action}", timeout, fields)
+
+    def lora_adapters(self, *, timeout: Optional[float] = OWN) -> List[LoraAdapter]:
+        """The LoRA adapters that the server was started with."""
+        return decode_lora_adapters(self._get("/lora-adapters", timeout))
+
+    def set_lora_adapters(
+        self, adapters: Union[Mapping[int, float], Sequence[Mapping[str, Any]]], *, timeout: Optional[float] = OWN
+    ) -> None:
+        """Set how strongly each LoRA adapter applies to requests without a `lora` of their own.
+
+        Args:
+            adapters: scales by adapter, `{0: 0.5}`, or the same in the server's form, `[{"id": 0, "scale": 0.5}]`.
+                An adapter that is missing is switched off.
+
+        What the server has cached of a prompt was read with the scales of then, and it uses that (b11549): a request
+        with `cache_prompt=False` reads its prompt anew.
+        """
+        if isinstance(adapters, Mapping):
+            adapters = [{"id": id, "scale": scale} for id, scale in adapters.items()]
+        self.transport.json("POST", "/lora-adapters", list(adapters), timeout)
+
+    def metrics(self, *, timeout: Optional[float] = OWN) -> Metrics:
+        """What the server counts and measures.
+
+        Raises:
+            NotSupportedError: the server was started without `--metrics`.
+
+        Example:
+            >>> client.metrics()["llamacpp:tokens_predicted_total"]
+            1024.0
+        """
+        path = about("/metrics", self.defaults.get("model"))
+        return decode_metrics(self.transport.fetch("GET", path, None, timeout, "text/plain"))

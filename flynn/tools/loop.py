@@ -11,17 +11,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Dict, Iterable, List, Literal, Mapping, Optional, Union
 
-from ..dataclass import dataclass, replace
 from ..errors import ToolRoundsError, suggestion
-from ..models.types import Message
+from ..models.types import ChatRequest, ChatResponse, Message, ToolCall
 from . import ArgumentsError, Tool, decode_arguments
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, List, Literal, Mapping, Optional, Union
-
-    from ..models.types import ChatRequest, ChatResponse, ToolCall
 
 # The most calls of one reply that are made. The others are forgotten; the model, which finds no result, can ask again.
 MAX_CALLS = 32
@@ -91,7 +86,7 @@ class Invocation:
         return text if len(text) <= limit else f"{text[:limit]}\n[cut: these are {limit} of {len(text)} characters]"
 
 
-class Rounds:
+class ToolLoop:
     """A run with tools; its arguments are those of `run_tools`.
 
     Attributes:

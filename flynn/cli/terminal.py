@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Optional, Sequence, TextIO
+from typing import Any, Optional, Sequence, TextIO
 
 # C0 without tab and newline, DEL, C1 (ECMA-48).
 _CONTROLS = dict.fromkeys([*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
@@ -28,7 +25,7 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
-class Screen:
+class Terminal:
     """Standard output and standard error.
 
     Args:

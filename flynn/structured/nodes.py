@@ -9,15 +9,13 @@ import json
 import math
 import operator
 import re
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
-from ..dataclass import dataclass
 from ..errors import suggestion
-from .misfit import NAMES, Key, Misfit, in_one_line, refuse, typed
+from .mismatch import NAMES, Key, Mismatch, in_one_line, refuse, typed
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .schema import Schema, Writer
+Schema = Dict[str, Any]
 
 # What came of a container under a member of an Either: without it, objects nested in objects could be made that take
 # twice as long for each level. All values live as long as this does, so that each keeps its id.
@@ -47,26 +45,33 @@ LIMITS: Dict[str, Tuple[str, Callable[[Any, Any], object]]] = {
 }
 
 
-def build(form: Form, value: object) -> Any:
+def build(form: Node, value: object) -> Any:
     """An instance, from a JSON value.
 
     Raises:
-        Misfit: the value does not fit; the message has the path of keys to what is wrong, and what was expected there.
+        Mismatch: the value does not fit. The message has the path of keys to it, and what was expected there.
 
     Example:
-        >>> build(form_of(Dict[str, Tuple[int, ...]]), {"a": [1, 2]})
+        >>> build(node_of(Dict[str, Tuple[int, ...]]), {"a": [1, 2]})
         {'a': (1, 2)}
-        >>> build(form_of(Dict[str, Tuple[int, ...]]), {"a": [1, "x"]})
+        >>> build(node_of(Dict[str, Tuple[int, ...]]), {"a": [1, "x"]})
         Traceback (most recent call last):
-        flynn.structured.forms.Misfit: a[1]: expected an integer, got "x"
+        flynn.structured.mismatch.Mismatch: a[1]: expected an integer, got "x"
     """
     try:
         return form.build(value, {})
     except RecursionError:
-        raise Misfit("nested too deeply") from None
+        raise Mismatch("nested too deeply") from None
 
 
-class Form(Protocol):
+class Writer(Protocol):
+    """Writes the schemas of nodes: `flynn.structured.schema.SchemaWriter`."""
+
+    def write(self, node: Node) -> Schema: ...
+    def adopt(self, schema: Schema) -> Schema: ...
+
+
+class Node(Protocol):
     def schema(self, writer: Writer) -> Schema: ...
     def build(self, value: Any, tried: Tried) -> Any: ...
 
@@ -150,7 +155,7 @@ class Chosen:
 class Items:
     """An array of any length, and what is made of the list of its items."""
 
-    item: Form
+    item: Node
     make: Callable[[List[Any]], object]
 
     def schema(self, writer: Writer) -> Schema:
@@ -161,14 +166,14 @@ class Items:
         try:
             return self.make(items)
         except TypeError:  # of a Set[Any], say
-            raise Misfit("expected items that a set can hold") from None
+            raise Mismatch("expected items that a set can hold") from None
 
 
 @dataclass(frozen=True)
 class Fixed:
     """An array with a form for each place: a tuple."""
 
-    items: Sequence[Form]
+    items: Sequence[Node]
 
     def schema(self, writer: Writer) -> Schema:
         items = [writer.write(item) for item in self.items]
@@ -176,7 +181,7 @@ class Fixed:
 
     def build(self, value: Any, tried: Tried) -> object:
         if len(typed(list, value)) != len(self.items):
-            raise Misfit(f"expected {len(self.items)} items, got {len(value)}")
+            raise Mismatch(f"expected {len(self.items)} items, got {len(value)}")
         return tuple(_inner(form, item, index, tried) for index, (form, item) in enumerate(zip(self.items, value)))
 
 
@@ -184,7 +189,7 @@ class Fixed:
 class Table:
     """An object with any keys."""
 
-    value: Form
+    value: Node
 
     def schema(self, writer: Writer) -> Schema:
         return {"type": "object", "additionalProperties": writer.write(self.value)}
@@ -205,7 +210,7 @@ class Named:
 class Alias(Named):
     """`type X = ...`"""
 
-    form: Form
+    form: Node
 
     def schema(self, writer: Writer) -> Schema:
         return writer.write(self.form)
@@ -214,13 +219,13 @@ class Alias(Named):
         return self.form.build(value, tried)
 
 
-class Record(Named):
+class Struct(Named):
     """An object with known keys: a dataclass or a TypedDict."""
 
     def __init__(self, name: str, make: Callable[..., object]) -> None:
         super().__init__(name)
         self.make = make
-        self.fields: Dict[str, Form] = {}
+        self.fields: Dict[str, Node] = {}
         self.required: List[str] = []
 
     def schema(self, writer: Writer) -> Schema:
@@ -234,15 +239,15 @@ class Record(Named):
     def build(self, value: Any, tried: Tried) -> object:
         for key in typed(dict, value):
             if key not in self.fields:
-                raise Misfit(f"{self.name} has no such key{suggestion(key, self.fields)}", keys=[key])
+                raise Mismatch(f"{self.name} has no such key{suggestion(key, self.fields)}", keys=[key])
         for key in self.required:
             if key not in value:
-                raise Misfit("missing", keys=[key])
+                raise Mismatch("missing", keys=[key])
         values = {key: _inner(self.fields[key], inner, key, tried) for key, inner in value.items()}
         try:
             return self.make(**values)
         except ValueError as error:  # of a __post_init__
-            raise Misfit(in_one_line(error)) from error
+            raise Mismatch(in_one_line(error)) from error
 
 
 @dataclass(frozen=True)
@@ -259,15 +264,15 @@ class Foreign:
             return self.kind.model_validate(value)
         except ValueError as error:
             if hasattr(error, "errors") and (errors := error.errors()):  # so pydantic says where
-                raise Misfit(errors[0]["msg"], keys=errors[0]["loc"]) from error
-            raise Misfit(in_one_line(error)) from error
+                raise Mismatch(errors[0]["msg"], keys=errors[0]["loc"]) from error
+            raise Mismatch(in_one_line(error)) from error
 
 
 @dataclass(frozen=True)
 class Limited:
     """A form with what Annotated adds to it."""
 
-    form: Form
+    form: Node
     limits: Mapping[str, Any]
     description: Optional[str]
 
@@ -287,37 +292,37 @@ class Limited:
 class Either:
     """The first of several forms that fits."""
 
-    members: Sequence[Form]
+    members: Sequence[Node]
 
     def schema(self, writer: Writer) -> Schema:
         return {"anyOf": [writer.write(member) for member in self.members]}
 
     def build(self, value: Any, tried: Tried) -> object:
-        misfits = []
+        mismatches = []
         for member in self.members:
             attempt = id(member), id(value)
             came = tried.get(attempt)
             if came is None:
                 try:
                     came = member.build(value, tried)
-                except Misfit as misfit:
-                    came = misfit
+                except Mismatch as mismatch:
+                    came = mismatch
                 if isinstance(value, (list, dict)):
                     tried[attempt] = came
-            if not isinstance(came, Misfit):
+            if not isinstance(came, Mismatch):
                 return came
-            misfits.append(came)
-        nearest = max(misfits, key=lambda misfit: len(misfit.keys))
-        if nearest.keys or not all(misfit.expected for misfit in misfits):
+            mismatches.append(came)
+        nearest = max(mismatches, key=lambda mismatch: len(mismatch.keys))
+        if nearest.keys or not all(mismatch.expected for mismatch in mismatches):
             # A new one, since its keys grow on the way out.
-            raise Misfit(nearest.problem, expected=nearest.expected, keys=nearest.keys)
-        refuse(" or ".join(misfit.expected for misfit in misfits), value)
+            raise Mismatch(nearest.problem, expected=nearest.expected, keys=nearest.keys)
+        refuse(" or ".join(mismatch.expected for mismatch in mismatches), value)
 
 
-def _inner(form: Form, value: Any, key: Key, tried: Tried) -> Any:
+def _inner(form: Node, value: Any, key: Key, tried: Tried) -> Any:
     """What is made of a value in a container."""
     try:
         return form.build(value, tried)
-    except Misfit as misfit:
-        misfit.keys.insert(0, key)
+    except Mismatch as mismatch:
+        mismatch.keys.insert(0, key)
         raise

@@ -14,10 +14,10 @@ _HISTORY_LENGTH = 1000  # lines
 _LOOK = 0.25  # seconds between two looks whether a signal has come
 
 
-class Lines:
+class LineEditor:
     """A context manager; within it, `read` gives what was typed. The history lasts from one time to the next."""
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> LineEditor:
         if readline:
             readline.set_history_length(_HISTORY_LENGTH)
             if os.environ.get("TERM", "dumb") != "dumb":

@@ -1,29 +1,27 @@
-"""Text that is continued or filled in, without a chat template: what those routes take and answer. No I/O.
+"""Text without a chat template: completion, infill, tokens. Types, decoders and the methods of the client.
 
 Source: `tools/server/README.md`, and `server-task.cpp` and `server-context.cpp` beside it, in ggml-org/llama.cpp.
 """
 
 from __future__ import annotations
 
-from ...dataclass import dataclass, field, fields
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union, overload
+
+from ...errors import ProtocolError
 from ..request import ChatRequest
-from ..types import ContentEvent, Usage
-from .decode import decode_error, decode_json, decode_timings, expect_object, get, integers, objects
-from .decode_stream import decode_progress
-from .encode import check_options
+from ..types import ContentEvent, ProgressEvent, Timings, Usage
+from .decode import decode_error, decode_json, decode_progress, decode_timings, expect_object, get, integers, objects
+from .encode import check_options, encode_json
+from .session import StreamRoutes
+from .stream import TextStream
+from .transport import OWN
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union
+# A prompt is text, tokens, both mixed, or an object in the server's own form; and there may be several.
+Prompts = Union[str, Mapping[str, Any], Sequence[Union[int, str, Mapping[str, Any], Sequence[Union[int, str]]]]]
+Text = Union[str, Sequence[Union[int, str]]]
 
-    from ..types import ProgressEvent, Timings
-
-    # A prompt is text, tokens, both mixed, or an object in the server's own form; and there may be several.
-    Prompts = Union[str, Mapping[str, Any], Sequence[Union[int, str, Mapping[str, Any], Sequence[Union[int, str]]]]]
-    CompletionEvent = Union[ContentEvent, ProgressEvent, "CompletionDoneEvent"]
-
-
-# Those that the completion routes have in common with the chat route.
+# The options that the completion routes have in common with the chat route.
 _OPTIONS = tuple(option.name for option in fields(ChatRequest) if option.metadata.get("completion"))
 
 
@@ -106,6 +104,22 @@ class CompletionDoneEvent:
     response: CompletionResponse
     choice: int = 0
     type: Literal["done"] = "done"
+
+
+CompletionEvent = Union[ContentEvent, ProgressEvent, CompletionDoneEvent]
+
+
+@dataclass(frozen=True)
+class TokenPiece:
+    """A token and what it stands for.
+
+    Attributes:
+        id: the token.
+        piece: text, or bytes where they are no UTF-8 by themselves.
+    """
+
+    id: int
+    piece: Union[str, bytes]
 
 
 def encode_completion(
@@ -219,3 +233,160 @@ class CompletionStreamDecoder:
         choices = [so_far.completion() for _, so_far in sorted(self._choices.items())] or [Completion("")]
         raws = [choice.raw for choice in choices]
         return CompletionResponse(tuple(choices), raws[0] if len(raws) == 1 else raws)
+
+
+def decode_pieces(value: Any) -> List[TokenPiece]:
+    items = objects(expect_object(value), "tokens")
+    try:
+        pieces = [p if isinstance(p := item.get("piece"), str) else bytes(integers(item, "piece")) for item in items]
+    except ValueError:
+        raise ProtocolError("expected the bytes of a token as numbers from 0 to 255") from None
+    return [TokenPiece(get(item, "id", 0), piece) for item, piece in zip(items, pieces)]
+
+
+class CompletionStream(TextStream):
+    """Completions as they are generated. Made by `LlamaCppClient.complete_stream`; see `ServerStream`."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def response(self) -> CompletionResponse: ...
+
+        def __next__(self) -> CompletionEvent: ...
+
+
+class TextRoutes(StreamRoutes):
+    """The part of `LlamaCppClient` that works on plain text."""
+
+    def complete(self, /, prompt: Prompts, *, timeout: Optional[float] = OWN, **options: Any) -> CompletionResponse:
+        """Continue a text, in one piece. No chat template is applied.
+
+        Args:
+            prompt: a text, a list of tokens, a list of both, a mapping in the server's own form (`prompt_string`,
+                `multimodal_data`), or a list of such prompts.
+            options: fields of `ChatRequest`, without those of chat: `n_predict`, `temperature`, `stop`, `n_probs`, …
+
+        Raises:
+            TypeError: an option is none of the route's.
+
+        Example:
+            >>> client.complete("The sky is", n_predict=3).content
+            ' blue today'
+        """
+        return self._completions("/completion", {"prompt": prompt}, options, timeout)
+
+    def _completions(
+        self, path: str, prompt: Mapping[str, Any], options: Mapping[str, Any], timeout: Optional[float]
+    ) -> CompletionResponse:
+        body = encode_completion(prompt, options, self.defaults)
+        return decode_completions(self.transport.json("POST", path, body, timeout))
+
+    def complete_stream(
+        self,
+        /,
+        prompt: Prompts,
+        *,
+        timeout: Optional[float] = OWN,
+        resume: Optional[bool] = None,
+        resume_for: Optional[float] = None,
+        **options: Any,
+    ) -> CompletionStream:
+        """Continue a text, piece by piece as it is generated. The request is sent when iteration begins.
+
+        Args:
+            prompt, options: as for `complete`.
+            timeout, resume, resume_for: as for `chat_stream`.
+
+        Returns:
+            An iterator of events of the types `"content"`, `"progress"` and `"done"`; see `ServerStream`.
+        """
+        body = encode_completion({"prompt": prompt}, options, self.defaults, stream=True)
+        progress = options.get("return_progress", self.defaults.get("return_progress"))
+        decoder = CompletionStreamDecoder(count_completions(body), progress=bool(progress))
+        session = self._session(body.get("model"), resume, resume_for)
+        return CompletionStream(
+            self.transport, decoder, "/completion", encode_json(body), timeout=timeout, session=session
+        )
+
+    def infill(
+        self,
+        /,
+        input_prefix: str,
+        input_suffix: str,
+        *,
+        prompt: Optional[str] = None,
+        input_extra: Optional[Sequence[Mapping[str, str]]] = None,
+        timeout: Optional[float] = OWN,
+        **options: Any,
+    ) -> CompletionResponse:
+        """Fill the gap between two pieces of code.
+
+        Args:
+            input_prefix: what is before the gap.
+            input_suffix: what is after it.
+            prompt: how the filling begins.
+            input_extra: other files, each as `{"filename": …, "text": …}`.
+            options: as for `complete`.
+
+        Raises:
+            NotSupportedError: the model was not made for it.
+
+        Example:
+            >>> client.infill("def add(a, b):\\n    return ", "\\n").content
+            'a + b'
+        """
+        gap = {"input_prefix": input_prefix, "input_suffix": input_suffix, "prompt": prompt, "input_extra": input_extra}
+        return self._completions("/infill", gap, options, timeout)
+
+    @overload
+    def tokenize(
+        self,
+        text: Text,
+        *,
+        add_special: bool = ...,
+        parse_special: bool = ...,
+        with_pieces: Literal[False] = ...,
+        timeout: Optional[float] = ...,
+    ) -> List[int]: ...
+
+    @overload
+    def tokenize(
+        self,
+        text: Text,
+        *,
+        add_special: bool = ...,
+        parse_special: bool = ...,
+        with_pieces: Literal[True],
+        timeout: Optional[float] = ...,
+    ) -> List[TokenPiece]: ...
+
+    def tokenize(
+        self,
+        text: Text,
+        *,
+        add_special: bool = False,
+        parse_special: bool = True,
+        with_pieces: bool = False,
+        timeout: Optional[float] = OWN,
+    ) -> Union[List[int], List[TokenPiece]]:
+        """The tokens of a text.
+
+        Args:
+            text: any text; no chat template is applied. A list may mix texts and tokens.
+            add_special: add what the model wants at the beginning, such as BOS.
+            parse_special: take `<|im_start|>` and the like for the tokens that they name.
+            with_pieces: return each token together with what it stands for.
+
+        Example:
+            >>> client.tokenize("Hello world", with_pieces=True)
+            [TokenPiece(id=19556, piece='Hello'), TokenPiece(id=905, piece=' world')]
+        """
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special, "with_pieces": with_pieces}
+        reply = expect_object(self._post("/tokenize", timeout, body))
+        if not with_pieces:
+            return integers(reply, "tokens")
+        return decode_pieces(reply)
+
+    def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = OWN) -> str:
+        """The text of tokens."""
+        return get(expect_object(self._post("/detokenize", timeout, {"tokens": list(tokens)})), "content", "")

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from ..dataclass import replace
+from dataclasses import replace
+from typing import Any, Dict, List, Optional, Tuple
+
 from ..errors import AuthenticationError, ServerError
 from ..models.local.encode import encode_json, encode_message, encode_prompt
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple
-
-    from ..models.local.llamacpp import LlamaCppClient
-    from ..models.request import ChatRequest
-    from ..models.types import ChatResponse
-    from .fitting import AnyMessage
+from ..models.local.llamacpp import LlamaCppClient
+from ..models.messages import AnyMessage
+from ..models.request import ChatRequest
+from ..models.types import ChatResponse
 
 LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")  # the fields of a request for the length of the answer
 _TEMPLATE = 256  # tokens that a chat template may add of its own; if it is more, the server refuses what is too long
 _BYTES = 3  # of a token, where nobody counts
 
 
-class Meter:
+class TokenCount:
     """Knows the context of a server, and the tokens of requests.
 
     Each answer tells the tokens of all that was said until then, and a text has no more tokens than bytes. So a prompt

@@ -19,7 +19,7 @@ NAMES = {
 }
 
 
-class Misfit(ValueError):
+class Mismatch(ValueError):
     """A value is not what it has to be.
 
     Attributes:
@@ -68,7 +68,7 @@ def refuse(expected: str, value: Any) -> NoReturn:
         got = json.dumps(value)
     else:
         got = NAMES.get(type(value), f"{type(value).__name__}, which is no JSON")
-    raise Misfit(f"expected {expected}, got {got}", expected=expected)
+    raise Mismatch(f"expected {expected}, got {got}", expected=expected)
 
 
 def in_one_line(error: Exception) -> str:

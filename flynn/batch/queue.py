@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from ..errors import FlynnError, ModelLoadingError, RequestTimeoutError, ServerError, ServerNotRunningError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Dict, List, Optional, Sequence, Tuple
-
-    from .requests import Request
+from .requests import Request
 
 # How many requests are read ahead at most, so that those that begin alike meet: number and bytes, each of them twice.
 WINDOW, WINDOW_BYTES = 2048, 4 * 1024 * 1024
@@ -116,7 +112,7 @@ def _common(one: bytes, other: bytes) -> int:
     return low
 
 
-class Waiting:
+class Queue:
     """The tasks that wait.
 
     Attributes:

@@ -12,15 +12,10 @@ import os
 import struct
 import time
 from array import array
+from typing import List, Sequence
 
-from ..errors import ConfigError
-from .results import encode_result, id_json, is_torn, read_line
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import List, Sequence
-
-    from .results import Result
+from ..errors import FileError, RequestError
+from .results import Result, encode_result, id_json, is_torn, read_line
 
 _BLOCK = 64 * 1024
 _BUCKETS = 1 << 16
@@ -101,13 +96,13 @@ class Done:
         """Something is asked for that has no result.
 
         Raises:
-            ConfigError: its ID is another one's.
+            RequestError: its ID is another one's.
             InputChanged: there is a result of something else that was asked under this ID.
         """
         key = hash(id_json(custom_id))
         before = self._table.swap(key, _ASKED)
         if before == _ASKED:
-            raise ConfigError(f"the custom_id {custom_id!r} is that of an earlier line")
+            raise RequestError(f"the custom_id {custom_id!r} is that of an earlier line")
         if before:
             raise InputChanged(
                 f"{custom_id!r} has a result already, but of something else: this line has changed since, or the "
@@ -117,18 +112,18 @@ class Done:
             self.order.append(key)
 
 
-class InputChanged(ConfigError):
+class InputChanged(RequestError):
     """Something else was asked under this ID when the output was written."""
 
 
-class Record:
+class Output:
     """An output file, made if it is not there, and beside it `PATH.errors.jsonl` with the failures of this run.
 
     Attributes:
         mended: bytes of a torn last line that were cut off.
 
     Raises:
-        ConfigError: another run has it, or it is the output of something else.
+        FileError: another run has it, or it is the output of something else.
         OSError: it cannot be read or written.
     """
 
@@ -156,7 +151,7 @@ class Record:
                 pass
             except BlockingIOError:
                 os.close(file)
-                raise ConfigError("another flynn batch is writing it", file=self.path) from None
+                raise FileError("another flynn batch is writing it", file=self.path) from None
             except OSError:
                 os.close(file)
                 raise
@@ -173,7 +168,7 @@ class Record:
         torn = end[end.rfind(b"\n") + 1 :]
         if torn:
             if not is_torn(torn):
-                raise ConfigError("its last line is no result of flynn batch; give another output", file=self.path)
+                raise FileError("its last line is no result of flynn batch; give another output", file=self.path)
             os.ftruncate(self._output, size - len(torn))
         return len(torn)
 
@@ -181,7 +176,7 @@ class Record:
         """Note what is done. How many results there are.
 
         Raises:
-            ConfigError: a line is no result, or an ID is there twice.
+            FileError: a line is no result, or an ID is there twice.
         """
         number = 0
         with open(self.path, "rb") as file:
@@ -189,9 +184,9 @@ class Record:
                 found = read_line(line)
                 if found is None:
                     message = "no result of flynn batch; give another output"
-                    raise ConfigError(message, file=self.path, line=number)
+                    raise FileError(message, file=self.path, line=number)
                 if not done.add(found[1], found[0]):
-                    raise ConfigError(f"a second result of {found[1].decode()}", file=self.path, line=number)
+                    raise FileError(f"a second result of {found[1].decode()}", file=self.path, line=number)
         return number
 
     def write(self, results: Sequence[Result]) -> None:
@@ -237,7 +232,7 @@ class Record:
                 os.unlink(draft)
                 raise
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> Output:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -8,23 +8,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from typing import Callable, Deque, List, Optional, Tuple
 
 from ..errors import AuthenticationError, ConfigError, FlynnError, NotSupportedError, ServerError
+from .queue import WINDOW, Outage, Queue, Task, is_away
+from .requests import Request
 from .results import Result, failure
-from .waiting import WINDOW, Outage, Waiting, is_away
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Callable, Deque, List, Optional, Tuple
-
-    from .requests import Request
-    from .waiting import Task
 
 ATTEMPTS = 10  # of one request, while the server answers others
 _UNCLAIMED = 256  # results; with more of them nothing new is begun
 
 
-class Work:
+class Scheduler:
     """The state of a run. Every method may be called from any thread.
 
     Args:
@@ -47,7 +42,7 @@ class Work:
         self.limit = self.in_flight = self.succeeded = self.failed = 0
         self.stopping = False
         self._error: Optional[BaseException] = None
-        self._waiting = Waiting()
+        self._queue = Queue()
         self._outage = Outage()
         self._results: Deque[Result] = deque()
         self._sink: Optional[Callable[[List[Result]], object]] = None
@@ -59,10 +54,10 @@ class Work:
     def add(self, request: Request) -> bool:
         """One more to do. Waits while there is much already. False if no more are wanted."""
         with self._lock:
-            while not self.stopping and self._waiting.is_full:
+            while not self.stopping and self._queue.is_full:
                 self._tasks.notify()
                 self._room.wait()
-            if self._waiting.add(request, time.monotonic()):
+            if self._queue.add(request, time.monotonic()):
                 self._tasks.notify()
             return not self.stopping
 
@@ -78,7 +73,7 @@ class Work:
     def end(self) -> None:
         """There are no more requests."""
         with self._lock:
-            self._waiting.ended = True
+            self._queue.ended = True
             self._wake_all()
 
     # --- what workers do ----------------------------------------------------------------------------------------------
@@ -93,9 +88,9 @@ class Work:
             while not self._is_over():
                 tasks, delay = self._begin(worker, most)
                 if tasks:
-                    if self._waiting and self.in_flight < self.limit:
+                    if self._queue and self.in_flight < self.limit:
                         self._tasks.notify()
-                    if not self._waiting.is_full:
+                    if not self._queue.is_full:
                         self._room.notify()
                     return tasks
                 self._tasks.wait(delay)
@@ -134,7 +129,7 @@ class Work:
         """A task was not begun."""
         with self._lock:
             self._ended()
-            self._waiting.put_back(task, time.monotonic())
+            self._queue.put_back(task, time.monotonic())
             self._wake_all()
 
     def drop(self) -> None:
@@ -173,9 +168,9 @@ class Work:
             self._tasks.notify_all()
 
     def hold(self, count: int) -> None:
-        """So many results wait for an earlier one; see `Waiting.held`."""
+        """So many results wait for an earlier one; see `Queue.held`."""
         with self._lock:
-            before, self._waiting.held = self._waiting.held, count
+            before, self._queue.held = self._queue.held, count
             if before >= WINDOW > count:
                 self._tasks.notify()
 
@@ -211,7 +206,7 @@ class Work:
 
     def _is_over(self, *, done: bool = False) -> bool:
         """Whether there is nothing more to begin, and, if `done`, nothing under way."""
-        left = self._waiting or not self._waiting.ended
+        left = self._queue or not self._queue.ended
         if done:
             return not self.in_flight and (self.stopping or not left)
         return self.stopping or not (left or self.in_flight)
@@ -224,7 +219,7 @@ class Work:
             now = time.monotonic()
             if self._one_server and (delay := self._outage.delay(now)) != 0:
                 break
-            task, delay = self._waiting.take(worker, now)
+            task, delay = self._queue.take(worker, now)
             if task is None:
                 break
             self.in_flight += 1
@@ -247,7 +242,7 @@ class Work:
                 self._give_up(error)
         if not (away and self._one_server):
             due += task.pause
-        self._waiting.put_back(task, due)
+        self._queue.put_back(task, due)
 
     def _put(self, result: Result) -> None:
         if result.error is None:

@@ -1,0 +1,322 @@
+"""What a call may take, and how any thread ends it: asked before every wait for the peer.
+
+    Call            the limits of one call, which outlives the connections that it uses
+    CancelScope     calls that are aborted together
+    LimitedSocket   a socket as `http.client` uses it, each operation under the limits of a call
+
+The sockets never block: all waiting is in `Call.wait`, by poll(2). So a limit cannot be got round by a peer that sends
+a byte now and then, `abort` ends every wait, and what a signal's handler raises comes out as it is, since no exception
+of a system call is caught around a wait.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import io
+import math
+import os
+import select
+import socket
+import threading
+import time
+from typing import Any, Callable, List, Optional, TypeVar
+
+from ..errors import ConnectionLostError, FlynnError, ProtocolError, RequestTimeoutError
+from .endpoint import Endpoint
+
+try:
+    from ssl import SSLEOFError, SSLError, SSLWantReadError, SSLWantWriteError, SSLZeroReturnError
+except ImportError:  # a Python that was built without OpenSSL never raises them
+
+    class SSLError(OSError):  # type: ignore[no-redef]
+        pass
+
+    SSLEOFError = SSLWantReadError = SSLWantWriteError = SSLZeroReturnError = SSLError  # type: ignore[assignment, misc]
+
+
+T = TypeVar("T")
+
+MAX_HEAD = 1024 * 1024  # bytes; http.client limits lines and their number, but not "100 Continue"
+
+# Seconds to wait in one go: a signal that arrives just before a blocking system call is handled only when that returns.
+_LONGEST_WAIT = 1.0
+_TICK = 0.05  # seconds after which a pause looks whether the call was aborted
+_BUFFER = 16 * 1024  # bytes
+_SEND = 256 * 1024  # bytes to send at once, so that the limits are asked in between
+
+
+class CallAborted(FlynnError):
+    """`Call.abort` was called. Never leaves the library: whoever aborts a call knows that it did."""
+
+
+class CancelScope:
+    """Every call made inside the `with` block can be aborted together, from another thread.
+
+    The scope is a context variable: it holds for the code in the block, whatever thread or task runs it.
+    """
+
+    def __init__(self) -> None:
+        self._calls: List[Call] = []
+        self._aborted = False
+
+    def __enter__(self) -> CancelScope:
+        self._token = _scope.set(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _scope.reset(self._token)
+
+    def add(self, call: Call) -> None:
+        self._calls.append(call)
+        if self._aborted:
+            call.abort()
+
+    def abort(self) -> None:
+        """End the calls under way, and those that are still to be made."""
+        self._aborted = True
+        for call in self._calls:
+            call.abort()
+
+
+_scope: contextvars.ContextVar[Optional[CancelScope]] = contextvars.ContextVar("flynn-cancel-scope", default=None)
+
+
+class Call:
+    """The limits of one call and the means to end it.
+
+    Args:
+        timeout: seconds, None for no limit.
+        whole: True if the limit is for all of the call, False if it is for each silence on the wire.
+        scoped: whether the `CancelScope` around it ends it too.
+    """
+
+    def __init__(self, timeout: Optional[float], *, whole: bool, scoped: bool = True) -> None:
+        self.timeout = timeout
+        self.aborted = False
+        self._silence = math.inf if whole or timeout is None else timeout
+        self._deadline = math.inf if not whole or timeout is None else time.monotonic() + timeout
+        self._socket: Optional[socket.socket] = None
+        self._pid = os.getpid()
+        # Reentrant: the garbage collector may find a stream, and so abort its call, while the lock is held.
+        self._lock = threading.RLock()
+        scope = _scope.get() if scoped else None
+        if scope is not None:
+            scope.add(self)
+
+    @property
+    def is_ours(self) -> bool:
+        """False in a process that was forked off: what the call began is its parent's."""
+        return self._pid == os.getpid()
+
+    def check(self, silent_since: float = math.inf) -> float:
+        """Return the seconds that the call may go on waiting, `math.inf` for no limit.
+
+        Args:
+            silent_since: when the peer gave its last sign of life (`time.monotonic`).
+
+        Raises:
+            RequestTimeoutError: no time is left.
+            CallAborted: the call was ended from outside.
+        """
+        if self.aborted:
+            raise CallAborted
+        left = min(self._deadline, silent_since + self._silence) - time.monotonic()
+        if left <= 0:
+            raise RequestTimeoutError
+        return left
+
+    def wait(self, sock: socket.socket, silent_since: float, *, writing: bool = False) -> None:
+        """Wait until a socket can be read or written. Raises what `check` raises."""
+        while not _is_ready(sock, writing, min(self.check(silent_since), _LONGEST_WAIT)):
+            pass
+
+    def pause(self, seconds: float) -> None:
+        """Sleep. Raises what `check` raises, as soon as it does."""
+        end = time.monotonic() + seconds
+        while (left := min(end - time.monotonic(), self.check())) > 0:
+            time.sleep(min(left, _TICK))
+
+    def attach(self, sock: socket.socket) -> None:
+        """Register the socket that `abort` shuts down."""
+        with self._lock:
+            self._socket = sock
+        if self.aborted:
+            raise CallAborted
+
+    def detach(self) -> None:
+        """Forget the socket: `abort` leaves it alone, so that another call may have it."""
+        with self._lock:
+            self._socket = None
+
+    def abort(self) -> None:
+        """End the call, from any thread, also while another one is blocked in it."""
+        self.aborted = True
+        if not self.is_ours:
+            return
+        with self._lock:
+            if self._socket is not None:
+                try:
+                    # Not SSLSocket.shutdown: it takes the TLS state away from under a thread that is reading.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                except OSError:
+                    pass
+
+
+def _is_ready(sock: socket.socket, writing: bool, seconds: float) -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        sockets = [sock]
+        return any(select.select([] if writing else sockets, sockets if writing else [], sockets, seconds))
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT if writing else select.POLLIN)
+    return bool(poll.poll(math.ceil(seconds * 1000)))
+
+
+class LimitedSocket:
+    """A socket as `http.client` uses it: it sends with `sendall`, and reads from the file that `makefile` returns.
+
+    Args:
+        sock: connected; it is made non-blocking.
+        call: the call that has the connection.
+        expected: what the peer should speak, for errors.
+
+    Attributes:
+        received: bytes since the call began to use the connection.
+        ended: whether the peer has closed the connection.
+        in_head: whether the head of a response is being read, which has a limit.
+        draining: whether reads return only what was received already.
+    """
+
+    def __init__(self, sock: socket.socket, call: Call, expected: str = "an HTTP response") -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._expected = expected
+        self._files = 0
+        self._closed = False
+        self._use_for(call)
+
+    def _use_for(self, call: Call) -> None:
+        self.call = call
+        self.received = 0
+        self.ended = self.draining = False
+        self.in_head = True
+
+    def begin(self, call: Call) -> None:
+        """Use a kept connection for another call. Raises CallAborted if it was aborted."""
+        self._use_for(call)
+        call.attach(self.sock)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        self._files += 1
+        return io.BufferedReader(_Reader(self), _BUFFER)
+
+    def recv_into(self, buffer: Any) -> Optional[int]:
+        """Receive bytes as soon as some have come. Returns their number, 0 at the end, None while `draining`."""
+        if self.draining:
+            return None
+        size = self._patiently(self.sock.recv_into, buffer)
+        if not size:
+            self.call.check()  # the end may be that of `abort`
+            self.ended = True
+        self.received += size
+        if self.in_head and self.received > MAX_HEAD:
+            raise ProtocolError(f"expected {self._expected}, got headers of more than {MAX_HEAD} bytes")
+        return size
+
+    def sendall(self, data: bytes) -> None:
+        """Send bytes. Stops without an error if the peer reads no more: it may have answered already (401, 413)."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._patiently(self.sock.send, view[:_SEND], writing=True) :]
+        except ConnectionLostError:
+            pass
+
+    def secured(self, context: Any, endpoint: Endpoint) -> LimitedSocket:
+        """Shake hands for TLS. Returns the socket to go on with. The limit is for the handshake as a whole."""
+        wrapped = context.wrap_socket(self.sock, server_hostname=endpoint.host, do_handshake_on_connect=False)
+        limited = LimitedSocket(wrapped, self.call, f"a TLS server at {endpoint.text}")
+        try:
+            self.call.attach(wrapped)
+            limited._patiently(wrapped.do_handshake)
+        except BaseException:
+            limited.close()
+            raise
+        limited._expected = self._expected
+        return limited
+
+    def _patiently(self, operation: Callable[..., T], *arguments: Any, writing: bool = False) -> T:
+        """Repeat an operation that does not block until it is done.
+
+        Raises:
+            RequestTimeoutError, CallAborted: see `Call.check`.
+            ConnectionLostError: the connection was reset.
+            ProtocolError: the peer does not speak TLS as it should.
+        """
+        began = time.monotonic()
+        while True:
+            self.call.check(began)
+            try:
+                return operation(*arguments)
+            except BlockingIOError:
+                wants_write = writing
+            except SSLWantReadError:
+                wants_write = False
+            except SSLWantWriteError:
+                wants_write = True
+            except OSError as error:
+                if error.errno is None:  # not the system's: a signal's handler raised it
+                    raise
+                raise self._failure(error) from error
+            self.call.wait(self.sock, began, writing=wants_write)
+
+    def _failure(self, error: OSError) -> FlynnError:
+        self.call.check()  # raises if the call was aborted, which is then the reason
+        if not isinstance(error, SSLError):
+            return ConnectionLostError(f"expected {self._expected}, but the connection was lost: {error.strerror}")
+        if isinstance(error, (SSLEOFError, SSLZeroReturnError)):
+            return ConnectionLostError(f"expected {self._expected}, but the connection was closed")
+        advice = "; $SSL_CERT_FILE may name the certificates to trust" if hasattr(error, "verify_code") else ""
+        return ProtocolError(f"expected {self._expected}, got {error}{advice}")
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the peer has closed this idle connection, or sent what nobody asked for."""
+        try:
+            self.sock.recv(1)
+        except (BlockingIOError, SSLWantReadError):
+            return False
+        except OSError:
+            pass
+        return True
+
+    def close(self) -> None:
+        """Close the socket as soon as no file that `makefile` returned is open any more, as `socket.socket` does."""
+        self._closed = True
+        self._close_unused()
+
+    def file_closed(self) -> None:
+        self._files -= 1
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._closed and not self._files:
+            self.call.detach()
+            self.sock.close()
+
+
+class _Reader(io.RawIOBase):
+    """The socket as a raw stream, for io.BufferedReader."""
+
+    def __init__(self, limited: LimitedSocket) -> None:
+        self.limited = limited
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> Optional[int]:
+        return self.limited.recv_into(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self.limited.file_closed()

@@ -1,0 +1,79 @@
+"""What a conversation is made of: messages, and the images, recordings and calls of tools in them. Data, no I/O."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import Any, Mapping, Optional, Sequence, Union
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in a message.
+
+    Args:
+        source: the image's bytes, the path of a file, or an `http:`, `https:` or `data:` URL. A URL goes to the server
+            as it is, the rest as base64.
+    """
+
+    source: Union[bytes, str, os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A recording in a message, WAV or MP3.
+
+    Args:
+        source: its bytes, the path of a file, or a URL, as for `Image`.
+    """
+
+    source: Union[bytes, str, os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a tool that the model asks for.
+
+    Attributes:
+        id: goes back as the `tool_call_id` of the result.
+        name: of the function.
+        arguments: JSON, as the model wrote it.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation.
+
+    Args:
+        role: `"system"`, `"user"`, `"assistant"` or `"tool"`.
+        content: text, or a sequence of parts: strings, `Image`, `Audio`, or mappings in the server's own form.
+        tool_calls: the calls that an assistant's message asks for.
+        tool_call_id: in a tool's message, the call that it is the result of.
+        name: of who speaks, for templates that tell people apart.
+        reasoning: what an assistant thought before it answered; templates that want it get it.
+
+    Example:
+        >>> Message("user", ["What is this?", Image("photo.jpg")])
+        Message('user', ['What is this?', Image(source='photo.jpg')])
+    """
+
+    role: str
+    content: Content = None
+    tool_calls: Sequence[ToolCall] = ()
+    tool_call_id: Optional[str] = None
+    name: Optional[str] = None
+    reasoning: Optional[str] = None
+
+    def __repr__(self) -> str:
+        rest = [f"{f.name}={value!r}" for f in fields(self)[2:] if (value := getattr(self, f.name))]
+        return f"Message({', '.join([repr(self.role), repr(self.content), *rest])})"
+
+
+Part = Union[str, Image, Audio, Mapping[str, Any]]
+Content = Union[str, Sequence[Part], None]
+AnyMessage = Union[Message, Mapping[str, Any]]
