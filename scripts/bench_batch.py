@@ -115,7 +115,7 @@ def bare(endpoint: str, path: Path, output: Path, jobs: int) -> None:
                 with lock:
                     results.write(reply.decode() + "\n")
 
-        threads = [threading.Thread(target=scheduler) for _ in range(jobs)]
+        threads = [threading.Thread(target=work) for _ in range(jobs)]
         for thread in threads:
             thread.start()
         for thread in threads:

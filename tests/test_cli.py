@@ -201,6 +201,8 @@ def test_every_error_has_an_exit_code() -> None:
         errors.ModelLoadingError: 75,
         errors.AuthenticationError: 77,
         errors.ConfigError: 2,
+        errors.FileError: 2,
+        errors.RequestError: 2,
     }
     assert {kind: exit_code(kind("x")) for kind in kinds} == {**dict.fromkeys(kinds, 1), **special}
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import collections
 import io
 import random
 import re
-from typing import List
+from typing import Iterator, List
 
 import pytest
 from scripted import DATA
 
 from flynn import ProtocolError
-from flynn.models.local.sse import SSEDecoder
+from flynn.models.local.sse import read_events
 
 RECORDED = (DATA / "chat_stream.sse").read_bytes()
 
 
 def decode(stream: bytes) -> List[bytes]:
     """Of a stream in lines, as they are read from the connection: up to an LF each, and what is not ended dropped."""
-    decoder = SSEDecoder()
     ended = stream[: max(stream.rfind(b"\n"), stream.rfind(b"\r")) + 1]
-    return [data for line in io.BytesIO(ended) for data in decoder.feed(line)]
+    return list(read_events(io.BytesIO(ended)))
 
 
 def by_the_book(stream: bytes) -> List[bytes]:
@@ -123,11 +121,16 @@ def test_random_streams_mean_what_the_specification_says() -> None:
 
 
 def test_events_are_given_as_soon_as_their_blank_line_has_come() -> None:
-    decoder = SSEDecoder()
-    assert decoder.feed(b"data: one\n") == []
-    assert decoder.feed(b"\n") == [b"one"]
-    assert decoder.feed(b"data: two\r\n") == []
-    assert decoder.feed(b"\r\n") == [b"two"]
+    taken = []
+
+    def lines() -> Iterator[bytes]:
+        for line in (b"data: one\n", b"\n", b"data: two\r\n", b"\r\n", b"data: three\n"):
+            taken.append(line)
+            yield line
+
+    events = read_events(lines())
+    assert (next(events), taken[-1]) == (b"one", b"\n")
+    assert (next(events), taken[-1]) == (b"two", b"\r\n")
 
 
 def test_an_event_of_8_mib_is_fine() -> None:
@@ -141,12 +144,10 @@ def test_an_event_of_8_mib_is_fine() -> None:
     ids=["long lines", "a long line", "many lines", "empty lines", "lines without a colon"],
 )
 def test_an_event_larger_than_the_limit_is_refused(line: bytes) -> None:
-    decoder = SSEDecoder(max_event=1000)
     with pytest.raises(ProtocolError, match="at most 1000 bytes"):
-        collections.deque(map(decoder.feed, [line] * 1000))
+        list(read_events([line] * 1000, max_event=1000))
 
 
 def test_the_limit_is_for_each_event_not_for_all_of_them() -> None:
-    decoder = SSEDecoder(max_event=100)
     lines = [b"data: " + b"x" * 80 + b"\n", b"\n"] * 100
-    assert sum(len(decoder.feed(line)) for line in lines) == 100
+    assert len(list(read_events(lines, max_event=100))) == 100

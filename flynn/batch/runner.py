@@ -19,7 +19,7 @@ from typing import (
     Union,
 )
 
-from ..errors import ConfigError, RequestError
+from ..errors import RequestError
 from ..http.checks import check_timeout
 from ..models.local.llamacpp import LlamaCppClient
 from ..threads import start
@@ -86,7 +86,7 @@ def run(
         ...         print(result.custom_id, result.content if result.error is None else result.error)
     """
     if jobs is not None and jobs < 1:
-        raise ConfigError(f"jobs is a number above 0, not {jobs!r}")
+        raise RequestError(f"jobs is a number above 0, not {jobs!r}")
     check_timeout(timeout)
     plain: Any = getattr(client, "_client", client)
     made = _made(requests, Defaults(system, {**defaults_of(plain), **(defaults or {})}))
@@ -94,7 +94,7 @@ def run(
     if executor is not None:
         return Run(made, scheduler, Executed(executor, plain, scheduler, timeout, jobs or _EXECUTOR_JOBS), ordered)
     if client is None:
-        raise ConfigError("a batch without an executor needs a client")
+        raise RequestError("a batch without an executor needs a client")
     return Run(made, scheduler, Threads(plain, scheduler, timeout, jobs), ordered)
 
 

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple, Union
 
-from ..errors import ConfigError, FlynnError, NotSupportedError, ServerNotRunningError
+from ..errors import FlynnError, NotSupportedError, RequestError, ServerNotRunningError
 from ..http.limits import CallAborted, CancelScope
 from ..models.local.llamacpp import LlamaCppClient
 from ..threads import start
@@ -179,7 +179,7 @@ class Executed:
         try:
             answers, seconds = future.result()
         except (TypeError, pickle.PicklingError) as error:
-            self._stop(tasks, ConfigError(f"the executor cannot take the request: {error}; does it need client=None?"))
+            self._stop(tasks, RequestError(f"the executor cannot take the request: {error}; does it need client=None?"))
         except BaseException as error:  # a worker that died, a task that was cancelled
             failed = error if isinstance(error, FlynnError) else FlynnError(f"a worker failed: {error!r}")
             for task in tasks:

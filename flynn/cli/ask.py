@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Union
 
-from ..conversation.stream import ConversationStream
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.local.stream import ChatStream
 from ..models.types import ChatResponse, Image, Message
-from ..tools.run import ToolRun
 from .exits import DONE, UsageError
 from .options import Given, Parser, connect, read_text, request_options
 from .terminal import Terminal
+
+if TYPE_CHECKING:  # what one prompt does not need
+    from ..conversation.stream import ConversationStream
+    from ..tools.run import ToolRun
 
 EXAMPLES = """\
   flynn ask Why is the sky blue?

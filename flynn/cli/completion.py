@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, Dict, Iterable, List
+from argparse import Action
+from typing import Callable, Dict, Iterable, List
 
 from . import COMMANDS, load
 from .exits import DONE
 from .options import Given, Parser
 from .terminal import Terminal
-
-if TYPE_CHECKING:
-    from argparse import Action
 
 Commands = Dict[str, List[Action]]
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Optional, Tuple
 from ..errors import ConfigError, ConnectionLostError, FlynnError, ProtocolError, RequestError, ServerNotRunningError
 from .endpoint import Endpoint
 from .limits import Call, LimitedSocket
-from .proxy import Proxy, proxy_for
 from .response import Response
 
 if TYPE_CHECKING:
     import ssl  # a Python may lack it
+
+    from .proxy import Proxy
 
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # errnos for exhausted local resources
 _FULL_PAUSE = 0.01  # seconds before a UNIX socket whose queue of connections is full is tried again
@@ -41,7 +42,7 @@ class Connection(http.client.HTTPConnection):
         self.release: Optional[Callable[[Connection], None]] = None
         self._endpoint = endpoint
         self._ssl_context = ssl_context
-        self._proxy = proxy = None if endpoint.is_local else proxy_for(endpoint)
+        self._proxy = proxy = None if endpoint.is_local else _proxy_for(endpoint)
         self._call: Call
         self._limited: LimitedSocket
         if proxy and endpoint.scheme == "https":
@@ -180,6 +181,12 @@ def _connect(sock: socket.socket, address: Any, call: Call) -> int:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return code
+
+
+def _proxy_for(endpoint: Endpoint) -> Optional[Proxy]:
+    from .proxy import proxy_for  # of 20 ms, with urllib.request, that a local endpoint does not need
+
+    return proxy_for(endpoint)
 
 
 def _default_context() -> ssl.SSLContext:

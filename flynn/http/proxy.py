@@ -6,6 +6,7 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import Mapping, Optional
 from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from ..errors import ConfigError
 from .endpoint import Endpoint
@@ -30,8 +31,6 @@ def proxy_for(endpoint: Endpoint) -> Optional[Proxy]:
     Raises:
         ConfigError: the environment names a proxy that is not an HTTP proxy.
     """
-    from urllib.request import getproxies, proxy_bypass  # takes 20 ms to import, and most endpoints are local
-
     address = getproxies().get(endpoint.scheme)
     if not address or proxy_bypass(endpoint.authority):
         return None

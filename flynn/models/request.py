@@ -23,7 +23,7 @@ def _chat_option(meaning: str, *, command: bool = False) -> Any:
     return _option(meaning, command=command, completion=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ChatRequest:
     """A request to the chat route.
 
@@ -124,6 +124,11 @@ class ChatRequest:
     echo: Optional[bool] = _chat_option("begin the answer with the prefilled text")
     verbose: Optional[bool] = _option("return debug information in __verbose")
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Only the fields that are set: there are over 70."""
+        given = (f"{name}={value!r}" for name, value in vars(self).items() if value not in (None, {}))
+        return f"ChatRequest({', '.join(given)})"
 
 
 Prompt = Union[str, Sequence[AnyMessage], ChatRequest]

@@ -18,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class Usage:
     """Tokens that a request cost.
 
@@ -37,7 +37,7 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
-@dataclass(frozen=True)
+@dataclass
 class Timings:
     """How long the server took, under its own names: `_n` counts tokens, `_ms` is milliseconds."""
 
@@ -52,7 +52,7 @@ class Timings:
     draft_n_accepted: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Choice:
     """One of the `n` answers to a request.
 
@@ -67,7 +67,7 @@ class Choice:
     logprobs: Sequence[Mapping[str, Any]] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChatResponse:
     """The reply to a request. What concerns one choice is also here, for the first one; `content` is then a string.
 
@@ -113,7 +113,7 @@ class ChatResponse:
         return self.choices[0].logprobs
 
 
-@dataclass(frozen=True)
+@dataclass
 class ContentEvent:
     """A piece of the answer's text.
 
@@ -124,19 +124,19 @@ class ContentEvent:
     text: str
     choice: int = 0
     logprobs: Sequence[Mapping[str, Any]] = ()
-    type: Literal["content"] = "content"
+    type: Literal["content"] = field(default="content", init=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReasoningEvent:
     """A piece of what the model thinks before it answers."""
 
     text: str
     choice: int = 0
-    type: Literal["reasoning"] = "reasoning"
+    type: Literal["reasoning"] = field(default="reasoning", init=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ToolCallEvent:
     """A fragment of a tool call.
 
@@ -151,10 +151,10 @@ class ToolCallEvent:
     name: str
     arguments: str
     choice: int = 0
-    type: Literal["tool_call"] = "tool_call"
+    type: Literal["tool_call"] = field(default="tool_call", init=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ProgressEvent:
     """How far the server has read the prompt (`return_progress=True`).
 
@@ -168,10 +168,10 @@ class ProgressEvent:
     processed: int
     time_ms: int
     choice: int = 0
-    type: Literal["progress"] = "progress"
+    type: Literal["progress"] = field(default="progress", init=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class DoneEvent:
     """The end of a stream.
 
@@ -181,7 +181,7 @@ class DoneEvent:
 
     response: ChatResponse
     choice: int = 0
-    type: Literal["done"] = "done"
+    type: Literal["done"] = field(default="done", init=False)
 
 
 StreamEvent = Union[ContentEvent, ReasoningEvent, ToolCallEvent, ProgressEvent, DoneEvent]

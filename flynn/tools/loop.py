@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Iterable, List, Literal, Mapping, Optional, Union
 
 from ..errors import ToolRoundsError, suggestion
@@ -22,7 +22,7 @@ from . import ArgumentsError, Tool, decode_arguments
 MAX_CALLS = 32
 
 
-@dataclass(frozen=True)
+@dataclass
 class ToolResultEvent:
     """A call was executed, or could not be.
 
@@ -36,7 +36,7 @@ class ToolResultEvent:
     content: str
     error: Optional[Exception] = None
     choice: int = 0
-    type: Literal["tool_result"] = "tool_result"
+    type: Literal["tool_result"] = field(default="tool_result", init=False)
 
 
 @dataclass(frozen=True)

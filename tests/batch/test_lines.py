@@ -13,7 +13,7 @@ from flynn.batch.queue import Task, Window
 from flynn.batch.requests import Defaults, Request, make_request
 from flynn.batch.results import Result, Tally, encode_result, failure, is_torn, read_line, success
 from flynn.batch.sources import Lines, Template, read_jsonl, read_table, read_text, read_values, requests
-from flynn.errors import ProtocolError, RequestError, ServerError
+from flynn.errors import FileError, ProtocolError, RequestError, ServerError
 
 NOTHING = Defaults()
 
@@ -273,12 +273,12 @@ def test_lines_with_ids_may_change_their_order() -> None:
 
 
 def test_a_line_that_changed_is_told() -> None:
-    with pytest.raises(RequestError, match=r"in.jsonl:2: 'x' has a result already, but of something else"):
+    with pytest.raises(FileError, match=r"in.jsonl:2: 'x' has a result already, but of something else"):
         read(LINES.replace(b'"b"', b'"B"'), recorded(LINES))
 
 
 def test_options_that_changed_are_told() -> None:
-    with pytest.raises(RequestError, match=r"in.jsonl:1: 'request-1' has a result already"):
+    with pytest.raises(FileError, match=r"in.jsonl:1: 'request-1' has a result already"):
         read(LINES, recorded(LINES), Defaults("another system prompt"))
 
 

@@ -11,7 +11,7 @@ from llama import LlamaServer
 from flynn import FlynnError, LlamaCppClient, RequestTimeoutError, ServerError
 from flynn.models.local import models, retrieval, server, text
 from flynn.models.local.decode import ChatStreamDecoder, decode_chat, decode_error, decode_json
-from flynn.models.local.sse import SSEDecoder
+from flynn.models.local.sse import read_events
 
 from . import GUARD
 
@@ -37,7 +37,7 @@ def fuzz_decoders(seed: object, count: int) -> Dict[str, int]:
         random_ = random.Random(f"{seed} {number}")
         try:
             if number % 2:
-                _decode_stream(random_, mutations.of_stream(random_, random_.choice(mutations.STREAMS)))
+                _decode_stream(mutations.of_stream(random_, random_.choice(mutations.STREAMS)))
             else:
                 _decode_reply(mutations.of_reply(random_))
             outcomes["taken"] += 1
@@ -49,13 +49,12 @@ def fuzz_decoders(seed: object, count: int) -> Dict[str, int]:
     return outcomes
 
 
-def _decode_stream(random_: random.Random, body: bytes) -> None:
-    sse, decoder = SSEDecoder(), ChatStreamDecoder(progress=True)
+def _decode_stream(body: bytes) -> None:
+    decoder = ChatStreamDecoder(progress=True)
     try:
-        for line in body.splitlines(keepends=True):
-            for data in sse.feed(line):
-                for event in decoder.feed(data) if data else ():
-                    repr(event)
+        for data in read_events(body.splitlines(keepends=True)):
+            for event in decoder.feed(data) if data else ():
+                repr(event)
     finally:
         _expect_types(decoder.response())
 

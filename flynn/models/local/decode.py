@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import reprlib
 from dataclasses import fields
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Type, TypeVar
 
 from ...errors import (
     AuthenticationError,
@@ -35,33 +35,38 @@ from ..types import (
 
 T = TypeVar("T")
 
+_DECODER = json.JSONDecoder()  # json.loads looks for whitespace with regular expressions, for as long as it reads JSON
 _TIMINGS = tuple(option.name for option in fields(Timings))
 
 
 def decode_json(data: bytes) -> Any:
-    """The value of a JSON text in UTF-8."""
+    """Return the value of a JSON text in UTF-8."""
     try:
-        return json.loads(data.decode("utf-8"))
+        text = data.decode("utf-8").strip(" \t\r\n")  # what JSON calls whitespace (RFC 8259 section 2)
+        value, end = _DECODER.raw_decode(text)
+        if end != len(text):
+            raise ValueError(f"extra data at character {end}")
+        return value
     except (ValueError, RecursionError) as error:  # the latter: nested too deeply for Python's reader
         raise ProtocolError(f"expected JSON, got {_shown(data)} ({type(error).__name__}: {error})") from None
 
 
 def get(mapping: Mapping[str, Any], key: str, default: T) -> T:
     """A member of a JSON object, which must be of the default's type; the default if it is missing or null."""
-    value = mapping.get(key)
+    value = mapping.get(key, default)
+    if isinstance(value, type(default)):
+        return value
     if value is None:
         return default
-    kind = type(default)
-    if isinstance(value, kind):
-        return value
-    raise ProtocolError(f"expected {kind.__name__} as {key!r}, got {_shown(value)}")
+    raise ProtocolError(f"expected {type(default).__name__} as {key!r}, got {_shown(value)}")
 
 
 def objects(mapping: Mapping[str, Any], key: str) -> List[Dict[str, Any]]:
     """`get` for a list of objects."""
     values: List[Any] = get(mapping, key, [])
     for value in values:
-        expect_object(value, key)
+        if not isinstance(value, dict):
+            expect_object(value, key)
     return values
 
 
@@ -213,6 +218,15 @@ class _ChoiceSoFar:
         self.logprobs: List[Mapping[str, Any]] = []
         self.finish_reason: Optional[str] = None
 
+    def add_calls(self, calls: List[Dict[str, Any]], index: int) -> Iterator[ToolCallEvent]:
+        """Add fragments of calls, and yield their events."""
+        for call in calls:
+            number, fragment = get(call, "index", 0), decode_tool_call(call)
+            pieces = (fragment.id, fragment.name, fragment.arguments)
+            for so_far, piece in zip(self.calls.setdefault(number, ([], [], [])), pieces):
+                so_far.append(piece)
+            yield ToolCallEvent(number, *pieces, index)
+
     def choice(self) -> Choice:
         calls = tuple(ToolCall(*("".join(pieces) for pieces in call)) for _, call in sorted(self.calls.items()))
         message = Message("assistant", "".join(self.content), calls, reasoning="".join(self.reasoning) or None)
@@ -242,7 +256,6 @@ class ChatStreamDecoder:
         self._choices: Dict[int, _ChoiceSoFar] = {}
         self._usages: List[Usage] = []
         self._timings: Optional[Timings] = None
-        self._id = self._model = ""
         self._last: Dict[str, Any] = {}
 
     def feed(self, data: bytes) -> List[StreamEvent]:
@@ -254,55 +267,45 @@ class ChatStreamDecoder:
         if chunk.get("error") is not None:
             raise decode_error(None, data)
         self._last = chunk
-        self._id = get(chunk, "id", self._id)
-        self._model = get(chunk, "model", self._model)
         events: List[StreamEvent] = []
         index = 0
         for item in objects(chunk, "choices"):
             index = get(item, "index", 0)
-            choice = self._choices.get(index)
-            if choice is None:
-                choice = self._choices[index] = _ChoiceSoFar()
-            self._take(item, index, choice, events)
+            choice = self._choices.get(index) or self._choices.setdefault(index, _ChoiceSoFar())
+            delta: Dict[str, Any] = get(item, "delta", {})
+            if "reasoning_content" in delta and (reasoning := get(delta, "reasoning_content", "")):
+                choice.reasoning.append(reasoning)
+                events.append(ReasoningEvent(reasoning, index))
+            content = get(delta, "content", "")
+            if "logprobs" in item and (logprobs := decode_logprobs(item)):
+                choice.content.append(content)
+                choice.logprobs.extend(logprobs)
+                events.append(ContentEvent(content, index, logprobs))
+            elif content:
+                choice.content.append(content)
+                events.append(ContentEvent(content, index))
+            if "tool_calls" in delta:
+                events += choice.add_calls(objects(delta, "tool_calls"), index)
+            if item.get("finish_reason") is not None:
+                choice.finish_reason = get(item, "finish_reason", "")
         if self._progress and "prompt_progress" in chunk:
             events.append(decode_progress(get(chunk, "prompt_progress", {}), index))
-        usage = decode_usage(chunk)
-        if usage:
+        if "usage" in chunk and (usage := decode_usage(chunk)):
             self._usages.append(usage)
-        self._timings = decode_timings(chunk) or self._timings
+        if "timings" in chunk:
+            self._timings = decode_timings(chunk) or self._timings
         return events
 
-    def _take(self, item: Mapping[str, Any], index: int, choice: _ChoiceSoFar, events: List[StreamEvent]) -> None:
-        delta: Dict[str, Any] = get(item, "delta", {})
-        reasoning = get(delta, "reasoning_content", "")
-        if reasoning:
-            choice.reasoning.append(reasoning)
-            events.append(ReasoningEvent(reasoning, index))
-        logprobs = decode_logprobs(item) if "logprobs" in item else ()
-        choice.logprobs.extend(logprobs)
-        content = get(delta, "content", "")
-        if content or logprobs:
-            choice.content.append(content)
-            events.append(ContentEvent(content, index, logprobs))
-        if "tool_calls" in delta:
-            for call in objects(delta, "tool_calls"):
-                number, fragment = get(call, "index", 0), decode_tool_call(call)
-                pieces = (fragment.id, fragment.name, fragment.arguments)
-                for so_far, piece in zip(choice.calls.setdefault(number, ([], [], [])), pieces):
-                    so_far.append(piece)
-                events.append(ToolCallEvent(number, *pieces, index))
-        if item.get("finish_reason") is not None:
-            choice.finish_reason = get(item, "finish_reason", "")
-
     def response(self) -> ChatResponse:
-        choices = [so_far.choice() for _, so_far in sorted(self._choices.items())]
+        """Return the response so far. Never raises: what is not as documented is left out."""
+        choices = [so_far.choice() for _, so_far in sorted(self._choices.items())] or [_ChoiceSoFar().choice()]
         usage = None
         if self._usages:
             # With n > 1 each choice ends with a usage of its own; the prompt was read once.
             completion_tokens = sum(usage.completion_tokens for usage in self._usages)
             usage = Usage(self._usages[-1].prompt_tokens, completion_tokens, self._usages[0].cached_tokens)
-        choices = choices or [_ChoiceSoFar().choice()]
-        return ChatResponse(tuple(choices), usage, self._timings, self._id, self._model, self._last)
+        id, model = (value if isinstance(value := self._last.get(key), str) else "" for key in ("id", "model"))
+        return ChatResponse(tuple(choices), usage, self._timings, id, model, self._last)
 
 
 def decode_progress(progress: Mapping[str, Any], choice: int) -> ProgressEvent:

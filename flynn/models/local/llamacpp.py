@@ -133,10 +133,8 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
             ...             print(event.text, end="")
         """
         asked = self._request(request, options)
-        decoder = ChatStreamDecoder(progress=bool(asked.return_progress))
-        session = self._session(asked.model, resume, resume_for)
-        body = encode_chat(asked, stream=True)
-        return ChatStream(self.transport, decoder, _CHAT, body, timeout=timeout, session=session)
+        body = self._stream(_CHAT, encode_chat(asked, stream=True), asked.model, timeout, resume, resume_for)
+        return ChatStream(body, ChatStreamDecoder(progress=bool(asked.return_progress)))
 
     @overload
     def chat_json(

@@ -9,11 +9,12 @@ from ...errors import ServerError
 from ...http.limits import Call
 from .decode import decode_fields, decode_json, expect_object, get, number, objects
 from .encode import encode_json
+from .resumable import ResumableBody
 from .stream import ServerStream
 from .transport import LOADING_PAUSE, OWN, Routes
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelInfo:
     """A model that the server offers.
 
@@ -31,7 +32,7 @@ class ModelInfo:
     status: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelEvent:
     """Something that happened to a model of a server that has several.
 
@@ -149,4 +150,4 @@ class ModelRoutes(Routes):
             ...         if event.status == "loaded":
             ...             break
         """
-        return ModelEvents(self.transport, ModelEventDecoder(), "/models/sse", timeout=timeout)
+        return ModelEvents(ResumableBody(self.transport, "/models/sse", timeout=timeout), ModelEventDecoder())

@@ -14,7 +14,7 @@ from .text import Prompts
 from .transport import OWN, Routes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Embeddings:
     """Vectors, one after the other: `len(embeddings)` of them, and each `embeddings[i]` a list of floats.
 
@@ -50,7 +50,7 @@ class Embeddings:
         return {"version": 3, "shape": (len(self), self.dimensions), "typestr": "<f4", "data": self.data}
 
 
-@dataclass(frozen=True)
+@dataclass
 class RankedDocument:
     """A document and how well it fits the query.
 
@@ -65,7 +65,7 @@ class RankedDocument:
     document: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ranking:
     """Documents, the best one first.
 

@@ -22,7 +22,7 @@ from .decode import decode_fields, decode_json, expect_object, get, number, obje
 from .transport import LOADING_PAUSE, MAX_ERROR, OWN, Routes, about
 
 
-@dataclass(frozen=True)
+@dataclass
 class Health:
     """Whether the server is ready; true or false accordingly.
 
@@ -36,7 +36,7 @@ class Health:
         return self.status == "ok"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Props:
     """What the server runs.
 
@@ -61,7 +61,7 @@ class Props:
     raw: Mapping[str, Any] = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Slot:
     """One of the places where the server answers requests.
 
@@ -78,7 +78,7 @@ class Slot:
     raw: Mapping[str, Any] = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class SlotFile:
     """What a slot's prompt cache was saved to, or restored from.
 
@@ -97,7 +97,7 @@ class SlotFile:
     raw: Mapping[str, Any] = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoraAdapter:
     """A LoRA adapter that the server was started with.
 
@@ -114,7 +114,7 @@ class LoraAdapter:
     raw: Mapping[str, Any] = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Metric:
     """One measured value.
 
@@ -133,7 +133,7 @@ class Metric:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Metrics:
     """What the server measures. `metrics[name]` is the value of the one that has this name and no labels.
 

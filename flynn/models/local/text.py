@@ -13,7 +13,7 @@ from ..request import ChatRequest
 from ..types import ContentEvent, ProgressEvent, Timings, Usage
 from .decode import decode_error, decode_json, decode_progress, decode_timings, expect_object, get, integers, objects
 from .encode import check_options, encode_json
-from .session import StreamRoutes
+from .resumable import StreamRoutes
 from .stream import TextStream
 from .transport import OWN
 
@@ -25,7 +25,7 @@ Text = Union[str, Sequence[Union[int, str]]]
 _OPTIONS = tuple(option.name for option in fields(ChatRequest) if option.metadata.get("completion"))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Completion:
     """One completion of one prompt.
 
@@ -51,7 +51,7 @@ class Completion:
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class CompletionResponse:
     """The reply to a request for completions. What a `Completion` says is also here, for the first one.
 
@@ -93,7 +93,7 @@ class CompletionResponse:
         return self.choices[0].logprobs
 
 
-@dataclass(frozen=True)
+@dataclass
 class CompletionDoneEvent:
     """The end of a stream of completions.
 
@@ -103,13 +103,13 @@ class CompletionDoneEvent:
 
     response: CompletionResponse
     choice: int = 0
-    type: Literal["done"] = "done"
+    type: Literal["done"] = field(default="done", init=False)
 
 
 CompletionEvent = Union[ContentEvent, ProgressEvent, CompletionDoneEvent]
 
 
-@dataclass(frozen=True)
+@dataclass
 class TokenPiece:
     """A token and what it stands for.
 
@@ -303,10 +303,8 @@ class TextRoutes(StreamRoutes):
         body = encode_completion({"prompt": prompt}, options, self.defaults, stream=True)
         progress = options.get("return_progress", self.defaults.get("return_progress"))
         decoder = CompletionStreamDecoder(count_completions(body), progress=bool(progress))
-        session = self._session(body.get("model"), resume, resume_for)
-        return CompletionStream(
-            self.transport, decoder, "/completion", encode_json(body), timeout=timeout, session=session
-        )
+        streamed = self._stream("/completion", encode_json(body), body.get("model"), timeout, resume, resume_for)
+        return CompletionStream(streamed, decoder)
 
     def infill(
         self,
