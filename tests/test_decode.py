@@ -334,7 +334,8 @@ def test_an_unfinished_stream_has_a_response_so_far() -> None:
 
 def test_a_recorded_stream_of_two_choices_is_read() -> None:
     decoder = ChatStreamDecoder(progress=True)
-    made = [e for data in read_events((DATA / "chat_stream.sse").read_bytes().splitlines(keepends=True)) for e in decoder.feed(data)]
+    lines = (DATA / "chat_stream.sse").read_bytes().splitlines(keepends=True)
+    made = [event for data in read_events(lines) for event in decoder.feed(data)]
     whole = made[-1].response
     assert made[0].type == "progress"
     for number, choice in enumerate(whole.choices):
