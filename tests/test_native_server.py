@@ -15,7 +15,7 @@ from flynn import LlamaCppClient
 @pytest.mark.parametrize("command", [["llama-server"], ["llama", "serve"]])
 def test_a_chat_and_a_stream(server_at_hand: None, native: Path, command: list[str]) -> None:
     with (
-        RealServer(command=[str(native / command[0]), *command[1:]]) as server,
+        RealServer(command=[str(native / command[0]), *command[1:]], threads=1) as server,
         LlamaCppClient(server.endpoint) as client,
     ):
         reply = client.chat("Why is the sky blue?", max_tokens=16, temperature=0)
