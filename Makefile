@@ -18,6 +18,7 @@ demo:  ## chat with a real model on this machine; or PROMPT="..." or prompts on 
 test:  ## run all tests, with a real llama.cpp server, and measure their coverage of flynn/
 	@python=$$($(PYTHON) scripts/environment.py test) && \
 	{ $(PYTHON) scripts/environment.py server >/dev/null || test -z "$$CI"; } && \
+	{ $(PYTHON) scripts/native_server.py >/dev/null || test -z "$$CI"; } && \
 	{ $(PYTHON) scripts/platforms.py arm >/dev/null || test -z "$$CI"; } && \
 	$$python -m coverage erase && \
 	$$python -m coverage run -m pytest $(ARGS) && \

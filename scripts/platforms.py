@@ -4,22 +4,23 @@
     python3 scripts/platforms.py musl    # CPython, compiled against musl: fetches 140 MB, takes about three minutes
 
 Prints the command that runs that Python. Each is made once, in `.venv/platforms/`, on Debian or what descends from it.
-apt fetches and verifies the packages as the machine's own sources say, but with lists and a state of its own: nothing
-is installed, and no root is needed. A Python on musl is not to be had ready-made, so this one is compiled by
-the zig that PyPI has, which brings musl: static, without ssl, with the modules that Flynn and its tests may meet.
+The packages come by way of `debian.py`: nothing is installed, and no root is needed. A Python on musl is not to be had
+ready-made, so this one is compiled by the zig that PyPI has, which brings musl: static, without ssl, with the modules
+that Flynn and its tests may meet.
 
 Progress goes to standard error. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
 """
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Tuple
 
+import debian
 import environment
-from environment import MADE, Unavailable, alone, run, say
+from debian import Recipe, apt, made
+from environment import Unavailable, run, say
 
 # Scripts of sh: `$1` is a folder for what is fetched, unpacked and compiled, `$2` the one to be made.
 UNPACK_ARM = """
@@ -63,9 +64,7 @@ cp -R Lib/. "$library"
 class Platform(NamedTuple):
     """How its Python is made, and the command that runs it, each word a path or an option."""
 
-    progress: str
-    fetch: Callable[[Path], None]
-    script: str
+    recipe: Recipe
     command: Tuple[str, ...]
 
 
@@ -74,105 +73,41 @@ def python(name: str) -> List[str]:
 
     Example: `subprocess.run([*python("arm"), "-c", "import sys; print(sys.maxsize)"])` prints 2147483647
     """
-    platform, made = PLATFORMS[name], MADE / "platforms" / name
-    with alone(name):
-        if not is_made(name):
-            if not shutil.which("apt-get"):
-                raise Unavailable("it comes by way of apt-get, which Debian and Ubuntu have")
-            say(platform.progress)
-            _make(platform, made)
-    return [word if word.startswith("-") else str(made / word) for word in platform.command]
+    platform = PLATFORMS[name]
+    folder = made(name, platform.recipe)
+    return [word if word.startswith("-") else str(folder / word) for word in platform.command]
 
 
 def is_made(name: str) -> bool:
     """Whether nothing would have to be fetched or compiled for `python(name)`."""
-    stamp = MADE / "platforms" / name / "made-from"
-    return stamp.exists() and stamp.read_text(encoding="utf-8") == PLATFORMS[name].script
-
-
-def _make(platform: Platform, made: Path) -> None:
-    draft = made.with_suffix(".part")
-    shutil.rmtree(draft, ignore_errors=True)
-    result = draft / "made"
-    result.mkdir(parents=True)
-    try:
-        platform.fetch(draft)
-        run(["sh", "-euc", platform.script, "sh", str(draft), str(result)])
-        (result / "made-from").write_text(platform.script, encoding="utf-8")
-        shutil.rmtree(made, ignore_errors=True)
-        result.rename(made)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    return debian.is_made(name, PLATFORMS[name].recipe)
 
 
 def _fetch_arm(folder: Path) -> None:
     for name, architecture, package in [("armhf", "armhf", "python3"), ("native", None, "qemu-user-static")]:
-        apt = _apt(folder / name, "deb", architecture)
-        run([*apt, "install", "--download-only", "--no-install-recommends", package])
+        command = apt(folder / name, architecture=architecture)
+        run([*command, "install", "--download-only", "--no-install-recommends", package])
 
 
 def _fetch_musl(folder: Path) -> None:
-    apt = _apt(folder / "sources", "deb-src")
-    ask = ["apt-cache", *apt[1:], "showsrc", "python3-defaults"]
+    command = apt(folder / "sources", "deb-src")
+    ask = ["apt-cache", *command[1:], "showsrc", "python3-defaults"]
     about = subprocess.run(ask, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
     release = re.search(r"python3\.\d+", about)
     if not release:
         raise Unavailable("apt finds no source of Python 3; the first run needs the network")
-    run(["sh", "-euc", 'cd "$1"; shift; "$@"', "sh", str(folder), *apt, "source", "--tar-only", release[0], "zlib"])
+    run(["sh", "-euc", 'cd "$1"; shift; "$@"', "sh", str(folder), *command, "source", "--tar-only", release[0], "zlib"])
     [zig] = environment.environment("musl").parent.parent.glob("lib/python*/site-packages/ziglang/zig")
     (folder / "zig").symlink_to(zig)
 
 
-def _apt(folder: Path, kind: str, architecture: Optional[str] = None) -> List[str]:
-    """The beginning of apt-get commands that know the machine's sources and change nothing outside of `folder`.
-
-    Args:
-        kind: of packages, `deb` or `deb-src`.
-        architecture: of packages, by default that of the machine.
-    """
-    for name in ("state/lists/partial", "cache/archives/partial", "sources"):
-        (folder / name).mkdir(parents=True)
-    (folder / "state" / "status").touch()
-    for source in [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]:
-        if source.exists():
-            text = re.sub(r"(?m)^Types:.*", f"Types: {kind}", source.read_text(encoding="utf-8"))
-            text = re.sub(r"(?m)^deb(-src)?(?=\s)", kind, text)
-            (folder / "sources" / source.name).write_text(text, encoding="utf-8")
-    # Mirrors are not always whole where security updates come and go, and these Pythons meet nobody but this machine.
-    (folder / "preferences").write_text("Package: *\nPin: release a=*-security\nPin-Priority: 100\n", encoding="utf-8")
-    options = {
-        "Dir::State": folder / "state",
-        "Dir::State::status": folder / "state" / "status",
-        "Dir::Cache": folder / "cache",
-        "Dir::Etc::sourcelist": "/dev/null",
-        "Dir::Etc::sourceparts": folder / "sources",
-        "Dir::Etc::preferences": folder / "preferences",
-        "Acquire::Languages": "none",
-        "APT::Sandbox::User": "root",  # another one may not be allowed to see `folder`
-        **({"APT::Architecture": architecture, "APT::Architectures": architecture} if architecture else {}),
-    }
-    # What the machine does after an update concerns its own lists.
-    lines = ["#clear APT::Update;", *(f'{name} "{value}";' for name, value in options.items())]
-    (folder / "apt.conf").write_text("\n".join(lines), encoding="utf-8")
-    apt = ["apt-get", "-qq", "-c", str(folder / "apt.conf")]
-    try:
-        run([*apt, "update", "--error-on=any"])
-    except Unavailable as error:  # perhaps only of a source that is not needed here
-        say(f"apt-get update: {error}")
-    return apt
-
-
 PLATFORMS = {
     "arm": Platform(
-        "Fetching Debian's Python for armhf and qemu, once: 100 MB",
-        _fetch_arm,
-        UNPACK_ARM,
+        Recipe("Fetching Debian's Python for armhf and qemu, once: 100 MB", _fetch_arm, UNPACK_ARM),
         ("qemu-arm", "-L", "root", "root/usr/bin/python3"),
     ),
     "musl": Platform(
-        "Compiling a Python on musl, once: about three minutes",
-        _fetch_musl,
-        COMPILE_MUSL,
+        Recipe("Compiling a Python on musl, once: about three minutes", _fetch_musl, COMPILE_MUSL),
         ("bin/python3",),
     ),
 }

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import List, Optional, Type, Union
+from typing import List, Optional, Sequence, Type, Union
 
 import environment
 
@@ -37,6 +37,7 @@ class RealServer:
     server can be had, environment.Unavailable.
 
     Options:
+        command: what starts the server; default: environment.server_command().
         model: a GGUF file; default: the small model that environment.py knows.
         host: `127.0.0.1`, or the path of a UNIX socket, which must end in `.sock`.
         api_key: handed over in the server's environment, since anyone can read a command line.
@@ -49,8 +50,10 @@ class RealServer:
     Example: `RealServer(chat_template_file="tests/data/tools.jinja", api_key="secret")`
     """
 
-    def __init__(self, *, api_key: Optional[str] = None, **options: Option) -> None:
-        command = environment.server_command()
+    def __init__(
+        self, *, command: Optional[Sequence[str]] = None, api_key: Optional[str] = None, **options: Option
+    ) -> None:
+        command = command or environment.server_command()
         if "model" not in options:
             options = {"model": environment.model(), "alias": "SmolLM2-135M-Instruct", **options}
         options = {"host": "127.0.0.1", "ctx_size": 4096, "parallel": 4, "threads": 2, **options}

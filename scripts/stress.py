@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from llama import STREAMS, llama_server  # type: ignore[import-not-found]  # noqa: E402
-from trials import cancels, crowds, cuts, fuzzing  # type: ignore[import-not-found]  # noqa: E402
+from trials import cancels, crowds, cuts, fuzzing, installs  # type: ignore[import-not-found]  # noqa: E402
 
 # A trial takes a server and a seed, and returns its figure.
 Trial = Callable[[Any, str], str]
@@ -54,6 +54,11 @@ def _fuzz_client(server: Any, seed: str) -> str:
 def _share(server: Any, seed: str) -> str:
     counts = crowds.share_a_client(server, 5_000, seed=seed)
     return f"{counts['replies']:,} replies, all to their requests, {counts['lost']:,} lost connections reported"
+
+
+def _kill_installers(server: Any, seed: str) -> str:
+    counts = installs.kill_everywhere(seed, most=200)
+    return f"{counts['installations']} installations, {counts['removals']} removals, each run again to its end"
 
 
 def _left(counts: Dict[str, int]) -> str:
@@ -85,6 +90,7 @@ def all_trials() -> Dict[str, Trial]:
     for resume in (True, False):
         for stream in STREAMS:
             made[f"cut at every byte: {stream}{', resumed' if resume else ''}"] = _cuts(stream, resume)
+    made["installers killed before a change of a file"] = _kill_installers
     made["fuzz: client"] = _fuzz_client
     made["streams cancelled at random moments"] = _cancel
     made["async streams cancelled at random moments"] = _cancel_async(asyncio.run)

@@ -5,6 +5,7 @@
     tool_request     messages and tools for it that make this model call get_weather(city="Paris")
     start_server     start_server(**options): a server of the test's own, to be killed and restarted
     loading_server   (server, model_arrives): it answers 503 "Loading model" until the function is called
+    native           the folder with llama.cpp's own programs: llama-server, llama, llama-fit-params, llama-bench
     tls_server       (endpoint, ssl_context): real_server behind TLS, and a context that trusts it
 
 Where no server can be had such tests are skipped, but with CI=true they fail.
@@ -25,6 +26,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 from urllib.parse import urlsplit
 
 import environment
+import native_server
 import pytest
 import trustme
 from real_server import RealServer
@@ -110,6 +112,16 @@ def loading_server(server_at_hand: None, tmp_path: Path) -> Iterator[Tuple[RealS
         while server.health() is None:
             time.sleep(0.02)
         yield server, lease.close
+
+
+@pytest.fixture(scope="session")
+def native() -> Path:
+    try:
+        return native_server.programs()
+    except environment.Unavailable as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"no llama-server of Debian's: {error}")
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import Home, routes
+from pytest_httpserver import HTTPServer, HTTPServerError
 from scripted import LOADING, answering, error, response, serve
 
 READY = response(b'{"status": "ok"}')
@@ -95,6 +97,34 @@ def test_down_is_69_and_tells_how_to_start_it(home: Home) -> None:
     assert as_json == (69, json.dumps({"endpoint": endpoint, "state": "down"}) + "\n", advice)
     socket = f"unix://{home.path}/none.sock"
     assert home.run("status", "--endpoint", socket) == (69, f"{socket} is down\n", advice)
+
+
+def test_a_sleeping_server_is_not_woken_up(home: Home) -> None:
+    asleep = response(json.dumps({"total_slots": 2, "model_alias": "small", "is_sleeping": True}).encode())
+    woken = response(error(500, "this would wake it up", "server_error"), "500 Internal Server Error")
+    server_routes = routes({"GET /health": READY, "GET /props": asleep, "GET /slots": woken, "GET /metrics": woken})
+    with serve(server_routes) as server:
+        ended = home.run("status", "--endpoint", server.endpoint)
+        as_json = home.run("status", "--json", "--endpoint", server.endpoint)
+    assert (ended.code, ended.out.splitlines()[0]) == (0, f"{server.endpoint} is sleeping")
+    assert json.loads(as_json.out)["state"] == "sleeping"
+    assert json.loads(as_json.out)["slots"] == {"total": 2, "free": None, "busy": None}
+
+
+def test_a_server_at_llama_cpp_s_new_port_is_found(home: Home) -> None:
+    server = HTTPServer("127.0.0.1", 9931)
+    server.expect_request("/health").respond_with_json({"status": "ok"})
+    try:
+        socket.create_server(("127.0.0.1", 8080)).close()
+        server.start()
+    except (OSError, HTTPServerError) as error:
+        pytest.skip(f"a port of llama-server's is taken here: {error}")
+    try:
+        ended = home.run("status")
+    finally:
+        server.stop()
+    assert (ended.code, ended.out) == (69, "http://localhost:8080 is down\n")
+    assert "A llama-server answers at http://localhost:9931" in ended.err
 
 
 def test_down_elsewhere_is_not_to_be_started_here(home: Home) -> None:

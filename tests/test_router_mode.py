@@ -1,7 +1,7 @@
 """A server with several models: loading and unloading them, and what it tells meanwhile.
 
-On a llama-server where there is one on PATH, or in $LLAMA_SERVER; and always on a stand-in, since xllamacpp has no such
-mode.
+On llama.cpp's own llama-server, since xllamacpp has no such mode, and on a stand-in for what that one cannot be made to
+do.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
 import environment
@@ -34,19 +35,17 @@ def stand_in() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def native(server_at_hand: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if len(environment.server_command()) > 1:
-        pytest.skip("xllamacpp has no router mode, and there is no llama-server on PATH")
+def router(server_at_hand: None, native: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     models = tmp_path_factory.mktemp("models")
     for name in ("a", "b"):
         os.symlink(environment.model(), models / f"{name}.gguf")
     (models / "broken.gguf").write_text("no model at all")
     options = {"models_dir": models, "no_models_autoload": True, "ctx_size": 512, "parallel": 1}
-    with RealServer(model=None, **options) as server:
+    with RealServer(command=[str(native / "llama-server")], model=None, **options) as server:
         yield server.endpoint
 
 
-@pytest.fixture(params=["stand_in", "native"])
+@pytest.fixture(params=["stand_in", "router"])
 def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
     endpoint: str = request.getfixturevalue(request.param)
     yield endpoint

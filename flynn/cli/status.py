@@ -11,7 +11,7 @@ from ..errors import AuthenticationError, ConfigError, FlynnError, ServerError, 
 from ..http.endpoint import parse_endpoint
 from ..models.local.decode import get
 from ..models.local.llamacpp import LlamaCppClient
-from ..models.local.server import Slot
+from ..models.local.server import Props, Slot
 from .exits import DONE, NOT_RUNNING, TRY_AGAIN, UsageError
 from .options import Given, Parser, connect
 from .terminal import Terminal
@@ -27,6 +27,7 @@ EXAMPLES = """\
 # Not less than a second by default: whoever looks wakes the server up, and what its client has gone away from it only
 # notices after a second of sleep (recv_with_timeout in llama.cpp's server-queue.cpp).
 _INTERVAL = 2.0  # seconds
+_USUAL_PORT, _NEW_PORT = 8080, 9931  # llama-server's own until build b11549, and since
 _PATIENCE = 5.0  # seconds for each look
 
 
@@ -59,12 +60,39 @@ def run(given: Given, terminal: Terminal) -> int:
     else:
         terminal.write(_described(status))
     if state != "down":
-        return DONE if state == "up" else TRY_AGAIN
-    if parse_endpoint(endpoint).is_local:
+        return TRY_AGAIN if state == "loading" else DONE
+    elsewhere = _at_new_port(endpoint)
+    if elsewhere is not None:
+        terminal.say(
+            f"A llama-server answers at {elsewhere}, where it listens by default since build b11549.\n"
+            f"Ask it there: --endpoint {elsewhere}\nHave the service at port {_USUAL_PORT} again: make install-service"
+        )
+    elif parse_endpoint(endpoint).is_local:
         terminal.say("Start it: systemctl --user start llama-server\nNo such service yet: make install-service")
     else:
         terminal.say("Start llama-server there, or give another --endpoint.")
     return NOT_RUNNING
+
+
+def _at_new_port(endpoint: str) -> Optional[str]:
+    """The same host's other usual port, if a server answers there."""
+    from ..models.local.llamacpp import LlamaCppClient
+
+    where = parse_endpoint(endpoint)
+    if not where.is_local or where.socket_path is not None or where.port != _USUAL_PORT:
+        return None
+    host = f"[{where.host}]" if ":" in where.host else where.host
+    try:
+        with LlamaCppClient(f"http://{host}:{_NEW_PORT}", timeout=_PATIENCE) as client:
+            client.health()
+            return client.endpoint
+    except FlynnError:
+        return None
+
+
+def _is_asleep(props: Optional[Props]) -> bool:
+    """Whether the server has given its model's memory back until the next request; asking for slots would be one."""
+    return props is not None and props.raw.get("is_sleeping") is True
 
 
 def _status(client: LlamaCppClient) -> Dict[str, Any]:
@@ -75,9 +103,11 @@ def _status(client: LlamaCppClient) -> Dict[str, Any]:
         state = "down"
     status: Dict[str, Any] = {"endpoint": client.endpoint, "state": state}
     if state == "up":
-        props, slots = client.props(), _if_told(client.slots)
+        props = client.props()
+        slots = None if _is_asleep(props) else _if_told(client.slots)
         total, busy = props.total_slots, None if slots is None else sum(slot.is_processing for slot in slots)
         status.update(
+            state="sleeping" if _is_asleep(props) else "up",
             model=props.model_alias or props.model_path or None,
             model_path=props.model_path or None,
             n_ctx=props.n_ctx,
@@ -101,7 +131,7 @@ def _if_told(ask: Callable[[], T]) -> Optional[T]:
 
 def _described(status: Dict[str, Any]) -> str:
     lines = [f"{status['endpoint']} is {status['state']}"]
-    if status["state"] == "up":
+    if "slots" in status:
         slots = status["slots"]
         use = "" if slots["busy"] is None else f": {slots['free']} free, {slots['busy']} busy"
         lines += [
@@ -177,17 +207,24 @@ def _look(client: LlamaCppClient, timeout: Optional[float]) -> Look:
         if not client.health(timeout=timeout):
             return Look(began, "loading")
         props = _if_told(lambda: client.props(timeout=timeout))
+        if _is_asleep(props):
+            return Look(time.monotonic(), "sleeping", _short_name(props))
         slots = _if_told(lambda: client.slots(timeout=timeout))
         seen = time.monotonic()
         waiting = _if_told(lambda: int(client.metrics(timeout=timeout)["llamacpp:requests_deferred"]))
-        model = props.model_alias.rpartition("/")[2] if props else ""  # it may be the path of the file
-        return Look(seen, "up", model, None if slots is None else [work_of(slot) for slot in slots], waiting)
+        work = None if slots is None else [work_of(slot) for slot in slots]
+        return Look(seen, "up", _short_name(props), work, waiting)
     except ServerNotRunningError:
         return Look(began, "down")
     except (AuthenticationError, ConfigError):
         raise
     except FlynnError as error:
         return Look(began, str(error))
+
+
+def _short_name(props: Optional[Props]) -> str:
+    """The model's name without folders: it may be the path of the file."""
+    return props.model_alias.rpartition("/")[2] if props else ""
 
 
 def work_of(slot: Slot) -> SlotWork:
@@ -223,7 +260,7 @@ def _written_pace(now: Look, paces: Dict[int, float]) -> float:
 
 def summary(endpoint: str, now: Look, paces: Dict[int, float]) -> List[str]:
     """A look in a line about the server and, if it tells, one about what it does."""
-    state = f" is {now.state}" if now.state in ("up", "loading", "down") else f": {now.state}"
+    state = f" is {now.state}" if now.state in ("up", "sleeping", "loading", "down") else f": {now.state}"
     lines = [endpoint + state + (f" with {now.model}" if now.model else "")]
     if now.work is not None:
         busy = sum(work.task is not None for work in now.work)

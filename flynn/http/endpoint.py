@@ -16,7 +16,7 @@ DEFAULT_ENDPOINT = "http://localhost:8080"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103  # bytes: sun_path in unix(7), and on BSD and macOS
-_LOCAL_NAMES = ("localhost", "ip6-localhost", "ip6-loopback")  # the latter two from Debian's /etc/hosts
+_LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")  # as in /etc/hosts
 _LOCAL_IPV6 = (bytes(16), bytes(15) + b"\x01")  # :: and ::1
 _MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 _ALLOWED = "write http://HOST:PORT, https://HOST:PORT or unix:///path/to.sock"

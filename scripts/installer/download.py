@@ -16,7 +16,7 @@ from .catalogue import RemoteFile
 from .errors import EXIT_TEMPORARY, InstallError
 from .files import locked, set_aside
 from .hub import Hub, Temporary, length_of, sorted_failure
-from .part import Part, WrongDigest, is_good
+from .part import Part, WrongDigest, is_another, is_good, tidy
 from .progress import Meter, duration
 
 AT_A_TIME = 4
@@ -77,14 +77,21 @@ class Patience:
                 self.wait(failure, 0)
 
 
-def describe(files: Sequence[RemoteFile], hub: Hub, say: Callable[[str], None]) -> tuple[list[RemoteFile], bytes]:
-    """The files with size and digest, asked of the server, and the first KB of the first of them."""
-    stop, described, head = threading.Event(), [], b""
-    for file in files:
-        known, first = Patience(say, stop).persist(lambda file=file: hub.describe(file))  # type: ignore[misc]
-        described.append(known)
-        head = head or first
-    return described, head
+def describe(files: Sequence[RemoteFile], hub: Hub, say: Callable[[str], None]) -> tuple[RemoteFile, ...]:
+    """The files with size and digest; those that lack them are asked of the server."""
+    patience = Patience(say, threading.Event())
+    return tuple(patience.persist(lambda file=file: hub.describe(file)) for file in files)  # type: ignore[misc]
+
+
+def folder_for(files: Sequence[RemoteFile], models_dir: Path, repository: str) -> Path:
+    """Where the files go: the models' folder, or one in it if that has other files of these names.
+
+    A file that is not the wanted one is another model's, unless its own record says that it was the wanted one once.
+    """
+    digest = (files[0].sha256 or "")[:12] if files else ""
+    folders = [models_dir, models_dir / (repository.replace("/", "--") or digest)]
+    free = (folder for folder in folders if not any(is_another(folder / file.name, file) for file in files))
+    return next(free, models_dir / digest)
 
 
 def fetch(files: Sequence[RemoteFile], folder: Path, hub: Hub, say: Callable[[str], None]) -> bool:
@@ -97,6 +104,8 @@ def fetch(files: Sequence[RemoteFile], folder: Path, hub: Hub, say: Callable[[st
         InstallError: no space, no permission, a wrong digest, or the server would not give it.
     """
     if not _missing(files, folder):
+        for file in files:
+            tidy(folder / file.name)
         return False
     with locked(folder, say):
         missing = _missing(files, folder)

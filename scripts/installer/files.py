@@ -14,6 +14,16 @@ from typing import Callable
 from .errors import InstallError
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, for their owner alone, as the XDG base directory specification has it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Writes a whole file or none: into a new file beside it, which then takes its name.
 
@@ -22,7 +32,7 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         sweep(path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
@@ -39,7 +49,8 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
 def sweep(path: Path) -> None:
     """Removes what killed writers of `path` left beside it."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
-        if not _lives(int(left.name.split(".")[-2])):
+        process = left.name.split(".")[-2]
+        if process.isdecimal() and len(process) < 10 and not _lives(int(process)):
             left.unlink(missing_ok=True)
 
 
@@ -78,7 +89,7 @@ def locked(folder: Path, say: Callable[[str], None], *, poll_seconds: float = 0.
         InstallError: the folder cannot be made or written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         descriptor = os.open(folder / ".install.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise InstallError(f"{folder}: cannot be written: {error.strerror or error}") from error

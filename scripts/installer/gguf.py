@@ -1,7 +1,7 @@
 """Reading the beginning of a GGUF file: enough to know the architecture, no tensor and no vocabulary.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Writers put the architecture's keys before the
-tokenizer's arrays, so the first few KB of a file hold all that is asked here.
+tokenizer's arrays, so the first few KB of a file hold all that `read_metadata` asks; `header_length` needs some MB.
 """
 
 from __future__ import annotations
@@ -9,16 +9,13 @@ from __future__ import annotations
 import struct
 from typing import Optional, Union
 
-from .catalogue import HALF_PRECISION_BYTES, Shape
-
 MAGIC = b"GGUF"
-HEAD_BYTES = 16 * 1024
 VOCABULARY = "tokenizer.ggml.tokens"
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
-_MOST_LAYERS = 4096  # more than any model has: a damaged header is not believed
-_LONGEST_ARRAY = _MOST_LAYERS  # longer ones are vocabularies; arrays that are wanted have an entry a layer
+_LONGEST_ARRAY = 4096  # longer ones are vocabularies; arrays that are wanted have an entry a layer
+_MOST_DIMENSIONS = 8
 
 Value = Union[int, float, str, "list[Union[int, float, str]]"]
 
@@ -49,6 +46,16 @@ class _Cursor:
     def text(self) -> str:
         return self.take(self.number("<Q")).decode("utf-8", "replace")
 
+    def skip(self, kind: int, count: int) -> None:
+        """Passes over so many values of a type."""
+        if kind == _STRING:
+            for _ in range(count):
+                self.take(self.number("<Q"))
+        elif kind in _SCALARS:
+            self.take(count * struct.calcsize(_SCALARS[kind]))
+        else:
+            raise NotGGUF(f"GGUF value type {kind} is unknown")
+
     def scalar(self, kind: int) -> Union[int, float, str]:
         if kind == _STRING:
             return self.text()
@@ -65,15 +72,9 @@ def read_metadata(head: bytes) -> dict[str, Value]:
     Raises:
         NotGGUF: the magic is missing, or what follows is not GGUF version 2 or 3.
     """
-    if not head.startswith(MAGIC):
-        raise NotGGUF("the file does not begin with GGUF")
-    cursor = _Cursor(head)
+    cursor = _begun(head)
     found: dict[str, Value] = {}
     try:
-        cursor.take(len(MAGIC))
-        version = cursor.number("<I")
-        if version not in (2, 3):
-            raise NotGGUF(f"GGUF version {version} is not supported (2 and 3 are)")
         cursor.number("<Q")  # tensors
         for _ in range(cursor.number("<Q")):
             key, kind = cursor.text(), cursor.number("<I")
@@ -90,20 +91,46 @@ def read_metadata(head: bytes) -> dict[str, Value]:
     return found
 
 
-def shape_of(metadata: dict[str, Value]) -> Optional[Shape]:
-    """The model's shape, None if the metadata do not tell (the vocabulary comes first, or the architecture is odd)."""
-    architecture = metadata.get("general.architecture")
+def header_length(head: bytes) -> Optional[int]:
+    """The bytes of a file before its tensors' data: metadata, vocabulary, and each tensor's name and shape.
 
-    def number(key: str, default: int = 0) -> int:
-        value = metadata.get(f"{architecture}.{key}", default)
-        return value if isinstance(value, int) else default
+    None if `head` holds less than that.
 
-    layers, embedding, heads = number("block_count"), number("embedding_length"), number("attention.head_count")
-    vocabulary = metadata.get(VOCABULARY, number("vocab_size"))
-    if not isinstance(vocabulary, int) or min(layers, embedding, heads, vocabulary) <= 0 or layers > _MOST_LAYERS:
+    Raises:
+        NotGGUF: as `read_metadata`.
+    """
+    cursor = _begun(head)
+    try:
+        tensors = cursor.number("<Q")
+        for _ in range(cursor.number("<Q")):
+            cursor.text()
+            kind = cursor.number("<I")
+            if kind == _ARRAY:
+                kind, count = cursor.number("<I"), cursor.number("<Q")
+                cursor.skip(kind, count)
+            else:
+                cursor.skip(kind, 1)
+        for _ in range(tensors):
+            cursor.text()
+            dimensions = cursor.number("<I")
+            if dimensions > _MOST_DIMENSIONS:
+                raise NotGGUF(f"a tensor of {dimensions} dimensions")
+            cursor.take(dimensions * 8 + 4 + 8)  # its shape, its type, where its data begin
+    except _End:
         return None
-    per_layer = metadata.get(f"{architecture}.attention.head_count_kv", heads)
-    each = per_layer if isinstance(per_layer, list) else [per_layer] * layers
-    kv_heads = sum(n for n in each if isinstance(n, int))
-    width = number("attention.key_length", embedding // heads) + number("attention.value_length", embedding // heads)
-    return Shape(layers, kv_heads * width * HALF_PRECISION_BYTES, embedding, vocabulary)
+    return cursor.at
+
+
+def _begun(head: bytes) -> _Cursor:
+    """A cursor behind magic and version."""
+    if not head.startswith(MAGIC):
+        raise NotGGUF("the file does not begin with GGUF")
+    cursor = _Cursor(head)
+    try:
+        cursor.take(len(MAGIC))
+        version = cursor.number("<I")
+    except _End:
+        return cursor
+    if version not in (2, 3):
+        raise NotGGUF(f"GGUF version {version} is not supported (2 and 3 are)")
+    return cursor

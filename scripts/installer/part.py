@@ -90,7 +90,7 @@ class Part:
         note = {"sha256": self.sha256, "size": self.size, "etag": etag}
         write_atomically(self.note, json.dumps(note) + "\n")
         with _disk_errors(self.path):
-            self._stream = FileIO(self.path, "w")
+            self._stream = FileIO(self.path, "w", opener=lambda path, flags: os.open(path, flags, 0o644))
         self.position, self.etag, self.resumed, self._hash = 0, etag, False, hashlib.sha256()
 
     def receive(self, read_into: Callable[[memoryview], int], progress: Callable[[int], None]) -> None:
@@ -140,7 +140,7 @@ class Part:
         with _disk_errors(self.path):
             os.fsync(self._stream.fileno())
             os.replace(self.path, self.target)
-            self.note.unlink()
+            self.note.unlink(missing_ok=True)
             sweep(self.note)
             _sync_folder(self.target.parent)
         remember_verified(self.target, self.sha256)
@@ -150,6 +150,14 @@ class Part:
         with contextlib.suppress(FileNotFoundError):
             self.note.unlink()
         return set_aside(self.path, ".corrupt")
+
+
+def tidy(target: Path) -> None:
+    """Removes the note of a download that was killed between giving the file its name and removing the note."""
+    part, note = (target.with_name(target.name + end) for end in (".part", ".part.json"))
+    with contextlib.suppress(OSError):
+        if note.exists() and not part.exists():
+            note.unlink()
 
 
 def is_good(path: Path, file: RemoteFile) -> bool:
@@ -170,6 +178,16 @@ def is_good(path: Path, file: RemoteFile) -> bool:
         return False
     remember_verified(path, file.sha256)
     return True
+
+
+def is_another(path: Path, file: RemoteFile) -> bool:
+    """Whether a file is at `path` that is not, and never was, `file`."""
+    if not path.is_file() or is_good(path, file):
+        return False
+    try:
+        return _record_of(path).read_text(encoding="utf-8").split()[0] != file.sha256
+    except (OSError, ValueError, IndexError):
+        return True
 
 
 def digest_of(path: Path) -> str:

@@ -32,17 +32,6 @@ def exec_line(program: str, arguments: Sequence[str]) -> str:
     return " ".join([_word(program), *(_word(text).replace("$", "$$") for text in arguments)])
 
 
-def plain_value(text: str, what: str) -> str:
-    """The value of a setting that knows specifiers and no quotes, e.g. ListenStream=.
-
-    Raises:
-        InstallError: the text has characters that such a line cannot hold.
-    """
-    if not text or not text.isprintable() or text != text.strip() or text.endswith("\\"):
-        raise InstallError(f"{what} {text!r}: systemd takes no such text here", status=EXIT_USAGE)
-    return text.replace("%", "%%")
-
-
 def _word(text: str) -> str:
     if "\0" in text:
         raise InstallError(f"{text!r}: an argument cannot hold a NUL character", status=EXIT_USAGE)

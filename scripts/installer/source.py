@@ -7,31 +7,58 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Optional
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlunsplit
 
-from . import catalogue
-from .catalogue import RemoteFile, Shape
+from .address import is_private_channel, split
+from .catalogue import CATALOGUE, Catalogue, CatalogueModel, RemoteFile, by_name
 from .errors import EXIT_USAGE, InstallError
 from .gguf import MAGIC
+from .shape import Shape
 
 _SHARD = re.compile(r"^(?P<stem>.*)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf$", re.DOTALL)  # gguf-split's own naming
-_HF = re.compile(r"^hf:(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[^@]+)(?:@(?P<revision>.+))?$")
+_REPOSITORY = r"(?P<repository>\w[\w.-]*/\w[\w.-]*)"
+_HUB_FILE = re.compile(rf"^hf:{_REPOSITORY}/(?P<file>[^@]+)(?:@(?P<revision>.+))?$")
+# As llama-server's own -hf takes it.
+_HUB_NAME = re.compile(rf"^(?:hf:)?{_REPOSITORY}(?::(?P<quant>[\w.-]+))?(?:@(?P<revision>.+))?$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _MOST_SHARDS = 999
+_FORMS = "a path, OWNER/REPO:QUANT or hf:OWNER/REPO/FILE on the hub, an https address, auto, or one of:"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A model of the hub by its repository: which files that is, the hub has to be asked.
+
+    `quant` is a quantization as in the names of files, e.g. `Q4_K_M`; empty for llama.cpp's own choice.
+    """
+
+    repository: str
+    quant: str
+    revision: str
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model to serve: `files` to download, or, for one that is here already, none and its `path`."""
+    """A model to serve: `files` to download, or a `query` for them, or, for one that is here already, its `path`.
+
+    `repository` tells files of the same name apart; empty for an address or a path.
+    """
 
     label: str
     files: tuple[RemoteFile, ...] = ()
     path: Optional[Path] = None
     shape: Optional[Shape] = None
+    query: Optional[Query] = None
+    repository: str = ""
 
-    def first(self, models_dir: Path) -> Path:
-        """The file that llama-server is given; it finds further shards beside it."""
-        return self.path if self.path is not None else models_dir / self.files[0].name
+    @property
+    def name(self) -> str:
+        """What it is called where a server has several."""
+        if self.query is not None:
+            return self.query.repository.rpartition("/")[2]
+        first = self.path.name if self.path is not None else self.files[0].name
+        match = _SHARD.match(first)
+        return match["stem"] if match else first[: -len(".gguf")] if first.endswith(".gguf") else first
 
 
 def shard_names(name: str) -> list[str]:
@@ -49,37 +76,43 @@ def shard_names(name: str) -> list[str]:
     return [f"{match['stem']}-{index:05}-of-{count:05}.gguf" for index in range(1, count + 1)]
 
 
-def parse(spec: str, *, endpoint: str, digests: tuple[str, ...] = ()) -> Model:
-    """The model that `spec` means: a name of the catalogue, `hf:OWNER/REPO/FILE[@REVISION]`, an address, or a path.
+def parse(spec: str, *, endpoint: str, digests: tuple[str, ...] = (), catalogue: Catalogue = CATALOGUE) -> Model:
+    """The model that `spec` means: a name of the catalogue, one of the hub's, an address, or a path.
 
     Args:
-        endpoint: the hub's address, for names of the catalogue and `hf:`.
+        endpoint: the hub's address, for names of the catalogue and of the hub.
         digests: the SHA-256 of each file in order, from `--sha256`.
 
     Raises:
         InstallError: the spec or a digest is wrong, or the file is not there.
     """
-    known = catalogue.by_name(spec)
+    known = by_name(catalogue, spec)
     if known:
         return from_catalogue(known, endpoint)
-    if spec.startswith("hf:"):
-        return _with_digests(_from_hub(spec, endpoint), digests)
     if re.match(r"^https?://", spec, re.IGNORECASE):
         if not digests:
             raise InstallError(f"{spec}: an address needs the file's digest: --sha256 HEX", status=EXIT_USAGE)
         return _with_digests(_from_url(spec), digests)
-    return local(spec)
+    name = _HUB_NAME.match(spec)
+    if name and (spec.startswith("hf:") or not (spec.endswith(".gguf") or os.path.lexists(spec))):
+        if digests:
+            raise InstallError(f"--sha256: the hub tells the digests of {spec}", status=EXIT_USAGE)
+        query = Query(name["repository"], name["quant"] or "", name["revision"] or "main")
+        return Model(spec, query=query, repository=query.repository)
+    if spec.startswith("hf:"):
+        return _with_digests(_from_hub(spec, endpoint), digests)
+    return local(spec, catalogue)
 
 
-def from_catalogue(model: catalogue.CatalogueModel, endpoint: str) -> Model:
+def from_catalogue(model: CatalogueModel, endpoint: str) -> Model:
     files = tuple(
-        RemoteFile(name, _hub_url(endpoint, model.repository, model.revision, name), size, sha256)
+        RemoteFile(name, hub_url(endpoint, model.repository, model.revision, name), size, sha256)
         for name, size, sha256 in model.files
     )
-    return Model(model.name, files, shape=model.shape)
+    return Model(model.name, files, shape=model.shape, repository=model.repository)
 
 
-def local(spec: str) -> Model:
+def local(spec: str, catalogue: Catalogue = CATALOGUE) -> Model:
     """The model at a path, with all its shards.
 
     Raises:
@@ -94,44 +127,36 @@ def local(spec: str) -> Model:
             with file.open("rb") as stream:
                 magic = stream.read(len(MAGIC))
         except OSError as error:
-            names = ", ".join(model.name for model in catalogue.CATALOGUE)
-            raise InstallError(
-                f"{file}: {(error.strerror or str(error)).lower()}",
-                hint=f"--model takes a path, hf:OWNER/REPO/FILE, an https address, auto, or one of: {names}",
-            ) from error
+            names = ", ".join(model.name for model in catalogue)
+            reason = (error.strerror or str(error)).lower()
+            raise InstallError(f"{file}: {reason}", hint=f"--model takes {_FORMS} {names}") from error
         if magic != MAGIC:
             raise InstallError(f"{file}: this is not a GGUF file (it does not begin with GGUF)")
     return Model(path.name, path=path.with_name(shard_names(path.name)[0]))
 
 
 def _from_hub(spec: str, endpoint: str) -> Model:
-    match = _HF.match(spec)
+    match = _HUB_FILE.match(spec)
     if not match:
-        raise InstallError(f"{spec}: write hf:OWNER/REPO/FILE or hf:OWNER/REPO/FILE@REVISION", status=EXIT_USAGE)
+        forms = "hf:OWNER/REPO:QUANT, hf:OWNER/REPO/FILE or hf:OWNER/REPO/FILE@REVISION"
+        raise InstallError(f"{spec}: write {forms}", status=EXIT_USAGE)
     path = PurePosixPath(match["file"])
     if ".." in path.parts:
         raise InstallError(f"{spec}: '..' has no place in a file's name", status=EXIT_USAGE)
-    revision = match["revision"] or "main"
+    revision, repository = match["revision"] or "main", match["repository"]
     names = shard_names(checked_name(path.name, spec))
-    files = (RemoteFile(n, _hub_url(endpoint, match["repo"], revision, str(path.with_name(n)))) for n in names)
-    return Model(spec, tuple(files))
+    files = (RemoteFile(n, hub_url(endpoint, repository, revision, str(path.with_name(n)))) for n in names)
+    return Model(spec, tuple(files), repository=repository)
 
 
 def _from_url(spec: str) -> Model:
-    parts = urlsplit(spec)
+    parts = split(spec)
     if not is_private_channel(spec):
         raise InstallError(f"{spec}: use https (http is taken for this machine only)", status=EXIT_USAGE)
     folder, _, last = parts.path.rpartition("/")
     names = shard_names(checked_name(unquote(last), spec))
     urls = (urlunsplit(parts._replace(path=f"{folder}/{quote(name)}", fragment="")) for name in names)
     return Model(spec, tuple(RemoteFile(name, url) for name, url in zip(names, urls)))
-
-
-def is_private_channel(url: str) -> bool:
-    """Whether nobody between can read along: https, or a server on this machine."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    return parts.scheme == "https" or host in ("localhost", "::1") or bool(re.match(r"^127(\.\d{1,3}){3}$", host))
 
 
 def checked_name(name: str, spec: str) -> str:
@@ -141,7 +166,7 @@ def checked_name(name: str, spec: str) -> str:
     return name
 
 
-def _hub_url(endpoint: str, repository: str, revision: str, file: str) -> str:
+def hub_url(endpoint: str, repository: str, revision: str, file: str) -> str:
     return f"{endpoint}/{repository}/resolve/{quote(revision, safe='')}/{quote(file)}"
 
 

@@ -11,7 +11,6 @@ from typing import Optional
 
 from .errors import EXIT_UNAVAILABLE, InstallError
 
-_PROXYD_PLACES = ("/usr/lib/systemd/systemd-socket-proxyd", "/lib/systemd/systemd-socket-proxyd")
 _PREPARE = 'To prepare everything all the same: make install-service ARGS="--no-start …"'
 
 
@@ -46,18 +45,6 @@ def _without_systemd() -> str:
     return f"In a container nothing starts services: run llama-server as its main process instead.\n{_PREPARE}"
 
 
-def proxyd() -> str:
-    """The path of systemd-socket-proxyd.
-
-    Raises:
-        InstallError: this systemd came without it.
-    """
-    found = next((place for place in _PROXYD_PLACES if os.access(place, os.X_OK)), None)
-    if found is None:
-        raise InstallError("--on-demand: systemd-socket-proxyd is not installed", status=EXIT_UNAVAILABLE)
-    return found
-
-
 def control(environ: Mapping[str, str], *arguments: str) -> str:
     """Runs `systemctl --user` and returns what it printed.
 
@@ -72,8 +59,8 @@ def control(environ: Mapping[str, str], *arguments: str) -> str:
 
 
 def state(environ: Mapping[str, str], unit: str) -> dict[str, str]:
-    """What systemd knows of a unit: ActiveState, NRestarts, NeedDaemonReload, and how its main process ended."""
-    names = "ActiveState,NRestarts,NeedDaemonReload,ExecMainCode,ExecMainStatus"
+    """What systemd knows of a unit: its state, which start this is, and how its main process ended."""
+    names = "ActiveState,NRestarts,NeedDaemonReload,ExecMainCode,ExecMainStatus,InvocationID"
     lines = control(environ, "show", f"--property={names}", unit).splitlines()
     return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
@@ -86,14 +73,22 @@ def is_enabled(environ: Mapping[str, str], unit: str) -> bool:
     return _systemctl(environ, "is-enabled", unit).returncode == 0
 
 
-def last_lines(environ: Mapping[str, str], count: int = 15) -> str:
-    """The end of llama-server's log; empty where there is no journal."""
-    command = ["journalctl", "--user", "-u", "llama-server.service", "-n", str(count), "--no-pager", "-o", "cat"]
+def log_of(environ: Mapping[str, str], invocation: str, count: int = 200) -> list[str]:
+    """The end of what one start of a unit wrote; empty where there is no journal, or it cannot be read.
+
+    Args:
+        invocation: the start's InvocationID.
+    """
+    if not invocation:
+        return []
+    command = ["journalctl", "-q", "--no-pager", "-o", "cat", "-n", str(count), f"_SYSTEMD_INVOCATION_ID={invocation}"]
     try:
-        done = subprocess.run(command, env=environment(environ), capture_output=True, text=True, timeout=30)
-        return done.stdout.strip()
+        done = subprocess.run(
+            command, env=environment(environ), capture_output=True, text=True, errors="replace", timeout=30
+        )
+        return done.stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return []
 
 
 def enable_linger(environ: Mapping[str, str]) -> None:
@@ -110,6 +105,16 @@ def enable_linger(environ: Mapping[str, str]) -> None:
         said = str(error)
     if said is not None:
         raise InstallError(f"--linger: {said}", hint=f"sudo loginctl enable-linger {user}")
+
+
+def lingers(environ: Mapping[str, str]) -> bool:
+    """Whether the user's services run without a login; False where logind does not tell."""
+    command = ["loginctl", "show-user", str(os.getuid()), "--property=Linger", "--value"]
+    try:
+        done = subprocess.run(command, env=dict(environ), capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.stdout.strip() == "yes"
 
 
 def forget_failure(environ: Mapping[str, str], unit: str) -> None:

@@ -1,24 +1,20 @@
-"""The text of the systemd units, from the choices alone: no I/O."""
+"""The text of the systemd unit, from the choices alone: no I/O."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from .errors import EXIT_USAGE, InstallError
-from .quoting import exec_line, plain_value
+from .quoting import exec_line
 
 SERVICE = "llama-server.service"
-PROXY_SOCKET = "llama-server-proxy.socket"
-PROXY_SERVICE = "llama-server-proxy.service"
-ALL_UNITS = (SERVICE, PROXY_SOCKET, PROXY_SERVICE)
 MARK = "# Written by Flynn's scripts/install_service.py, which `make install-service` runs."
 
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8080  # llama-server's own
+DEFAULT_HOST = "127.0.0.1"  # llama-server's own
+DEFAULT_PORT, NEW_PORT = 8080, 9931  # llama-server's own before build b11549, and since
 LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7), less the final NUL
-RUNTIME_DIRECTORY = "llama-server"  # under XDG_RUNTIME_DIR
 LOAD_SECONDS = 900  # a large model from a slow disk
 
 _SERVICE_SECTION = """\
@@ -47,42 +43,35 @@ UMask=0077
 
 @dataclass(frozen=True)
 class Choices:
-    """What the units are made from.
+    """What the unit is made from.
 
     Attributes:
-        server, model: absolute paths of llama-server and of the model's first file.
+        command: the words that start llama-server, the first an absolute path.
+        model: the absolute path of the model's first file; empty for a server of the models in `presets`.
+        presets: an INI file of llama-server's that names several models.
         host, port, socket: where clients connect; a `socket` path is instead of host and port.
-        ctx_size: tokens of context; gpu_layers: layers given to the GPU; parallel: slots, None for llama-server's own.
+        ctx_size: tokens of context. gpu_layers: layers given to the GPU, or `auto`. parallel: slots, None for
+            llama-server's own number.
         alias: the model's name in the API. api_key_file: the file with the key, None for no key.
+        pooling: of a server for embeddings, e.g. `mean`; empty for the model's own; None for a server that chats.
+        idle_seconds: after so long without a request the model's memory is given back until the next; None for never.
         extra: further arguments of llama-server.
-        idle_seconds: None for a server that always runs; else it is started by the first connection and stopped so
-            long after the last.
-        wait_script, python: for `idle_seconds`: the program that waits until the model is loaded, and what runs it.
-        proxyd: for `idle_seconds`: the path of systemd-socket-proxyd.
-        runtime_dir: for `idle_seconds`: the user's XDG_RUNTIME_DIR.
     """
 
-    server: str
-    model: str
+    command: tuple[str, ...]
+    model: str = ""
+    presets: str = ""
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     socket: Optional[str] = None
     ctx_size: int = 8192
-    gpu_layers: int = 99
+    gpu_layers: str = "99"
     parallel: Optional[int] = None
     alias: Optional[str] = None
     api_key_file: Optional[str] = None
+    pooling: Optional[str] = None
+    idle_seconds: Optional[int] = None
     extra: tuple[str, ...] = ()
-    idle_seconds: Optional[float] = None
-    wait_script: str = ""
-    python: str = ""
-    proxyd: str = ""
-    runtime_dir: str = ""
-
-    @property
-    def backend(self) -> str:
-        """Where llama-server listens behind the proxy: a socket that only this user can reach."""
-        return f"{self.runtime_dir}/{RUNTIME_DIRECTORY}/backend.sock"
 
     @property
     def endpoint(self) -> str:
@@ -94,106 +83,71 @@ class Choices:
 
 
 def arguments(choices: Choices) -> list[str]:
-    """llama-server's arguments; what is the server's own default is left out."""
-    words = ["-m", choices.model, "-ngl", str(choices.gpu_layers), "-c", str(choices.ctx_size)]
-    listen = choices.backend if choices.idle_seconds is not None else choices.socket
-    if listen is not None:
-        words += ["--host", listen]
+    """llama-server's arguments; what is the server's own default, or in `environment`, is left out."""
+    words = ["-m", choices.model] if choices.model else ["--models-preset", choices.presets]
+    words += ["-ngl", choices.gpu_layers, "-c", str(choices.ctx_size)]
+    if choices.socket is not None:
+        words += ["--host", choices.socket]
     else:
         words += ["--host", choices.host] if choices.host != DEFAULT_HOST else []
         words += ["--port", str(choices.port)] if choices.port != DEFAULT_PORT else []
     words += ["--parallel", str(choices.parallel)] if choices.parallel is not None else []
     words += ["--alias", choices.alias] if choices.alias is not None else []
     words += ["--api-key-file", choices.api_key_file] if choices.api_key_file is not None else []
+    if choices.pooling is not None:
+        # A text is pooled in one go: one that is longer than a micro-batch is answered with an error.
+        batch = str(choices.ctx_size)
+        words += ["--embeddings", *(["--pooling", choices.pooling] if choices.pooling else [])]
+        words += ["--batch-size", batch, "--ubatch-size", batch]
+    words += ["--sleep-idle-seconds", str(choices.idle_seconds)] if choices.idle_seconds is not None else []
     return words + list(choices.extra)
 
 
-def unit_files(choices: Choices) -> dict[str, str]:
-    """The units by name: one, or three for a server that is started on demand.
+def environment(choices: Choices) -> dict[str, str]:
+    """What llama-server is told besides its arguments, so that those stay the ones that everybody knows.
+
+    The port is said even where it is the default: llama-server's own has changed. An origin that is not this machine's
+    gets no permission to read answers: else every web page that the user opens may use the model.
+    """
+    port = {"LLAMA_ARG_PORT": str(DEFAULT_PORT)} if choices.socket is None and choices.port == DEFAULT_PORT else {}
+    return {**port, "LLAMA_ARG_CORS_ORIGINS": "localhost"}
+
+
+def by_hand(choices: Choices) -> list[str]:
+    """The words that start the same server in a shell."""
+    variables = [f"{name}={value}" for name, value in environment(choices).items()]
+    return [*variables, *choices.command, *arguments(choices)]
+
+
+def unit_file(choices: Choices) -> str:
+    """The text of the unit.
 
     Raises:
         InstallError: a path or name cannot be said in a unit file.
     """
     if choices.socket is not None:
         _check_socket(choices.socket)
-    if choices.idle_seconds is None:
-        return {SERVICE: _service(choices)}
-    _check_socket(choices.backend)
-    return {
-        SERVICE: _service(choices),
-        PROXY_SOCKET: _proxy_socket(choices),
-        PROXY_SERVICE: _proxy_service(choices, choices.idle_seconds),
-    }
-
-
-def _service(choices: Choices) -> str:
-    on_demand = choices.idle_seconds is not None
-    unneeded = "# It runs as long as the proxy needs it.\nStopWhenUnneeded=yes\n" if on_demand else ""
-    install = "" if on_demand else "\n[Install]\nWantedBy=default.target\n"
+    lines = [f"Environment={name}={value}" for name, value in environment(choices).items()]
+    if choices.socket is not None:  # llama-server does not replace a socket that was left behind
+        lines.append(f"ExecStartPre={exec_line('/bin/rm', ['-f', '--', choices.socket])}")
+    lines.append(f"ExecStart={exec_line(choices.command[0], [*choices.command[1:], *arguments(choices)])}")
     return f"""\
 {MARK}
 [Unit]
 Description=llama.cpp server
 Documentation=https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 After=network.target
-# Five failed starts and it stays down: a model that cannot be loaded is not tried for ever.
+# Twenty starts within so many seconds and it stays down: a model that cannot be loaded is not tried for ever. Starts by
+# hand count, too; `systemctl --user reset-failed llama-server` forgets them.
 StartLimitIntervalSec={LOAD_SECONDS}
-StartLimitBurst=5
-{unneeded}
+StartLimitBurst=20
+
 [Service]
 Type=exec
-{_socket_lines(choices)}ExecStart={exec_line(choices.server, arguments(choices))}
-{_SERVICE_SECTION}{install}"""
-
-
-def _socket_lines(choices: Choices) -> str:
-    """A folder for the backend's socket, and what removes a socket left behind: llama-server does not replace one."""
-    on_demand = choices.idle_seconds is not None
-    listen = choices.backend if on_demand else choices.socket
-    if listen is None:
-        return ""
-    folder = f"RuntimeDirectory={RUNTIME_DIRECTORY}\nRuntimeDirectoryMode=0700\n" if on_demand else ""
-    return f"{folder}ExecStartPre={exec_line('/bin/rm', ['-f', '--', listen])}\n"
-
-
-def _proxy_socket(choices: Choices) -> str:
-    if choices.socket is not None:
-        listen, mode = choices.socket, "SocketMode=0600\nRemoveOnStop=yes\n"
-    else:
-        host = "127.0.0.1" if choices.host == "localhost" else choices.host
-        if not all(char in "0123456789abcdefABCDEF.:" for char in host):
-            raise InstallError(f"--host {host}: --on-demand needs an address in digits", status=EXIT_USAGE)
-        listen, mode = f"[{host}]:{choices.port}" if ":" in host else f"{host}:{choices.port}", ""
-    return f"""\
-{MARK}
-[Unit]
-Description=The first connection starts the llama.cpp server
-Documentation=man:systemd-socket-proxyd(8)
-
-[Socket]
-ListenStream={plain_value(listen, "--socket")}
-{mode}
+{chr(10).join(lines)}
+{_SERVICE_SECTION}
 [Install]
-WantedBy=sockets.target
-"""
-
-
-def _proxy_service(choices: Choices, idle_seconds: float) -> str:
-    idle = max(1, math.ceil(idle_seconds))
-    return f"""\
-{MARK}
-[Unit]
-Description=Connections to the llama.cpp server; it stops when there are none
-Documentation=man:systemd-socket-proxyd(8)
-Requires={SERVICE} {PROXY_SOCKET}
-After={SERVICE} {PROXY_SOCKET}
-
-[Service]
-# Connections wait in the socket's queue until the model is loaded.
-ExecStartPre={exec_line(choices.python, [choices.wait_script, choices.backend, str(LOAD_SECONDS)])}
-ExecStart={exec_line(choices.proxyd, [f"--exit-idle-time={idle}s", choices.backend])}
-TimeoutStartSec={LOAD_SECONDS + 10}
-NoNewPrivileges=yes
+WantedBy=default.target
 """
 
 

@@ -224,7 +224,7 @@ def test_a_python_that_cannot_be_had_is_one_line(
     name: str, variables: Dict[str, str], line: str, tmp_path: Path
 ) -> None:
     (tmp_path / "scripts").mkdir()
-    for script in ("environment.py", "platforms.py"):
+    for script in ("environment.py", "debian.py", "platforms.py"):
         shutil.copy(environment.ROOT / "scripts" / script, tmp_path / "scripts")
     proxies = "".join(f'{scheme}::Proxy "http://127.0.0.1:9/"; ' for scheme in ("http", "https"))  # nothing listens
     (tmp_path / "apt.conf").write_text(f'Acquire {{ {proxies}Retries "0"; }};\n')

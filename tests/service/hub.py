@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import socket
 import struct
 import threading
@@ -16,6 +17,7 @@ from urllib.parse import unquote
 
 HUB_HOST, CDN_HOST = "127.0.0.1", "127.0.0.2"
 REPOSITORY = "acme/tiny-GGUF"
+COMMIT = "c0ffee" + "0" * 34
 
 
 @dataclass
@@ -47,6 +49,19 @@ def status(code: int, **headers: str) -> Fault:
     return answer
 
 
+def sends(body: bytes, **headers: str) -> Fault:
+    """Answers with this instead of the file."""
+
+    def answer(handler: _Handler, _: bytes) -> None:
+        handler.send_response(200)
+        for name, value in {"Content_Length": str(len(body)), **headers}.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
 def cut(after: int, *, reset: bool = False) -> Fault:
     """Sends the headers of the whole answer and only `after` bytes of its body."""
 
@@ -69,6 +84,7 @@ class FakeHub:
         files: content by file name; digests: what the hub says of a file, where that is not the truth.
         etags: the CDN's ETag by file name; the digest by default.
         faults: taken one by one, each by the next request to the CDN for a file's body (not for its head alone).
+        head_faults, api_faults: the same for requests for a file's head, and to the hub's API.
         ranges: whether the CDN knows Range. rate: bytes a second of each connection, None for no limit.
         redirects: whether the hub redirects to the CDN; else it sends the file itself.
     """
@@ -77,6 +93,8 @@ class FakeHub:
     digests: dict[str, Optional[str]] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    head_faults: list[Fault] = field(default_factory=list)
+    api_faults: list[Fault] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     ranges: bool = True
     rate: Optional[float] = None
@@ -113,12 +131,31 @@ class _Handler(BaseHTTPRequestHandler):
         with self.hub.lock:
             self.hub.seen.append(request)
         name = unquote(self.path).rsplit("/", 1)[-1]
-        if name not in self.hub.files:
+        if self.path.startswith("/api/"):
+            self._list()
+        elif name not in self.hub.files:
             status(404)(self, b"")
         elif host == HUB_HOST and self.hub.redirects:
             self._redirect(name)
         else:
             self._serve(name, request)
+
+    def _list(self) -> None:
+        """What a repository holds: each file of the hub, with its size and digest."""
+        with self.hub.lock:
+            fault = self.hub.api_faults.pop(0) if self.hub.api_faults else None
+        if fault is not None:
+            fault(self, b"")
+            return
+        files = [
+            {"rfilename": name, "size": len(body), "lfs": {"size": len(body), "sha256": self.hub.digest(name)}}
+            for name, body in self.hub.files.items()
+        ]
+        body = json.dumps({"sha": COMMIT, "siblings": [{"rfilename": "README.md"}, *files]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def _redirect(self, name: str) -> None:
         self.send_response(302)
@@ -135,10 +172,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self, name: str, request: Seen) -> None:
         content = self.hub.files[name]
-        fault = None
-        if not request.is_peek:
-            with self.hub.lock:
-                fault = self.hub.faults.pop(0) if self.hub.faults else None
+        faults = self.hub.head_faults if request.is_peek else self.hub.faults
+        with self.hub.lock:
+            fault = faults.pop(0) if faults else None
         if fault is not None and not hasattr(fault, "partial"):
             fault(self, b"")
             return

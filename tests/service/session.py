@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -12,22 +13,23 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 INSTALLER = Path(__file__).resolve().parents[2] / "scripts" / "install_service.py"
 SYSTEMD = next((path for path in ("/lib/systemd/systemd", "/usr/lib/systemd/systemd") if os.path.exists(path)), None)
 CGROUPS = Path("/sys/fs/cgroup")
+_FREE_NUMBERS = 70_000  # of users; those below are for accounts, see uids-gids of systemd
 
 
 class Session:
     """A user's home and environment; `run` runs the installer in it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, runtime: Optional[Path] = None) -> None:
         self.root = root
         self.home = root / "home"
-        self.runtime = root / "run"
+        self.runtime = runtime or root / "run"
         self.home.mkdir()
-        self.runtime.mkdir(mode=0o700)
+        self.runtime.mkdir(mode=0o700, exist_ok=True)
         self.unit_dir = self.home / ".config" / "systemd" / "user"
         kept = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "LANG", "LC_"))}
         self.environ = {
@@ -64,6 +66,18 @@ class Session:
             timeout=timeout,
         )
 
+    def flynn(self, *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+        """Runs flynn with the configuration that the installer wrote, for so long at most."""
+        command = ["timeout", str(seconds), sys.executable, "-m", "flynn", *arguments]
+        return subprocess.run(
+            command,
+            cwd=INSTALLER.parents[1],
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+
     def start(self, *arguments: str, environ: Optional[dict[str, str]] = None) -> subprocess.Popen[str]:
         """Starts the installer and returns at once."""
         return subprocess.Popen(
@@ -95,8 +109,8 @@ def why_no_manager() -> Optional[str]:
 
 @contextlib.contextmanager
 def private_manager(session: Session) -> Iterator[None]:
-    """Runs `systemd --user` for the session, in a cgroup of its own, until the block ends."""
-    with booted():
+    """Runs `systemd --user` for the session, in a cgroup of its own and with a journal, until the block ends."""
+    with booted(), journal():
         yield from _manager(session)
 
 
@@ -114,12 +128,55 @@ def booted() -> Iterator[None]:
                 folder.rmdir()
 
 
+@contextlib.contextmanager
+def journal() -> Iterator[None]:
+    """Runs systemd's journal, in memory, until the block ends; nothing where there is one, or none is installed."""
+    sockets, records = Path("/run/systemd/journal"), Path("/run/log/journal")
+    program = Path(SYSTEMD or "/").with_name("systemd-journald")
+    if (sockets / "stdout").exists() or not program.exists():
+        yield
+        return
+    made = [path for path in (sockets, records) if not path.exists()]
+    sockets.mkdir(exist_ok=True)
+    with subprocess.Popen([program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            while not (sockets / "stdout").exists() and process.poll() is None:
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+            for path in made:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def runtime_dir() -> Iterator[Path]:
+    """A folder such as logind makes for a user, of a number that nobody has: the journal looks there for units."""
+    run = Path("/run/user")
+    made = not run.exists()
+    run.mkdir(exist_ok=True)
+    number = next(
+        number for number in range(_FREE_NUMBERS + os.getpid() % 1000, 2**31) if not (run / str(number)).exists()
+    )
+    folder = run / str(number)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if made:
+                run.rmdir()
+
+
 def _manager(session: Session) -> Iterator[None]:
-    name = f"flynn-test-{os.getpid()}-{session.root.name}"
+    number = session.runtime.name
+    name = f"user.slice/user-{number}.slice/user@{number}.service"  # by this the journal knows whose a line is
     roots = [CGROUPS / "systemd", CGROUPS / "unified", CGROUPS]
     groups = [root / name for root in roots if (root / "cgroup.procs").exists()]
     for group in groups:
-        group.mkdir()
+        group.mkdir(parents=True)
     log = (session.root / "systemd.log").open("w")
     enter = " && ".join([f"echo $$ > {group}/cgroup.procs" for group in groups] + [f"exec {SYSTEMD} --user"])
     environ = {**session.environ, "SYSTEMD_LOG_TARGET": "console"}
@@ -141,6 +198,9 @@ def _manager(session: Session) -> Iterator[None]:
         log.close()
         for group in groups:
             _remove_group(group)
+            for parent in (group.parent, group.parent.parent):
+                with contextlib.suppress(OSError):  # another's may be in it
+                    parent.rmdir()
 
 
 def _kill_all_in(groups: list[Path]) -> None:
@@ -171,3 +231,18 @@ def short_folder() -> Iterator[Path]:
     """A folder with a short name: the path of a UNIX socket has at most 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="flynn-", dir="/tmp") as folder:
         yield Path(folder)
+
+
+def at_a_terminal(
+    session: Session, arguments: list[str], answer: bytes, environ: Optional[dict[str, str]] = None
+) -> tuple[int, str, str]:
+    """The installer's exit code, and what it said and printed, with a terminal that answers its question."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, str(session.installer), *arguments]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environ or session.environ, stdin=theirs, **pipes) as process:
+        os.write(ours, answer)
+        shown, said = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    return process.returncode, said, shown

@@ -1,22 +1,30 @@
-"""Does it fit: against what was measured, from the catalogue and from a file's own header."""
+"""Does it fit: against what was measured, against llama-fit-params, from the catalogue and from a file's own header."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from pathlib import Path
+from typing import Optional
 
 import pytest
-from installer import catalogue, fit, gguf, memory
-from installer.fit import MIB, Load, need
-from installer.memory import Memory
+from installer import catalogue, fit, fit_params, gguf, hardware
+from installer.fit import MIB, Load, Memory, Need, estimate
+from installer.hub import HEAD_BYTES
+from installer.llama_server import Device
+from installer.shape import Shape, read_shape
+from installer.unit import Choices
 
+from . import header_only
 from .gguf_file import gguf as gguf_bytes
+from .stand_in import write_nvidia_smi
 
 MEASURED_MIB = 10_413  # one H100, Qwen2.5-14B Q4_K_M, -ngl 99 -c 8192
 GIB = 1024 * MIB
 QWEN = catalogue.DEFAULT
-DEFAULT = Load(QWEN.size, QWEN.shape, 8192, 99)
+assert QWEN.shape is not None
+DEFAULT = Load(QWEN.size, QWEN.shape, 8192)
+FAST = 1e15  # bytes/s: no model is too slow for that
 QWEN_METADATA = {
     "general.architecture": "qwen2",
     "qwen2.block_count": 48,
@@ -28,49 +36,111 @@ QWEN_METADATA = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.tokens": [f"t{n}" for n in range(152_064)],
 }
+FIGURES = [
+    (name, *map(int, key.split()), *figures)
+    for name, architecture in header_only.ARCHITECTURES.items()
+    for key, figures in architecture["figures"].items()
+]
+
+
+def memory(host: int, gpu: Optional[int] = None) -> Memory:
+    return Memory(host, (Device("CUDA0", "a card", gpu, gpu),) if gpu is not None else ())
+
+
+def complaint(load: Load, here: Memory) -> Optional[str]:
+    def needed(ctx_size: int, layers: int) -> Need:
+        changed = dataclasses.replace(load, ctx_size=ctx_size, gpu_layers=layers)
+        return estimate(changed, with_gpu=bool(here.gpus))
+
+    return fit.complaint(load, here, needed, list)
+
+
+def gpu_mib(load: Load) -> float:
+    return sum(size for _, size in estimate(load, with_gpu=True).gpus) / MIB
 
 
 def test_the_default_is_within_5_percent_of_what_was_measured() -> None:
-    assert need(DEFAULT, with_gpu=True).gpu / MIB == pytest.approx(MEASURED_MIB, rel=0.05)
+    assert gpu_mib(DEFAULT) == pytest.approx(MEASURED_MIB, rel=0.05)
 
 
 def test_so_it_is_from_the_first_kilobytes_of_the_file() -> None:
-    head = gguf_bytes(QWEN_METADATA)[: gguf.HEAD_BYTES]
-    shape = gguf.shape_of(gguf.read_metadata(head))
+    shape = read_shape(gguf.read_metadata(gguf_bytes(QWEN_METADATA)[:HEAD_BYTES]))
     assert shape is not None
+    assert QWEN.shape is not None
     assert dataclasses.replace(shape, host_embedding_bytes=QWEN.shape.host_embedding_bytes) == QWEN.shape
-    estimate = need(Load(QWEN.size, shape, 8192, 99), with_gpu=True).gpu / MIB
-    assert estimate == pytest.approx(MEASURED_MIB, rel=0.05)
+    assert gpu_mib(Load(QWEN.size, shape, 8192)) == pytest.approx(MEASURED_MIB, rel=0.05)
+
+
+@pytest.mark.parametrize(("name", "ctx_size", "slots", "weights", "context", "compute"), FIGURES)
+def test_the_estimate_of_the_cache_is_that_of_llama_cpp(
+    name: str, ctx_size: int, slots: int, weights: int, context: int, compute: int
+) -> None:
+    metadata = gguf.read_metadata(gguf_bytes(header_only.ARCHITECTURES[name]["metadata"]))
+    shape = read_shape(metadata)
+    assert shape is not None
+    load = Load(weights * MIB, shape, ctx_size, slots=slots)
+    assert fit.cache_bytes(load) / MIB == pytest.approx(context, abs=1.0)
+    assert fit.estimate(load, with_gpu=False).host / MIB == pytest.approx(weights + context + compute, rel=0.1)
+
+
+@pytest.mark.parametrize("name", header_only.ARCHITECTURES)
+def test_llama_fit_params_is_asked_with_a_header_alone(name: str, native: Path, tmp_path: Path) -> None:
+    file = header_only.write(tmp_path / "m.gguf", name)
+    with file.open("rb") as stream:
+        head = stream.read(2**20)
+    length = gguf.header_length(head)
+    assert length is not None
+    program = fit_params.find([str(native / "llama-server")])
+    assert program is not None
+    choices = Choices(("/bin/true",), "m.gguf", parallel=4)
+    with fit_params.stand_in(["m.gguf"], [file.stat().st_size], [head[:length]]) as stand_in:
+        got = fit_params.need(program, stand_in, choices, 32768, 99)
+    assert got == Need(sum(header_only.ARCHITECTURES[name]["figures"]["32768 4"]) * MIB)
+
+
+def test_llama_has_fit_params_too(native: Path, tmp_path: Path) -> None:
+    assert fit_params.find([str(native / "llama"), "serve"]) == [str(native / "llama"), "fit-params"]
+    assert fit_params.find(["/bin/true"]) is None
+    assert fit_params.need([str(native / "llama-fit-params")], tmp_path / "m", Choices(("/a",), "m"), 512, 0) is None
+
+
+def test_options_that_change_the_memory_are_passed_on(native: Path, tmp_path: Path) -> None:
+    file, program = header_only.write(tmp_path / "m.gguf", "gpt-oss"), [str(native / "llama-fit-params")]
+    choices = Choices(("/bin/true",), "m.gguf", parallel=4)
+    smaller = dataclasses.replace(choices, extra=("--temp", "0", "-ctk", "q8_0", "-ctv", "q8_0"))
+    larger = dataclasses.replace(choices, pooling="mean")
+    sizes = [fit_params.need(program, file, each, 8192, 99) for each in (smaller, choices, larger)]
+    assert sizes == sorted(sizes, key=lambda need: need.host if need else 0)
+    assert len(set(sizes)) == 3
+
+
+def test_what_is_needed_on_each_gpu_has_to_be_free_there() -> None:
+    two = Memory(16 * GIB, (Device("CUDA0", "A", 8 * GIB, 8 * GIB), Device("CUDA1", "B", 8 * GIB, 2 * GIB)))
+    assert Need(GIB, (("CUDA0", 4 * GIB), ("CUDA1", GIB))).fits(two)
+    assert Need(GIB, (("CUDA0", 4 * GIB), ("CUDA1", 3 * GIB))).shortage(two) == ("GPU memory (B)", 3 * GIB, 2 * GIB)
 
 
 def test_the_default_fits_a_card_of_12_gb_and_not_one_of_8() -> None:
-    assert fit.complaint(DEFAULT, Memory(16 * GIB, 12_288 * MIB, "RTX 3060")) is None
-    assert fit.complaint(DEFAULT, Memory(16 * GIB, 8_192 * MIB, "RTX 3070")) is not None
+    assert complaint(DEFAULT, memory(16 * GIB, 12_288 * MIB)) is None
+    assert complaint(DEFAULT, memory(16 * GIB, 8_192 * MIB)) is not None
 
 
 def test_what_is_said_to_fit_does_fit_and_a_little_more_does_not() -> None:
-    here = Memory(16 * GIB, 10_000 * MIB, "a card")
-    text = fit.complaint(DEFAULT, here)
+    here = memory(16 * GIB, 10_000 * MIB)
+    text = complaint(DEFAULT, here)
     assert text is not None
     assert "a card" in text
     options = dict(line.removeprefix("would fit: ").split() for line in text.splitlines()[1:])
     ctx_size, layers = int(options["--ctx-size"]), int(options["--gpu-layers"])
-    assert need(dataclasses.replace(DEFAULT, ctx_size=ctx_size), with_gpu=True).fits(here)
-    assert not need(dataclasses.replace(DEFAULT, ctx_size=ctx_size + fit.CTX_STEP), with_gpu=True).fits(here)
-    assert need(dataclasses.replace(DEFAULT, gpu_layers=layers), with_gpu=True).fits(here)
-    assert not need(dataclasses.replace(DEFAULT, gpu_layers=layers + 1), with_gpu=True).fits(here)
-    assert options["--model"] == "qwen2.5-7b"
-
-
-def test_it_says_by_how_much_it_is_too_big() -> None:
-    text = fit.complaint(DEFAULT, Memory(16 * GIB, 8_192 * MIB, "a card"))
-    assert text is not None
-    assert text.startswith("it needs 10,414 MiB of GPU memory (a card), there are 8,192 MiB: 2,222 MiB too much")
+    assert estimate(dataclasses.replace(DEFAULT, ctx_size=ctx_size), with_gpu=True).fits(here)
+    assert not estimate(dataclasses.replace(DEFAULT, ctx_size=ctx_size + fit.CTX_STEP), with_gpu=True).fits(here)
+    assert estimate(dataclasses.replace(DEFAULT, gpu_layers=layers), with_gpu=True).fits(here)
+    assert not estimate(dataclasses.replace(DEFAULT, gpu_layers=layers + 1), with_gpu=True).fits(here)
 
 
 def test_without_a_gpu_main_memory_counts() -> None:
-    assert fit.complaint(DEFAULT, Memory(16 * GIB)) is None
-    text = fit.complaint(DEFAULT, Memory(8 * GIB))
+    assert complaint(DEFAULT, memory(16 * GIB)) is None
+    text = complaint(DEFAULT, memory(8 * GIB))
     assert text is not None
     assert "main memory" in text
     assert "--gpu-layers" not in text
@@ -78,37 +148,61 @@ def test_without_a_gpu_main_memory_counts() -> None:
 
 def test_layers_left_out_of_the_gpu_have_to_fit_in_main_memory() -> None:
     half = dataclasses.replace(DEFAULT, gpu_layers=24)
-    assert fit.complaint(half, Memory(16 * GIB, 8_192 * MIB)) is None
-    assert "main memory" in str(fit.complaint(half, Memory(2 * GIB, 8_192 * MIB)))
+    assert complaint(half, memory(16 * GIB, 8_192 * MIB)) is None
+    assert "main memory" in str(complaint(half, memory(2 * GIB, 8_192 * MIB)))
 
 
 @pytest.mark.parametrize(
-    ("gpu_mib", "size"), [(12_288, "14b"), (8192, "7b"), (4096, "3b"), (2560, "1.5b"), (1536, "0.5b")]
+    ("gpu_mib", "name"),
+    [
+        (16_384, "gpt-oss-20b"),
+        (12_288, "qwen3-14b"),
+        (8192, "qwen3-8b"),
+        (4096, "qwen2.5-3b"),
+        (2560, "qwen2.5-1.5b"),
+        (1536, "qwen2.5-0.5b"),
+    ],
 )
-def test_auto_takes_the_largest_that_fits(gpu_mib: int, size: str) -> None:
-    assert fit.largest_model(Memory(64 * GIB, gpu_mib * MIB), ctx_size=8192, gpu_layers=99) == f"qwen2.5-{size}"
+def test_auto_takes_the_largest_that_fits_the_gpu(gpu_mib: int, name: str) -> None:
+    found = fit.largest_model(catalogue.CATALOGUE, memory(64 * GIB, gpu_mib * MIB), 8192, FAST)
+    assert found == (name, fit.ALL_LAYERS)
 
 
-def test_auto_takes_none_where_none_fits() -> None:
-    assert fit.largest_model(Memory(64 * GIB, GIB // 4), ctx_size=8192, gpu_layers=99) is None
+@pytest.mark.parametrize(
+    ("rate", "name"), [(24e9, "gpt-oss-20b"), (12e9, "qwen2.5-3b"), (6e9, "qwen2.5-1.5b"), (3e9, "qwen2.5-0.5b")]
+)
+def test_on_the_cpu_auto_takes_none_that_is_slower_than_one_reads(rate: float, name: str) -> None:
+    found = fit.largest_model(catalogue.CATALOGUE, memory(32 * GIB), 8192, rate)
+    assert found == (name, fit.ALL_LAYERS)
 
 
-def test_the_catalogue_has_the_largest_first() -> None:
-    sizes = [model.size for model in catalogue.CATALOGUE]
-    assert sizes == sorted(sizes, reverse=True)
+def test_auto_takes_the_cpu_where_the_gpu_is_too_small_and_none_where_nothing_fits() -> None:
+    assert fit.largest_model(catalogue.CATALOGUE, memory(64 * GIB, GIB // 2), 8192, FAST) == ("gpt-oss-20b", 0)
+    assert fit.largest_model(catalogue.CATALOGUE, memory(GIB // 4), 8192, FAST) is None
 
 
 def test_a_real_header_is_understood(real_model: Path) -> None:
     with real_model.open("rb") as stream:
-        shape = gguf.shape_of(gguf.read_metadata(stream.read(gguf.HEAD_BYTES)))
-    assert shape is not None
+        head = stream.read(2**22)
     # config.json of SmolLM2-135M: 30 layers, hidden size 576, 9 heads, 3 of them for keys and values, 49152 tokens
-    assert shape == catalogue.Shape(30, 30 * 2 * 3 * 64 * 2, 576, 49_152)
+    assert read_shape(gguf.read_metadata(head[:HEAD_BYTES])) == Shape(30, 30 * 2 * 3 * 64 * 2, 576, 49_152)
+    assert gguf.header_length(head) is not None
+    assert gguf.header_length(head[: 2**16]) is None
+
+
+def test_a_real_file_is_weighed_by_its_header_alone(real_model: Path, native: Path) -> None:
+    with real_model.open("rb") as stream:
+        head = stream.read(2**22)
+    program, choices = [str(native / "llama-fit-params")], Choices(("/bin/true",), "m")
+    with fit_params.stand_in([real_model.name], [real_model.stat().st_size], [head]) as stand_in:
+        got = [fit_params.need(program, path, choices, 8192, 99) for path in (stand_in, real_model)]
+    assert got[0] == got[1]
+    assert got[0] is not None
 
 
 def test_heads_may_differ_from_layer_to_layer() -> None:
     metadata = {**QWEN_METADATA, "qwen2.block_count": 3, "qwen2.attention.head_count_kv": [8, 0, 2]}
-    shape = gguf.shape_of(gguf.read_metadata(gguf_bytes(metadata)))
+    shape = read_shape(gguf.read_metadata(gguf_bytes(metadata)))
     assert shape is not None
     assert shape.kv_bytes_per_token == (8 + 0 + 2) * 2 * 128 * 2
 
@@ -122,29 +216,30 @@ def test_what_is_not_gguf_is_refused(head: bytes) -> None:
 def test_a_header_cut_anywhere_or_damaged_never_fails_otherwise() -> None:
     whole = gguf_bytes({**QWEN_METADATA, "tokenizer.ggml.tokens": ["a", "b"]})
     for end in range(4, len(whole)):
-        gguf.shape_of(gguf.read_metadata(whole[:end]))
+        read_shape(gguf.read_metadata(whole[:end]))
+        assert gguf.header_length(whole[:end]) is None
+    assert gguf.header_length(whole) == len(whole)
     for at in range(4, len(whole)):
         damaged = bytearray(whole)
         damaged[at] ^= 0xFF
-        try:
-            gguf.shape_of(gguf.read_metadata(bytes(damaged)))
-        except gguf.NotGGUF:
-            continue
+        for read in (lambda head: read_shape(gguf.read_metadata(head)), gguf.header_length):
+            try:
+                read(bytes(damaged))
+            except gguf.NotGGUF:
+                continue
 
 
-def test_nvidia_smi_is_asked_for_every_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA A, B, 12288'\necho 'NVIDIA C, 8192'\n")
-    program.chmod(0o755)
+def test_nvidia_smi_names_every_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_nvidia_smi(tmp_path, "NVIDIA A, B", "NVIDIA C")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    here = memory.of_this_machine()
-    assert (here.gpu, here.gpu_name) == (20_480 * MIB, "NVIDIA A, B + NVIDIA C")
-    assert here.host > GIB // 2
+    assert hardware.cards()[:2] == ["NVIDIA A, B", "NVIDIA C"]
+    assert hardware.free_memory() > GIB // 2
+    assert hardware.read_rate() > 1e8
 
 
-def test_a_broken_nvidia_smi_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not communicate'\nexit 9\n")
-    program.chmod(0o755)
+def test_a_broken_nvidia_smi_is_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_nvidia_smi(tmp_path, "NVIDIA-SMI has failed because it could not communicate")
+    with (tmp_path / "nvidia-smi").open("a") as script:
+        script.write("exit 9\n")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert memory.of_this_machine().gpu == 0
+    assert not any("NVIDIA" in card for card in hardware.cards())

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import os
-import pty
+import re
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from .gguf_file import model
-from .session import Session, booted, why_no_manager
+from .session import Session, at_a_terminal, booted, why_no_manager
+from .stand_in import write_server
 
-
-@pytest.fixture
-def gguf(session: Session) -> str:
-    path = session.root / "tiny model.gguf"
-    path.write_bytes(model(100_000))
-    return str(path)
-
-
-@pytest.fixture
-def llama(session: Session) -> str:
-    """A llama-server that knows the options it lists."""
-    path = session.root / "llama-server"
-    path.write_text("#!/bin/sh\necho '-m, --model FILE'\necho '-bs, --backend-sampling  enable backend sampling'\n")
-    path.chmod(0o755)
-    return str(path)
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+FIVE_STARTS = "# Five failed starts and it stays down: a model that cannot be loaded is not tried for ever."
 
 
 def test_no_start_prepares_everything_and_says_how_to_go_on(session: Session, gguf: str, llama: str) -> None:
     done = session.run("--model", gguf, "--server", llama, "--no-start")
     assert done.returncode == 0, done.stderr
     assert "systemctl --user daemon-reload && systemctl --user enable --now llama-server.service" in done.stderr
-    assert f"{llama} -m '{gguf}' -ngl 99 -c 8192" in done.stderr
+    by_hand = f"env LLAMA_ARG_PORT=8080 LLAMA_ARG_CORS_ORIGINS=localhost {llama} -m '{gguf}' -ngl 99 -c 8192"
+    assert by_hand in done.stderr
     assert f'ExecStart={llama} -m "{gguf}"' in (session.unit_dir / "llama-server.service").read_text()
     config = session.home / ".config" / "flynn" / "config.yaml"
-    assert config.read_text() == ("models:\n  local:\n    provider: llamacpp\n    endpoint: http://127.0.0.1:8080\n")
+    assert config.read_text() == (
+        "models:\n  local:\n    provider: llamacpp\n    endpoint: http://127.0.0.1:8080\n    timeout: 900\n"
+    )
 
 
 def test_running_it_twice_changes_nothing(session: Session, gguf: str, llama: str) -> None:
@@ -51,17 +40,19 @@ def test_running_it_twice_changes_nothing(session: Session, gguf: str, llama: st
 
 
 def test_dry_run_changes_nothing_and_shows_every_step(session: Session, llama: str) -> None:
-    done = session.run("--server", llama, "--dry-run", "--no-start", "--ignore-fit", "--api-key")
+    arguments = ("--server", llama, "--dry-run", "--no-start", "--ignore-fit", "--api-key")
+    done = session.run(*arguments, environ=NO_HUB)
     assert done.returncode == 0, done.stderr
     assert list(session.home.iterdir()) == []
-    for said in ("would download https://", "00003-of-00003.gguf", "c8d37006760a", "would keep an API key"):
+    for said in ("would download http://", "00003-of-00003.gguf", "c8d37006760a", "would keep an API key"):
         assert said in done.stderr
     assert "ExecStart=" in done.stdout
 
 
 def test_print_unit_prints_the_unit_alone_and_needs_no_server(session: Session) -> None:
     done = session.run("--print-unit")
-    assert (done.returncode, done.stderr) == (0, "")
+    said = "missing: llama-server is not on PATH; /usr/bin/llama-server stands for it below\n"
+    assert (done.returncode, done.stderr) == (0, said)
     assert "-00001-of-00003.gguf -ngl 99 -c 8192\n" in done.stdout
 
 
@@ -99,14 +90,8 @@ def test_on_a_terminal_it_asks(session: Session, gguf: str, llama: str, answer: 
     unit = session.unit_dir / "llama-server.service"
     unit.parent.mkdir(parents=True)
     unit.write_text("[Service]\nExecStart=/opt/mine\n")
-    ours, theirs = pty.openpty()
-    command = [sys.executable, str(session.installer), "--model", gguf, "--server", llama, "--no-start"]
-    with subprocess.Popen(command, env=session.environ, stdin=theirs, stderr=subprocess.PIPE, text=True) as process:
-        os.write(ours, answer)
-        said = process.communicate(timeout=30)[1]
-    os.close(ours)
-    os.close(theirs)
-    assert process.returncode == code, said
+    returned, said, _ = at_a_terminal(session, ["--model", gguf, "--server", llama, "--no-start"], answer)
+    assert returned == code, said
     assert "[y/N]" in said
     assert ("/opt/mine" in unit.read_text()) == bool(code)
 
@@ -159,18 +144,9 @@ def test_a_configuration_of_the_user_is_never_touched(session: Session, gguf: st
     assert config.read_text() == "# mine\n"
 
 
-def test_throughput_is_turned_on_where_llama_server_knows_it(session: Session, gguf: str, llama: str) -> None:
-    arguments = ("--model", gguf, "--server", llama, "--print-unit", "--throughput")
-    assert " --backend-sampling\n" in session.run(*arguments).stdout
-    Path(llama).write_text("#!/bin/sh\necho '-m, --model FILE'\n")
-    done = session.run(*arguments)
-    assert "--backend-sampling" not in done.stdout
-    assert "does not know --backend-sampling" in done.stderr
-
-
 def test_extra_options_go_to_the_server(session: Session, gguf: str, llama: str) -> None:
-    done = session.run("--model", gguf, "--server", llama, "--print-unit", "--extra", "--flash-attn on 'a b'")
-    assert '--flash-attn on "a b"\n' in done.stdout
+    done = session.run("--model", gguf, "--server", llama, "--print-unit", "--extra", "--flash-attn on --grammar 'a b'")
+    assert '--flash-attn on --grammar "a b"\n' in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -185,6 +161,10 @@ def test_extra_options_go_to_the_server(session: Session, gguf: str, llama: str)
         (["--idle", "5"], "--idle needs --on-demand"),
         (["--socket", "/a.sock", "--port", "1"], "instead of"),
         (["--host", "a b"], "not an address"),
+        (["--host", "häst"], "not an address"),
+        (["--gpu-layers", "some"], "from 0 to 9999"),
+        (["--model", "a.gguf", "--model", "b.gguf", "--alias", "c"], "--alias is for one --model"),
+        (["--extra", "--sleep-idle-seconds 9"], "use --on-demand of this command"),
         (["--frobnicate"], "unrecognized"),
     ],
 )
@@ -196,32 +176,14 @@ def test_wrong_usage_is_one_line_and_code_2(session: Session, arguments: list[st
     assert "secret" not in done.stderr
 
 
-def test_without_llama_server_it_says_how_to_get_it(session: Session, gguf: str) -> None:
-    done = session.run("--model", gguf, "--no-start")
-    assert done.returncode == 69
-    assert "llama-server is not on PATH" in done.stderr
-    assert "brew install llama.cpp" in done.stderr
-
-
-def test_on_a_terminal_it_asks_for_llama_server(session: Session, gguf: str, llama: str) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, str(session.installer), "--model", gguf, "--no-start"]
-    with subprocess.Popen(command, env=session.environ, stdin=theirs, stderr=subprocess.PIPE, text=True) as process:
-        os.write(ours, f"{llama}\n".encode())
-        said = process.communicate(timeout=30)[1]
-    os.close(ours)
-    os.close(theirs)
-    assert process.returncode == 0, said
-    assert f"ExecStart={llama} " in (session.unit_dir / "llama-server.service").read_text()
-
-
-def test_without_systemd_it_says_so_before_anything_is_downloaded(session: Session, llama: str) -> None:
+def test_without_systemd_it_says_so_before_anything_is_written(session: Session, gguf: str) -> None:
     tools = session.root / "tools"
     tools.mkdir()
-    done = session.run("--server", llama, environ={"PATH": str(tools)})
+    llama = write_server(session.root / "llama-server")
+    done = session.run("--server", llama, "--model", gguf, environ={"PATH": str(tools)})
     assert done.returncode == 69
     assert "systemd does not run on this machine" in done.stderr
-    assert f"To run it by hand: {llama} -m " in done.stderr
+    assert f"{llama} -m " in done.stderr.partition("To run it by hand: env LLAMA_ARG_PORT=8080 ")[2]
     assert "--no-start" in done.stderr
     assert list(session.home.iterdir()) == []
 
@@ -237,19 +199,51 @@ def test_without_a_user_bus_it_says_what_to_type(session: Session, gguf: str, ll
     assert "export XDG_RUNTIME_DIR=/run/user/" in done.stderr
 
 
-def test_a_model_that_does_not_fit_is_refused_before_it_is_downloaded(session: Session, llama: str) -> None:
+def test_with_sudo_it_does_nothing(session: Session, gguf: str, llama: str) -> None:
+    done = session.run("--model", gguf, "--server", llama, "--no-start", environ={"SUDO_UID": "1000"})
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: not with sudo")
+    assert list(session.home.iterdir()) == []
+
+
+def test_a_dry_run_needs_neither_systemd_nor_a_server_and_says_so(session: Session, gguf: str) -> None:
     tools = session.root / "tools"
     tools.mkdir()
-    (tools / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 3070, 8192'\n")
-    (tools / "nvidia-smi").chmod(0o755)
-    environ = {"PATH": f"{tools}:{session.environ['PATH']}"}
-    done = session.run("--server", llama, "--no-start", environ=environ)
-    assert done.returncode == 1
-    assert "qwen2.5-14b does not fit: it needs 10,414 MiB of GPU memory (NVIDIA GeForce RTX 3070)" in done.stderr
-    assert "would fit: --model qwen2.5-7b" in done.stderr
-    assert list(session.home.iterdir()) == []
-    auto = session.run("--server", llama, "--print-unit", "--model", "auto", environ=environ)
-    assert "qwen2.5-7b-instruct-q4_k_m-00001-of-00002.gguf" in auto.stdout
+    done = session.run("--model", gguf, "--dry-run", environ={"PATH": str(tools)})
+    assert done.returncode == 0, done.stderr
+    assert "missing: llama-server is not on PATH" in done.stderr
+    assert "missing: systemd does not run on this machine" in done.stderr
+    assert "would write " in done.stderr
+    assert "ExecStart=" in done.stdout
+
+
+def test_a_unit_of_an_earlier_version_is_mended_without_a_question(session: Session, gguf: str, llama: str) -> None:
+    assert session.run("--model", gguf, "--server", llama, "--no-start").returncode == 0
+    unit = session.unit_dir / "llama-server.service"
+    now = unit.read_text()
+    old = re.sub(r"(?m)^Environment=.*\n", "", now)
+    old = re.sub(r"(?m)^# Twenty starts.*\n#.*\n", f"{FIVE_STARTS}\n", old).replace("Burst=20", "Burst=5")
+    unit.write_text(old)
+    done = session.run("--model", gguf, "--server", llama, "--no-start")
+    assert done.returncode == 0, done.stderr
+    assert "+Environment=LLAMA_ARG_PORT=8080" in done.stderr
+    assert unit.read_text() == now
+    (backup,) = session.unit_dir.glob("llama-server.service.backup-*")
+    assert backup.read_text() == old
+    unit.write_text(old.replace("[Service]", "[Service]\nEnvironment=CUDA_VISIBLE_DEVICES=1"))
+    assert session.run("--model", gguf, "--server", llama, "--no-start").returncode == 2, "that line is the user's"
+
+
+def test_several_models_are_named_in_a_file_of_presets(session: Session, gguf: str, llama: str) -> None:
+    other = session.root / "other.gguf"
+    other.write_bytes(model(100_000))
+    done = session.run("--model", gguf, "--model", str(other), "--server", llama, "--no-start")
+    assert done.returncode == 0, done.stderr
+    presets = session.home / ".local" / "share" / "flynn" / "models.ini"
+    assert presets.read_text() == f"[tiny model]\nmodel = {gguf}\n\n[other]\nmodel = {other}\n"
+    assert f"llama-server --models-preset {presets} -ngl 99" in (session.unit_dir / "llama-server.service").read_text()
+    assert '    model: "tiny model"\n' in (session.home / ".config" / "flynn" / "config.yaml").read_text()
+    twice = session.run("--model", gguf, "--model", gguf, "--server", llama, "--no-start")
+    assert "two models of the same name" in twice.stderr
 
 
 def test_uninstall_without_systemd_removes_what_was_prepared(session: Session, gguf: str, llama: str) -> None:
@@ -258,6 +252,22 @@ def test_uninstall_without_systemd_removes_what_was_prepared(session: Session, g
     assert done.returncode == 0, done.stderr
     assert [path for path in session.home.rglob("*") if path.is_file()] == []
     assert Path(gguf).exists()
+
+
+def test_uninstall_lists_what_it_leaves_and_purges_it_if_told(session: Session, gguf: str, llama: str) -> None:
+    arguments = ("--model", gguf, "--server", llama, "--no-start", "--yes")
+    assert session.run(*arguments).returncode == 0
+    assert session.run(*arguments, "--ctx-size", "512").returncode == 0
+    models = session.home / ".local" / "share" / "flynn" / "models"
+    models.mkdir()
+    (models / "m.gguf.corrupt").touch()
+    (backup,) = session.unit_dir.glob("*.backup-*")
+    done = session.run("uninstall")
+    assert done.returncode == 0, done.stderr
+    assert f"  {backup}\n  {models}/m.gguf.corrupt\n" in done.stderr
+    assert backup.exists()
+    assert "nothing is installed" in session.run("uninstall", "--purge").stderr
+    assert [path for path in session.home.rglob("*") if path.is_file()] == []
 
 
 def test_uninstall_leaves_a_unit_that_is_not_its_own(session: Session) -> None:

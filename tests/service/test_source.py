@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from installer.address import is_private_channel
 from installer.errors import InstallError
-from installer.source import parse, shard_names
+from installer.listing import choose
+from installer.source import Query, parse, shard_names
 
 HUB = "https://hub.example"
 DIGEST = "ab" * 32
@@ -41,7 +43,7 @@ def test_shards_are_named_from_any_of_them() -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("hf:only/two", "hf:OWNER/REPO/FILE"),
+        ("hf:one", "hf:OWNER/REPO:QUANT"),
         ("hf:a/b/../../etc/passwd", "'..'"),
         ("https://x.example/m.gguf", "--sha256"),
         ("nowhere.gguf", "no such file"),
@@ -64,6 +66,8 @@ def test_what_it_cannot_mean_is_said(spec: str, said: str) -> None:
         ("https://x.example/", "cannot be used"),
         ("https://x.example/a%0ab", "cannot be used"),
         ("https://x.example/a-00001-of-00002.gguf", "2 files"),
+        ("https://[::1/m.gguf", "not a URL"),
+        ("https://x.example:port/m.gguf", "not a URL"),
     ],
 )
 def test_an_address_that_cannot_be_taken_is_said(spec: str, said: str) -> None:
@@ -89,3 +93,61 @@ def test_a_path_to_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"<html>")
     with pytest.raises(InstallError, match="not a GGUF file"):
         parse(str(tmp_path / "m.gguf"), endpoint=HUB)
+
+
+@pytest.mark.parametrize(
+    ("spec", "query"),
+    [
+        ("ggml-org/gemma-3-4b-it-GGUF:Q4_K_M", ("ggml-org/gemma-3-4b-it-GGUF", "Q4_K_M", "main")),
+        ("hf:o/r", ("o/r", "", "main")),
+        ("hf:o/r:UD-Q4_K_XL@v1", ("o/r", "UD-Q4_K_XL", "v1")),
+    ],
+)
+def test_names_of_the_hub_are_those_of_llama_server(spec: str, query: tuple[str, str, str]) -> None:
+    model = parse(spec, endpoint=HUB)
+    assert model.query == Query(*query)
+    assert model.repository == query[0]
+
+
+def test_a_file_that_is_here_is_not_a_name_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(b"GGUF")
+    monkeypatch.chdir(tmp_path)
+    assert parse("a/b", endpoint=HUB).path == tmp_path / "a" / "b"
+    with pytest.raises(InstallError, match="no such file"):
+        parse("a/none.gguf", endpoint=HUB)
+
+
+@pytest.mark.parametrize(
+    ("quant", "chosen"),
+    [
+        ("", "m-Q4_K_M.gguf"),
+        ("q8_0", "m-Q8_0.gguf"),
+        ("Q4_K", "m-Q4_K.gguf"),
+        ("UD-Q4_K_M", "m-UD-Q4_K_M.gguf"),
+        ("F16", "F16/m-F16-00001-of-00002.gguf"),
+    ],
+)
+def test_a_quantization_is_found_by_its_name(quant: str, chosen: str) -> None:
+    names = ["README.md", "m-Q4_K.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf", "m-UD-Q4_K_M.gguf", "mmproj-m-Q8_0.gguf"]
+    names += [f"F16/m-F16-0000{n}-of-00002.gguf" for n in (1, 2)]
+    assert choose(names, Query("o/r", quant, "main")) == chosen
+
+
+def test_a_quantization_that_is_not_there_is_said_with_those_that_are() -> None:
+    with pytest.raises(InstallError, match=r"o/r: it has no Q2_K; it has: m-Q4_0.gguf"):
+        choose(["m-Q4_0.gguf"], Query("o/r", "Q2_K", "main"))
+    with pytest.raises(InstallError, match="it has no Q4_K; it has: m-Q4_K_M.gguf"):
+        choose(["m-Q4_K_M.gguf"], Query("o/r", "Q4_K", "main"))
+    with pytest.raises(InstallError, match="no GGUF files"):
+        choose(["model.safetensors"], Query("o/r", "", "main"))
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f.1", "ip6-localhost", "0.0.0.0", "[::1]", "LOCALHOST."])
+def test_this_machine_is_known_by_any_of_its_addresses(host: str) -> None:
+    assert is_private_channel(f"http://{host}:80/m.gguf")
+
+
+@pytest.mark.parametrize("host", ["128.0.0.1", "127.example", "[::2]", "localhost.example", "x"])
+def test_another_machine_is_not(host: str) -> None:
+    assert not is_private_channel(f"http://{host}:80/m.gguf")

@@ -3,47 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
-import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable, Optional
 
 import pytest
+from installer import units
+from installer.errors import InstallError
+from installer.unit import NEW_PORT
+
+from flynn import LlamaCppClient
 
 from . import hub as fake
+from .running import ask, command_line, drop_in, free_port, health, until
 from .session import Session
 
-IDLE_MINUTES = 0.05  # three seconds
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@pytest.fixture
-def port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def server_arguments(llama_server: Path, real_model: Path) -> list[str]:
-    given = ["--server", str(llama_server), "--model", str(real_model)]
-    return [*given, "--ctx-size", "1024", "--gpu-layers", "0", "--extra=--threads 2"]
-
-
-@pytest.fixture
-def arguments(server_arguments: list[str], port: int) -> list[str]:
-    return [*server_arguments, "--port", str(port), "--yes"]
+pytestmark = pytest.mark.usefixtures("_show_the_log_of_a_failure")
 
 
 @pytest.fixture(scope="class")
@@ -90,16 +71,55 @@ class TestAStandingService:
         assert login.run(*arguments, "--no-start", "--alias", "written and not started").returncode == 0
         assert login.show("llama-server", "MainPID") == pid
         assert login.run(*arguments, "--alias", "written and not started").returncode == 0
-        assert "written and not started" in _command_line(login)
+        assert "written and not started" in command_line(login)
         for backup in unit.parent.glob("*.backup-*"):
             backup.unlink()
         assert login.run(*arguments).returncode == 0
 
+    def test_no_web_page_is_let_in(self, arguments: list[str]) -> None:
+        port = int(arguments[arguments.index("--port") + 1])
+        for origin, allowed in (("http://localhost:3000", "http://localhost:3000"), ("https://page.example", None)):
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/health", headers={"Origin": origin})
+            with urllib.request.urlopen(request) as answer:
+                assert answer.headers.get("Access-Control-Allow-Origin") == allowed
+
+    def test_ten_restarts_by_hand_do_not_stop_it(self, login: Session, arguments: list[str]) -> None:
+        for _ in range(10):
+            assert login.systemctl("restart", "llama-server") == ""
+        assert login.show("llama-server", "ActiveState") == "active"
+        until(lambda: health(int(arguments[arguments.index("--port") + 1])) == 200, 60)
+
+    def test_a_port_that_the_environment_changes_is_told_from_the_log(
+        self, login: Session, arguments: list[str]
+    ) -> None:
+        elsewhere = free_port()
+        with drop_in(login, f"[Service]\nExecStart=\n{_exec_start(login, elsewhere)}"):
+            login.systemctl("stop", "llama-server")
+            done = login.run(*arguments)
+        assert done.returncode == 1
+        told = f"llama-server listens at port {elsewhere}, not at {arguments[arguments.index('--port') + 1]}"
+        assert told in done.stderr
+        login.systemctl("daemon-reload")
+        login.systemctl("restart", "llama-server")
+
+    def test_without_a_log_llama_cpp_s_other_port_is_looked_at(self, login: Session, arguments: list[str]) -> None:
+        tools = login.root / "tools"
+        tools.mkdir()
+        (tools / "systemctl").symlink_to(shutil.which("systemctl") or "")
+        environ = {**login.environ, "PATH": str(tools)}
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # whoever has it listens there
+                stack.enter_context(socket.create_server(("127.0.0.1", NEW_PORT)))
+            units.still_alive(environ, 9, seconds=0.0)  # a server takes a moment
+            with pytest.raises(InstallError, match=f"llama-server listens at port {NEW_PORT}, not at 9"):
+                units.still_alive(environ, 9, seconds=units.SILENT_SECONDS + 1)
+            units.still_alive(environ, int(arguments[arguments.index("--port") + 1]), units.SILENT_SECONDS + 1)
+
     def test_killed_it_is_back_within_seconds(self, login: Session, arguments: list[str]) -> None:
         pid = login.show("llama-server", "MainPID")
         os.kill(int(pid), signal.SIGKILL)
-        _until(lambda: login.show("llama-server", "MainPID") not in (pid, "0"), 15)
-        _until(lambda: _health(int(arguments[arguments.index("--port") + 1])) == 200, 60)
+        until(lambda: login.show("llama-server", "MainPID") not in (pid, "0"), 15)
+        until(lambda: health(int(arguments[arguments.index("--port") + 1])) == 200, 60)
 
 
 def test_at_a_unix_socket_it_is_back_too(user: Session, arguments: list[str]) -> None:
@@ -111,17 +131,17 @@ def test_at_a_unix_socket_it_is_back_too(user: Session, arguments: list[str]) ->
     pid = user.show("llama-server", "MainPID")
     os.kill(int(pid), signal.SIGKILL)
     assert path.exists(), "the socket that is in the way"
-    _until(lambda: user.show("llama-server", "MainPID") not in (pid, "0"), 15)
-    _until(lambda: _ask(path, "/health") == 200, 60)
+    until(lambda: user.show("llama-server", "MainPID") not in (pid, "0"), 15)
+    until(lambda: ask(path, "/health") == 200, 60)
 
 
 def test_a_key_is_asked_for_and_flynn_has_it(user: Session, arguments: list[str], port: int) -> None:
     done = user.run(*arguments, "--api-key", "--alias", "my model %i $HOME")
     assert done.returncode == 0, done.stderr
-    assert _health(port, "/v1/chat/completions", body={"messages": []}) == 401
+    assert health(port, "/v1/chat/completions", body={"messages": []}) == 401
     key = (user.home / ".config" / "flynn" / "api-key").read_text().strip()
-    assert key not in _command_line(user)
-    assert "my model %i $HOME" in _command_line(user)
+    assert key not in command_line(user)
+    assert "my model %i $HOME" in command_line(user)
 
 
 def test_an_upgrade_to_another_model_restarts_the_server(user: Session, arguments: list[str], real_model: Path) -> None:
@@ -132,7 +152,7 @@ def test_an_upgrade_to_another_model_restarts_the_server(user: Session, argument
     done = user.run(*arguments)
     assert done.returncode == 0, done.stderr
     assert f'+ExecStart={arguments[1]} -m "{other}"' in done.stderr
-    assert str(other) in _command_line(user)
+    assert str(other) in command_line(user)
     assert len(list(user.unit_dir.glob("llama-server.service.backup-*"))) == 1
     other.unlink()
 
@@ -143,61 +163,67 @@ def test_a_model_is_downloaded_installed_and_removed(
     with fake.running() as hub:
         hub.files["real.gguf"] = real_model.read_bytes()
         arguments[arguments.index("--model") + 1] = hub.spec("real.gguf")
-        done = user.run(*arguments, "--models-dir", str(user.models), environ={"HF_ENDPOINT": hub.endpoint})
+        arguments += ["--models-dir", str(user.models)]
+        done = user.run(*arguments, environ={"HF_ENDPOINT": hub.endpoint})
     assert done.returncode == 0, done.stderr
-    assert str(user.models / "real.gguf") in _command_line(user)
+    again = user.run(*arguments, environ={"HF_ENDPOINT": hub.endpoint})
+    assert (again.returncode, "nothing was changed" in again.stderr) == (0, True), "the hub is gone, and not needed"
+    assert str(user.models / "real.gguf") in command_line(user)
     kept = user.run("uninstall")
     assert kept.returncode == 0, kept.stderr
     assert (user.models / "real.gguf").exists()
     assert str(user.models / "real.gguf") in kept.stderr
-    assert _health(port) is None
+    assert health(port) is None
     assert user.systemctl("is-enabled", "llama-server") not in ("enabled", "linked")
     assert [path.name for path in user.unit_dir.rglob("llama-server*") if "backup" not in path.name] == []
     assert user.run("uninstall", "--delete-model").returncode == 0
     assert not (user.models / "real.gguf").exists()
 
 
-def test_on_demand_the_first_request_starts_it_and_idling_stops_it(
-    user: Session, arguments: list[str], port: int
-) -> None:
-    done = user.run(*arguments, "--on-demand", "--idle", str(IDLE_MINUTES))
+def test_several_models_behind_one_service(user: Session, arguments: list[str], real_model: Path, port: int) -> None:
+    other = user.root / "other.gguf"
+    other.symlink_to(real_model)
+    done = user.run(*arguments, "--model", str(other))
     assert done.returncode == 0, done.stderr
     assert "tokens/s)" in done.stderr
-    for _ in range(2):
-        _until(lambda: user.show("llama-server", "ActiveState") == "inactive", 30)
-        assert user.show("llama-server-proxy.socket", "ActiveState") == "active"
-        answered = _health(port, "/v1/chat/completions", body={"messages": [{"role": "user", "content": "Hi"}]})
-        assert answered == 200, "the first request waits until the model is loaded, and is answered"
-        assert user.show("llama-server", "ActiveState") == "active"
+    with LlamaCppClient(f"http://127.0.0.1:{port}") as client:
+        assert {model.id for model in client.models()} == {real_model.stem, "other"}
+    for model in ([], ["--model", "other"]):
+        assert user.flynn("ask", "Hi", "--max-tokens", "4", *model).returncode == 0
+    other.unlink()
 
 
-def test_on_demand_a_killed_server_is_started_again(user: Session, arguments: list[str], port: int) -> None:
-    assert user.run(*arguments, "--on-demand").returncode == 0
-    os.kill(int(user.show("llama-server", "MainPID")), signal.SIGKILL)
-    _until(lambda: _health(port) == 200, 60)
+def test_a_server_for_embeddings_takes_long_texts(user: Session, arguments: list[str], port: int) -> None:
+    done = user.run(*arguments, "--embeddings", "mean")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "an embedding of 576 numbers\n"
+    assert health(port, "/v1/embeddings", body={"input": "word " * 900}) == 200
 
 
-def test_one_can_change_from_always_to_on_demand_and_back(user: Session, arguments: list[str]) -> None:
-    assert user.run(*arguments).returncode == 0
-    demand = user.run(*arguments, "--on-demand")
-    assert demand.returncode == 0, demand.stderr
-    assert user.systemctl("is-enabled", "llama-server-proxy.socket") == "enabled"
-    back = user.run(*arguments)
-    assert back.returncode == 0, back.stderr
-    assert user.systemctl("is-enabled", "llama-server") == "enabled"
-    assert not (user.unit_dir / "llama-server-proxy.socket").exists()
-    assert user.show("llama-server-proxy.socket", "ActiveState") == "inactive"
+def test_a_key_that_changes_restarts_the_server(user: Session, arguments: list[str], port: int) -> None:
+    assert user.run(*arguments, "--api-key").returncode == 0
+    pid = user.show("llama-server", "MainPID")
+    assert user.run(*arguments, "--api-key").returncode == 0
+    assert user.show("llama-server", "MainPID") == pid, "nothing has changed"
+    (user.home / ".config" / "flynn" / "api-key").write_text("a-key-of-my-own\n")
+    done = user.run(*arguments, "--api-key")
+    assert done.returncode == 0, done.stderr
+    assert user.show("llama-server", "MainPID") != pid
+    assert user.flynn("ask", "Hi", "--max-tokens", "4").returncode == 0
 
 
 def test_a_model_that_cannot_be_loaded_is_given_up(user: Session, arguments: list[str], real_model: Path) -> None:
     broken = user.root / "broken.gguf"
     broken.write_bytes(real_model.read_bytes()[:1_000_000])
     arguments[arguments.index("--model") + 1] = str(broken)
-    done = user.run(*arguments)
-    assert done.returncode == 69
-    assert "does not stay up (last ended with exit code 1, " in done.stderr
-    assert "Traceback" not in done.stderr
-    _until(lambda: user.show("llama-server", "ActiveState") == "failed", 120)
+    with drop_in(user, "[Service]\nRestartSec=10ms\n"):
+        done = user.run(*arguments)
+        assert done.returncode == 69
+        assert "does not stay up (last ended with exit code 1, " in done.stderr
+        assert "failed to load model" in done.stderr
+        assert "Traceback" not in done.stderr
+        until(lambda: user.show("llama-server", "ActiveState") == "failed", 120)
+    assert int(user.show("llama-server", "NRestarts")) >= 19
 
 
 def test_a_port_that_is_taken_is_noticed_before_anything_is_written(user: Session, arguments: list[str]) -> None:
@@ -217,52 +243,10 @@ def test_lingering_that_is_refused_is_said_with_the_command_that_helps(user: Ses
     assert user.show("llama-server", "ActiveState") == "active"
 
 
+def _exec_start(session: Session, port: int) -> str:
+    line = next(x for x in (session.unit_dir / "llama-server.service").read_text().splitlines() if "ExecStart=" in x)
+    return re.sub(r" --port \d+", f" --port {port}", line)
+
+
 def _no_logind() -> bool:
     return subprocess.run(["loginctl", "list-sessions"], capture_output=True).returncode != 0
-
-
-def _command_line(user: Session) -> str:
-    return Path(f"/proc/{user.show('llama-server', 'MainPID')}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-
-
-def _until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not happen within {seconds} s"
-        time.sleep(0.1)
-
-
-def _health(port: int, path: str = "/health", *, body: Optional[object] = None) -> Optional[int]:
-    """The status that the server answers with; None if it does not."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    return _status(connection, path, body)
-
-
-def _ask(unix: Path, path: str) -> Optional[int]:
-    connection = http.client.HTTPConnection("localhost", timeout=60)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    with contextlib.suppress(OSError):
-        connection.sock.connect(str(unix))
-        return _status(connection, path, None)
-    connection.close()
-    return None
-
-
-def _status(connection: http.client.HTTPConnection, path: str, body: Optional[object]) -> Optional[int]:
-    try:
-        if body is None:
-            connection.request("GET", path)
-        else:
-            message = {"max_tokens": 4, **body} if isinstance(body, dict) else body
-            connection.request("POST", path, json.dumps(message), {"Content-Type": "application/json"})
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
-
-
-@pytest.fixture(autouse=True)
-def _show_the_log_of_a_failure(login: Session) -> Iterator[None]:
-    yield
-    print((login.root / "systemd.log").read_text()[-2000:])

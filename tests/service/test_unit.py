@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from installer.errors import InstallError
 from installer.quoting import exec_line
-from installer.unit import PROXY_SERVICE, PROXY_SOCKET, SERVICE, Choices, unit_files
+from installer.unit import SERVICE, Choices, arguments, environment, unit_file
 
 from .session import Session
 
@@ -52,20 +52,43 @@ def hostile_texts(count: int) -> list[str]:
 
 
 @pytest.fixture
-def choices(tmp_path: Path) -> Choices:
-    return Choices(server="/bin/true", model="/models/a.gguf", runtime_dir=str(tmp_path))
+def choices() -> Choices:
+    return Choices(command=("/bin/true",), model="/models/a.gguf")
 
 
 def test_the_seed_s_command_line_comes_out_by_default(choices: Choices) -> None:
-    text = unit_files(dataclasses.replace(choices, server="/usr/bin/llama-server", model="/data/m.gguf"))[SERVICE]
+    text = unit_file(dataclasses.replace(choices, command=("/usr/bin/llama-server",), model="/data/m.gguf"))
     assert "\nExecStart=/usr/bin/llama-server -m /data/m.gguf -ngl 99 -c 8192\n" in text
     assert "\nRestart=on-failure\n" in text
     assert text.endswith("\n[Install]\nWantedBy=default.target\n")
 
 
+def test_the_port_is_always_said_and_no_web_page_is_let_in(choices: Choices) -> None:
+    assert environment(choices) == {"LLAMA_ARG_PORT": "8080", "LLAMA_ARG_CORS_ORIGINS": "localhost"}
+    other = dataclasses.replace(choices, port=9000)
+    assert environment(other) == {"LLAMA_ARG_CORS_ORIGINS": "localhost"}
+    assert arguments(other)[-2:] == ["--port", "9000"]
+
+
+def test_llama_serves_with_the_same_arguments(choices: Choices) -> None:
+    text = unit_file(dataclasses.replace(choices, command=("/home/u/.local/bin/llama", "serve")))
+    assert "\nExecStart=/home/u/.local/bin/llama serve -m /models/a.gguf -ngl 99 -c 8192\n" in text
+
+
+def test_a_server_for_embeddings_takes_a_text_as_long_as_its_context(choices: Choices) -> None:
+    words = " ".join(arguments(dataclasses.replace(choices, pooling="last", ctx_size=4096)))
+    assert words.endswith("-c 4096 --embeddings --pooling last --batch-size 4096 --ubatch-size 4096")
+
+
+def test_on_demand_the_server_gives_its_memory_back_by_itself(choices: Choices) -> None:
+    text = unit_file(dataclasses.replace(choices, idle_seconds=900))
+    assert " --sleep-idle-seconds 900\n" in text
+    assert "python" not in text
+
+
 def test_a_wrong_model_is_not_restarted_for_ever(choices: Choices) -> None:
-    unit_section = unit_files(choices)[SERVICE].partition("[Service]")[0]
-    assert "StartLimitBurst=5" in unit_section
+    unit_section = unit_file(choices).partition("[Service]")[0]
+    assert "StartLimitBurst=20" in unit_section
     assert "StartLimitIntervalSec=" in unit_section
 
 
@@ -109,16 +132,15 @@ def test_every_unit_that_the_options_make_passes_verify(tmp_path: Path, choices:
     for number, text in enumerate(hostile_texts(12)):
         for variant in _variants(choices, text, number):
             try:
-                units = unit_files(variant)
+                text_of_unit = unit_file(variant)
             except InstallError:
                 continue  # what a unit cannot say is refused, in one line
             folder = tmp_path / f"{made}"
             folder.mkdir()
-            for name, content in units.items():
-                (folder / name).write_text(content, encoding="utf-8", errors="surrogateescape")
+            (folder / SERVICE).write_text(text_of_unit, encoding="utf-8", errors="surrogateescape")
             made += 1
-    assert made > 80
-    _verify(sorted(tmp_path.glob("*/*.service")) + sorted(tmp_path.glob("*/*.socket")), tmp_path)
+    assert made > 50
+    _verify(sorted(tmp_path.glob("*/*.service")), tmp_path)
 
 
 def test_verify_does_find_a_bad_unit(tmp_path: Path) -> None:
@@ -130,28 +152,19 @@ def test_verify_does_find_a_bad_unit(tmp_path: Path) -> None:
 
 
 def test_no_text_can_add_a_line_to_a_unit(choices: Choices) -> None:
-    plain = unit_files(dataclasses.replace(choices, alias="a", extra=("b",)))[SERVICE].count("\n")
+    plain = unit_file(dataclasses.replace(choices, alias="a", extra=("b",))).count("\n")
     for text in hostile_texts(200):
         try:
-            made = unit_files(dataclasses.replace(choices, alias=text, extra=(text,), model=f"/models/{text}.gguf"))
+            made = unit_file(dataclasses.replace(choices, alias=text, extra=(text,), model=f"/models/{text}.gguf"))
         except InstallError:
             continue
-        assert made[SERVICE].count("\n") == plain
+        assert made.count("\n") == plain
 
 
 @pytest.mark.parametrize("path", ["relative.sock", "/" + "a" * 103 + ".sock", "/run/a", "/run/a\n.sock"])
 def test_a_socket_path_that_cannot_work_is_refused(choices: Choices, path: str) -> None:
     with pytest.raises(InstallError, match="--socket"):
-        unit_files(dataclasses.replace(choices, socket=path))
-
-
-def test_on_demand_the_service_is_not_started_with_the_login(choices: Choices) -> None:
-    units = unit_files(_on_demand(choices))
-    assert set(units) == {SERVICE, PROXY_SOCKET, PROXY_SERVICE}
-    assert "[Install]" not in units[SERVICE]
-    assert "StopWhenUnneeded=yes" in units[SERVICE]
-    assert "ListenStream=127.0.0.1:8080\n" in units[PROXY_SOCKET]
-    assert "--exit-idle-time=900s" in units[PROXY_SERVICE]
+        unit_file(dataclasses.replace(choices, socket=path))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +177,7 @@ def test_the_endpoint_is_one_that_a_client_can_reach(choices: Choices, host: str
 
 def test_hardening_lowers_the_exposure_that_systemd_computes(tmp_path: Path, choices: Choices) -> None:
     bare = "[Service]\nExecStart=/bin/true\nRestart=on-failure\n[Install]\nWantedBy=default.target\n"
-    assert _exposure(tmp_path / "with", unit_files(choices)[SERVICE]) < _exposure(tmp_path / "without", bare) - 2.5
+    assert _exposure(tmp_path / "with", unit_file(choices)) < _exposure(tmp_path / "without", bare) - 2.5
 
 
 def _variants(choices: Choices, text: str, number: int) -> list[Choices]:
@@ -180,13 +193,8 @@ def _variants(choices: Choices, text: str, number: int) -> list[Choices]:
         host=random.Random(number).choice(["127.0.0.1", "0.0.0.0", "::1", "::"]),
     )
     at_socket = dataclasses.replace(with_names, socket=f"/run/{sane}.sock")
-    demand = dataclasses.replace(_on_demand(with_names), runtime_dir=f"/run/{sane}", wait_script=f"/{sane}/w.py")
-    return [with_names, at_socket, demand, dataclasses.replace(demand, socket=f"/run/{sane}.sock")]
-
-
-def _on_demand(choices: Choices) -> Choices:
-    proxyd = "/lib/systemd/systemd-socket-proxyd"
-    return dataclasses.replace(choices, idle_seconds=900, wait_script="/w.py", python="/bin/true", proxyd=proxyd)
+    several = dataclasses.replace(with_names, model="", presets=f"/{sane}/models.ini", idle_seconds=900)
+    return [with_names, at_socket, several, dataclasses.replace(choices, pooling=text, gpu_layers="auto")]
 
 
 def _verify(files: list[Path], runtime: Path) -> None:

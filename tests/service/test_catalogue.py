@@ -1,0 +1,89 @@
+"""The catalogue: pinned entries of the installer's own, and those of a file of the user's."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from installer import catalogue
+from installer.errors import InstallError
+
+ENTRY: dict[str, Any] = {
+    "name": "mine",
+    "repository": "acme/mine-GGUF",
+    "revision": "0123456789" * 4,
+    "files": [{"name": "mine.gguf", "size": 20_000_000_000, "sha256": "ab" * 32}],
+}
+
+
+def test_every_model_is_pinned_to_a_commit_by_size_and_digest() -> None:
+    for model in catalogue.CATALOGUE:
+        assert re.fullmatch("[0-9a-f]{40}", model.revision)
+        assert all(size > 0 and re.fullmatch("[0-9a-f]{64}", sha256) for _, size, sha256 in model.files)
+        assert model.shape is not None
+    names = [model.name for model in catalogue.CATALOGUE]
+    assert len(set(names)) == len(names)
+    assert catalogue.DEFAULT.name == "qwen2.5-14b"
+
+
+def test_the_user_s_file_adds_and_replaces_models(tmp_path: Path) -> None:
+    smaller = {**ENTRY["files"][0], "size": 19_000_000_000}
+    own = {**ENTRY, "name": "qwen2.5-7b", "files": [smaller]}
+    (tmp_path / "models.json").write_text(json.dumps({"models": [ENTRY, own]}))
+    models = catalogue.read(tmp_path)
+    assert [model.name for model in models][:2] == ["mine", "qwen2.5-7b"], "the largest first"
+    assert len(models) == len(catalogue.CATALOGUE) + 1
+    found = catalogue.by_name(models, "MINE")
+    assert found is not None
+    assert found.shape is None
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_it_may_be_toml(tmp_path: Path) -> None:
+    lines = ['name = "mine"', 'repository = "a/b"', f'revision = "{"a" * 40}"']
+    lines.append(f'files = [{{name = "m.gguf", size = 5, sha256 = "{"0" * 64}"}}]')
+    (tmp_path / "models.toml").write_text("[[models]]\n" + "\n".join(lines))
+    assert catalogue.by_name(catalogue.read(tmp_path), "mine") is not None
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 11), reason="TOML is read")
+def test_below_python_3_11_toml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text("")
+    with pytest.raises(InstallError, match=r"write models\.json"):
+        catalogue.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"revision": "main"}, "write a commit's 40 digits"),
+        ({"repository": "none"}, "write OWNER/NAME"),
+        ({"files": []}, "it has no files"),
+        ({"files": [{"name": "../m.gguf", "size": 1, "sha256": "0" * 64}]}, "cannot be used as a file's name"),
+        ({"files": [{"name": "m.gguf", "size": True, "sha256": "0" * 64}]}, "size is the number of bytes"),
+        ({"files": [{"name": "m.gguf", "size": 1, "sha256": "x"}]}, "sha256 has 64 hexadecimal digits"),
+        ({"files": [{"name": "m.gguf"}]}, "not a catalogue"),
+        ({"files": None}, "not a catalogue"),
+        ({"name": 5}, "not a catalogue"),
+        ({"shape": {"layers": "many"}}, "shape: layers is a number"),
+        ({"shape": {"depth": 3}}, "shape has no 'depth'"),
+        ({"shape": {"layers": 3}}, "not a catalogue"),
+    ],
+)
+def test_what_is_wrong_in_it_is_said_with_its_place(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    (tmp_path / "models.json").write_text(json.dumps({"models": [{**ENTRY, **change}]}))
+    with pytest.raises(InstallError, match=said) as error:
+        catalogue.read(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{", '{"models": 3}', "[" * 5000, '{"models": [null]}', "\x00"])
+def test_what_is_no_catalogue_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "models.json").write_text(text)
+    with pytest.raises(InstallError) as error:
+        catalogue.read(tmp_path)
+    assert "\n" not in str(error.value)
