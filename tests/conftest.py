@@ -29,6 +29,7 @@ import environment
 import native_server
 import pytest
 import trustme
+from pytest_httpserver import HTTPServer
 from real_server import RealServer
 from relay import relay
 
@@ -51,6 +52,27 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     for name in [name for name in os.environ if name.startswith("FLYNN_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
+
+
+@pytest.fixture(scope="session")
+def make_httpserver() -> Iterator[HTTPServer]:
+    """pytest-httpserver's own is for one request at a time; this one has a thread for each connection."""
+    with HTTPServer(host="127.0.0.1", threaded=True) as server:
+        yield server
+
+
+@pytest.fixture
+def httpserver(make_httpserver: HTTPServer) -> Iterator[HTTPServer]:
+    """An HTTP server that answers as a test tells it to. The test fails if it was asked for anything else."""
+    make_httpserver.clear()
+    yield make_httpserver
+    make_httpserver.check()
+
+
+@pytest.fixture
+def endpoint(httpserver: HTTPServer) -> str:
+    """Where `httpserver` listens."""
+    return f"http://127.0.0.1:{httpserver.port}"
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,61 @@
+"""What llama-server answers, for pytest-httpserver.
+
+    always(httpserver, reply(CHAT))
+    in_turn(httpserver, reply(CHAT), events(delta("Hi")))
+    assert sent(httpserver)[0].json["messages"]
+
+Bodies and events, as bytes, are made by scripted.py, which also plays what no HTTP server does: half a chunk, a reset.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any, Callable, Iterator, List, Mapping, Optional, Union
+
+from pytest_httpserver import HTTPServer
+from scripted import DONE
+from werkzeug import Request, Response
+
+Answer = Callable[[Request], Response]
+
+_ANYTHING = re.compile("")
+
+
+def reply(
+    body: Union[bytes, Any] = b"",
+    status: int = 200,
+    kind: str = "application/json",
+    headers: Optional[Mapping[str, str]] = None,
+) -> Answer:
+    """A reply in one piece; a body that is not bytes is sent as JSON."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return lambda request: Response(data, status, headers, content_type=kind)
+
+
+def events(*pieces: bytes, done: bool = True, pause: float = 0.0) -> Answer:
+    """A streamed answer, each piece in a chunk of its own, `pause` seconds after the one before."""
+
+    def body() -> Iterator[bytes]:
+        for piece in [*pieces, *([DONE] if done else [])]:
+            time.sleep(pause)
+            yield piece
+
+    return lambda request: Response(body(), content_type="text/event-stream")
+
+
+def always(server: HTTPServer, answer: Answer) -> None:
+    """Answer whatever is asked."""
+    server.expect_request(_ANYTHING).respond_with_handler(answer)
+
+
+def in_turn(server: HTTPServer, *answers: Answer) -> None:
+    """Answer whatever is asked, in this order, and no more."""
+    for answer in answers:
+        server.expect_ordered_request(_ANYTHING).respond_with_handler(answer)
+
+
+def sent(server: HTTPServer) -> List[Request]:
+    """The requests that came, with `method`, `path`, `headers`, `data` and `json`."""
+    return [request for request, _ in server.log]
