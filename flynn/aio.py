@@ -111,11 +111,11 @@ class AsyncLlamaCppClient:
 
         @overload
         async def chat_json(
-            self, request: Prompt, schema: Type[T], *, timeout: Optional[float] = OWN, **options: Any
+            self, request: Prompt, schema: Type[T], *, retries: int = 0, timeout: Optional[float] = OWN, **options: Any
         ) -> T: ...
         @overload
         async def chat_json(
-            self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
+            self, request: Prompt, schema: object, *, retries: int = 0, timeout: Optional[float] = OWN, **options: Any
         ) -> Any: ...
         async def chat_json(self, request: Prompt, schema: object, **options: Any) -> Any: ...
 
@@ -130,7 +130,7 @@ class AsyncLlamaCppClient:
         def chat_json_stream(self, request: Prompt, schema: object, **options: Any) -> AsyncJSONStream[Any]: ...
 
     def chat_json_stream(self, request: Prompt, schema: object, **options: Any) -> AsyncJSONStream[Any]:
-        """`chat_json`, with what there is of the answer as it grows; see `LlamaCppClient.chat_json_stream`."""
+        """`chat_json`, streamed: the answer as it grows; see `LlamaCppClient.chat_json_stream`."""
         from .structured.answer import AsyncJSONStream, TypedAnswer
 
         answer: TypedAnswer[Any] = TypedAnswer(schema)
@@ -151,8 +151,8 @@ class AsyncLlamaCppClient:
         from .tools.loop import ToolLoop
         from .tools.run import AsyncToolRun
 
-        rounds = ToolLoop(self._client._request(request, options), tools, max_rounds, max_result)
-        return AsyncToolRun(self, rounds, stream, timeout)
+        loop = ToolLoop(self._client._given(request, options), tools, max_rounds, max_result)
+        return AsyncToolRun(self, loop, stream, timeout)
 
     def complete_stream(self, /, prompt: Prompts, **options: Any) -> AsyncCompletionStream:
         """Continue a text, piece by piece as it is generated; see `LlamaCppClient.complete_stream`."""

@@ -60,11 +60,13 @@ class Choice:
         message: what the model said; to be appended to the history.
         finish_reason: `"stop"`, `"length"` or `"tool_calls"`; None while it is not finished.
         logprobs: one mapping a token, as the server sends them, if `logprobs` was asked for.
+        parsed: the answer as an instance, if a type was given as `response_format`; None if the choice does not fit.
     """
 
     message: Message
     finish_reason: Optional[str] = None
     logprobs: Sequence[Mapping[str, Any]] = ()
+    parsed: Any = None
 
 
 @dataclass
@@ -99,6 +101,10 @@ class ChatResponse:
     @property
     def reasoning(self) -> Optional[str]:
         return self.message.reasoning
+
+    @property
+    def parsed(self) -> Any:
+        return self.choices[0].parsed
 
     @property
     def tool_calls(self) -> Sequence[ToolCall]:

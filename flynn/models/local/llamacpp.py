@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Optional, Type, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Optional, Tuple, Type, TypeVar, Union, overload
 
 from ...errors import ProtocolError
 from ...http.checks import DEFAULT_TIMEOUT
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ...structured.answer import JSONStream
     from ...tools import Tool
     from ...tools.run import ToolRun
+    from ...tools.typed import TypedRequest
 
 T = TypeVar("T")
 
@@ -89,20 +90,23 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
 
         Args:
             request: a prompt, a sequence of `Message` or mappings, or a `ChatRequest`.
-            options: fields of `ChatRequest`.
+            options: fields of `ChatRequest`. `tools` may hold functions: `reply.tool_calls[0].parsed` has the arguments
+                for one. `response_format` may be a type, as for `chat_json`: `reply.parsed` is the instance.
 
         A server that answers in one piece looks only once a second, and only while it has nothing to send to anybody,
         whether its client has gone. A call that may have to be cancelled is better streamed.
 
         Raises:
-            TypeError: an option is no field of `ChatRequest`.
+            TypeError: an option is no field of `ChatRequest`, or JSON cannot express a function or a type.
+            StructuredOutputError: an answer or the arguments of a call do not fit, or a call was forced and is missing.
 
         Example:
             >>> client.chat([Message("user", "Hi")], temperature=0).content
             'Hello! How can I help you today?'
         """
-        body = encode_chat(self._request(request, options), stream=False)
-        return decode_chat(self.transport.fetch("POST", _CHAT, body, timeout))
+        asked, typed = self._typed(request, options)
+        response = decode_chat(self.transport.fetch("POST", _CHAT, encode_chat(asked, stream=False), timeout))
+        return typed.read(response) if typed else response
 
     def chat_stream(
         self,
@@ -132,38 +136,43 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
             ...         if event.type == "content":
             ...             print(event.text, end="")
         """
-        asked = self._request(request, options)
+        asked, typed = self._typed(request, options)
         body = self._stream(_CHAT, encode_chat(asked, stream=True), asked.model, timeout, resume, resume_for)
-        return ChatStream(body, ChatStreamDecoder(progress=bool(asked.return_progress)))
+        progress = bool(asked.return_progress)
+        return ChatStream(body, typed.decoder(progress) if typed else ChatStreamDecoder(progress=progress))
 
     @overload
     def chat_json(
-        self, request: Prompt, schema: Type[T], *, timeout: Optional[float] = OWN, **options: Any
+        self, request: Prompt, schema: Type[T], *, retries: int = 0, timeout: Optional[float] = OWN, **options: Any
     ) -> T: ...
     @overload
     def chat_json(
-        self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
+        self, request: Prompt, schema: object, *, retries: int = 0, timeout: Optional[float] = OWN, **options: Any
     ) -> Any: ...
 
-    def chat_json(self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any) -> Any:
-        """Answer a request with an instance of a type. The server lets the model write nothing but JSON that fits it.
+    def chat_json(
+        self, request: Prompt, schema: object, *, retries: int = 0, timeout: Optional[float] = OWN, **options: Any
+    ) -> Any:
+        """Answer a request with an instance of a type. The server lets the model write only JSON that matches it.
 
-        The model itself does not see the type: say in the request what is wanted.
+        The model does not see the type: say in the request what you want. `chat(..., response_format=schema)` returns
+        the whole response, with usage, timings and reasoning, and has the instance as `parsed`.
 
         Args:
             request: as for `chat`.
-            schema: a dataclass, a TypedDict, a class with `model_json_schema` and `model_validate` (pydantic's), any
-                other annotation that JSON can express, such as `List[Person]` or an Enum; or a JSON schema, as a
-                mapping. Fields with a default may be missing from the answer. Annotated adds limits:
-                `Annotated[str, Limits(maxLength=80)]`.
-            options: fields of `ChatRequest`; `max_tokens` has to suffice for all of the JSON.
+            schema: a dataclass, a TypedDict, a NamedTuple, a class of pydantic, msgspec or attrs, or any annotation
+                made of these, such as `List[Person]`; or a JSON schema, as a mapping. Fields with a default may be
+                missing from the answer. Annotated adds limits: `Annotated[str, Limits(maxLength=80)]`.
+            retries: how often to ask again, with the reason, after an answer that does not fit; 0 by default.
+            timeout: seconds for each request.
+            options: fields of `ChatRequest`; `max_tokens` must be enough for all of the JSON.
 
         Returns:
             An instance of `schema`; for a mapping, what `json.loads` returns.
 
         Raises:
-            StructuredOutputError: the model ran out of tokens before the end, or what it wrote does not fit.
-            TypeError: JSON cannot express the type. Nothing was sent.
+            StructuredOutputError: the model ran out of tokens before the end, or the answer does not fit.
+            TypeError: JSON cannot express the type, or llama.cpp's grammar a limit. Nothing was sent.
 
         Example:
             >>> @dataclass
@@ -176,7 +185,8 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         from ...structured.answer import TypedAnswer
 
         answer: TypedAnswer[Any] = TypedAnswer(schema)
-        return answer.read(self.chat(request, timeout=timeout, **answer.options(request, options)))
+        options = answer.options(request, options)
+        return answer.ask(lambda asked: self.chat(asked, timeout=timeout, **options), request, retries)
 
     @overload
     def chat_json_stream(
@@ -190,7 +200,7 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
     def chat_json_stream(
         self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
     ) -> JSONStream[Any]:
-        """`chat_json`, with what there is of the answer as it grows.
+        """`chat_json`, streamed: the answer as it grows.
 
         Args:
             request, schema, options: as for `chat_json`.
@@ -198,6 +208,16 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
 
         Returns:
             An iterator of partial values; see `JSONStream` for what it raises. Its `result` is the instance.
+
+        Raises:
+            TypeError: as for `chat_json`.
+
+        Example:
+            >>> with client.chat_json_stream("What is the largest city of Japan?", City) as stream:
+            ...     for value in stream:
+            ...         print(value)
+            >>> stream.result
+            City(name='Tokyo', population=13960000)
         """
         from ...structured.answer import JSONStream, TypedAnswer
 
@@ -218,22 +238,22 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
     ) -> ToolRun:
         """Answer a request with the help of Python functions: the model calls them until it can answer.
 
-        What a function raises, and a call that does not fit, is told to the model as the result.
+        If a function raises, or a call does not match it, the model gets the reason as the result, in one line.
 
         Args:
             request: as for `chat`.
             tools: functions, with docstrings and annotations; or `Tool`s.
-            max_rounds: requests that may be sent, 10 by default.
-            max_result: characters of a result that the model is told, 20,000 by default; what is cut is said.
-            stream: give the events of `chat_stream` too, while a reply is generated.
-            timeout: for each request. Functions take what time they need.
+            max_rounds: upper bound on requests, 10 by default.
+            max_result: characters of a result that are sent to the model, 20,000 by default. A note says what was cut.
+            stream: yield the events of `chat_stream` too.
+            timeout: seconds for each request. Functions take as long as they need.
             options: fields of `ChatRequest`. A `tool_choice` that forces a call holds for the first request only.
 
         Returns:
             An iterator of steps; see `ToolRun` for what it raises. `answer()` runs to the end.
 
         Raises:
-            TypeError: a function, or a parameter of it, cannot be expressed as a tool, or it is asynchronous.
+            TypeError: JSON cannot express a parameter of a function, or a function is asynchronous.
 
         Example:
             >>> client.run_tools("Do I need a coat in Oslo?", [get_weather]).answer().content
@@ -242,8 +262,8 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         from ...tools.loop import ToolLoop
         from ...tools.run import ToolRun
 
-        rounds = ToolLoop(self._request(request, options), tools, max_rounds, max_result)
-        return ToolRun(self, rounds, stream, timeout)
+        loop = ToolLoop(self._given(request, options), tools, max_rounds, max_result)
+        return ToolRun(self, loop, stream, timeout)
 
     def count_tokens(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> int:
         """The number of prompt tokens that `chat` would send to the model, chat template included."""
@@ -314,5 +334,22 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
     def __repr__(self) -> str:
         return f"LlamaCppClient({self.endpoint!r})"
 
-    def _request(self, prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
+    def _given(self, prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
+        """The request with the client's defaults, and perhaps with functions and types in it."""
         return with_defaults(chat_request(prompt, options), self.defaults)
+
+    def _request(self, prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
+        """The request as JSON."""
+        return self._typed(prompt, options)[0]
+
+    def _typed(self, prompt: Prompt, options: Mapping[str, Any]) -> Tuple[ChatRequest, Optional[TypedRequest]]:
+        """The request as JSON, and what reads its reply if it holds functions or types, or forces a call."""
+        request = self._given(prompt, options)
+        tools = request.tools if isinstance(request.tools, (list, tuple)) else [request.tools]
+        values = [request.response_format, request.json_schema, *tools]
+        if request.tool_choice in (None, "auto", "none") and all(v is None or isinstance(v, Mapping) for v in values):
+            return request, None
+        from ...tools.typed import TypedRequest
+
+        typed = TypedRequest(request)
+        return typed.request, typed
