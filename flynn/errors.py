@@ -6,11 +6,27 @@ raised for what a server, a network or a file does.
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Optional, Union
+from typing import Any, Iterable, Optional, TypeVar, Union
+
+Self = TypeVar("Self", bound="FlynnError")
 
 
 class FlynnError(Exception):
-    """The root of every error that Flynn raises."""
+    """The root of every error that Flynn raises.
+
+    Attributes:
+        hint: what to do about it, in one line; empty where the message says all. From Python 3.11 on it is also a note
+            of the exception, so that a traceback shows it.
+    """
+
+    hint: str = ""
+
+    def advise(self: Self, hint: str) -> Self:
+        """Set the hint, and return the error."""
+        self.hint = hint
+        if hasattr(self, "add_note"):
+            self.add_note(hint)
+        return self
 
 
 class ServerNotRunningError(FlynnError, ConnectionError):
@@ -35,7 +51,10 @@ class ServerError(FlynnError):
         status: the HTTP status, or the `code` of an error event; None when the event had none.
         type: the server's name for the kind of error, e.g. `"invalid_request_error"`; None when it gave none.
         body: the error as it came, decoded as text.
+        retry_after: seconds after which the server wants to be asked again; None if it did not say.
     """
+
+    retry_after: Optional[float] = None
 
     def __init__(
         self, message: str, *, status: Optional[int] = None, type: Optional[str] = None, body: str = ""
@@ -101,7 +120,12 @@ class ConnectionLostError(ProtocolError, ConnectionError):
 
     A ProtocolError, since an incomplete message is one (RFC 9112 section 8), and a ConnectionError, since to send the
     request again may well succeed.
+
+    Attributes:
+        answered: whether any of the answer had come.
     """
+
+    answered = True
 
 
 class StructuredOutputError(FlynnError, ValueError):

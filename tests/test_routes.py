@@ -135,7 +135,7 @@ def test_an_error_in_a_stream_is_raised() -> None:
 )
 def test_what_is_no_completion_is_a_protocol_error(reply: Any) -> None:
     with pytest.raises(ProtocolError):
-        decode_completions(reply)
+        decode_completions(json.dumps(reply).encode())
 
 
 def test_a_stream_that_ends_early_has_what_came() -> None:

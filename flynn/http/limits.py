@@ -22,6 +22,7 @@ import time
 from typing import Any, Callable, List, Optional, TypeVar
 
 from ..errors import ConnectionLostError, FlynnError, ProtocolError, RequestTimeoutError
+from ..trace import Report, nothing
 from .endpoint import Endpoint
 
 try:
@@ -87,11 +88,24 @@ class Call:
     Args:
         timeout: seconds, None for no limit.
         whole: True if the limit is for all of the call, False if it is for each silence on the wire.
+        connect_timeout: seconds for each attempt to connect to an address, None for no other limit than the call's.
         scoped: whether the `CancelScope` around it ends it too.
+        report: is told of what happens, for logs and traces.
     """
 
-    def __init__(self, timeout: Optional[float], *, whole: bool, scoped: bool = True) -> None:
+    def __init__(
+        self,
+        timeout: Optional[float],
+        *,
+        whole: bool,
+        connect_timeout: Optional[float] = None,
+        scoped: bool = True,
+        report: Report = nothing,
+    ) -> None:
         self.timeout = timeout
+        self.whole = whole
+        self.connect_timeout = connect_timeout
+        self.report = report
         self.aborted = False
         self._silence = math.inf if whole or timeout is None else timeout
         self._deadline = math.inf if not whole or timeout is None else time.monotonic() + timeout
@@ -125,10 +139,18 @@ class Call:
             raise RequestTimeoutError
         return left
 
-    def wait(self, sock: socket.socket, silent_since: float, *, writing: bool = False) -> None:
-        """Wait until a socket can be read or written. Raises what `check` raises."""
-        while not _is_ready(sock, writing, min(self.check(silent_since), _LONGEST_WAIT)):
-            pass
+    def wait(
+        self, sock: socket.socket, silent_since: float, *, writing: bool = False, most: Optional[float] = None
+    ) -> bool:
+        """Wait until a socket can be read or written, or `most` seconds have passed: then return False.
+
+        Raises what `check` raises.
+        """
+        end = math.inf if most is None else time.monotonic() + most
+        while not _is_ready(sock, writing, min(self.check(silent_since), end - time.monotonic(), _LONGEST_WAIT)):
+            if time.monotonic() >= end:
+                return False
+        return True
 
     def pause(self, seconds: float) -> None:
         """Sleep. Raises what `check` raises, as soon as it does."""
@@ -165,10 +187,10 @@ class Call:
 def _is_ready(sock: socket.socket, writing: bool, seconds: float) -> bool:
     if not hasattr(select, "poll"):  # Windows
         sockets = [sock]
-        return any(select.select([] if writing else sockets, sockets if writing else [], sockets, seconds))
+        return any(select.select([] if writing else sockets, sockets if writing else [], sockets, max(seconds, 0)))
     poll = select.poll()
     poll.register(sock, select.POLLOUT if writing else select.POLLIN)
-    return bool(poll.poll(math.ceil(seconds * 1000)))
+    return bool(poll.poll(math.ceil(max(seconds, 0) * 1000)))
 
 
 class LimitedSocket:

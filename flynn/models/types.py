@@ -6,10 +6,26 @@ What goes in is in messages.py and request.py, and importable from here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Iterator, Literal, Mapping, Optional, Protocol, Sequence, Union, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Iterator,
+    Literal,
+    Mapping,
+    Optional,
+    Protocol,
+    Sequence,
+    Union,
+    runtime_checkable,
+)
 
 from .messages import Audio, Image, Message, ToolCall
 from .request import ChatRequest, Prompt
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import ChatOptions
 
 __all__ = [
     "Audio", "ChatRequest", "ChatResponse", "Choice", "ContentEvent", "DoneEvent", "EventStream", "Image", "Message",
@@ -189,12 +205,16 @@ StreamEvent = Union[ContentEvent, ReasoningEvent, ToolCallEvent, ProgressEvent, 
 
 @runtime_checkable
 class ModelClient(Protocol):
-    """A client of a model."""
+    """A client of a model. `timeout` is in seconds, None for no limit; options are fields of `ChatRequest`."""
 
-    def chat(self, request: Prompt, **options: Any) -> ChatResponse:
+    def chat(
+        self, request: Prompt, *, timeout: Optional[float] = ..., **options: Unpack[ChatOptions]
+    ) -> ChatResponse:
         """Answer a request, in one piece."""
 
-    def chat_stream(self, request: Prompt, **options: Any) -> EventStream:
+    def chat_stream(
+        self, request: Prompt, *, timeout: Optional[float] = ..., **options: Unpack[ChatOptions]
+    ) -> EventStream:
         """Answer a request, piece by piece as it is generated."""
 
     def close(self) -> None:

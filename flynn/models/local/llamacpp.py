@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Optional, Ty
 from ...errors import ProtocolError
 from ...http.checks import DEFAULT_TIMEOUT
 from ...http.endpoint import DEFAULT_ENDPOINT
+from ...trace import Tracer
 from ..types import ChatRequest, ChatResponse, Prompt
 from .decode import ChatStreamDecoder, decode_chat, expect_object, get
 from .encode import chat_request, encode_chat, encode_prompt, with_defaults
@@ -20,9 +21,12 @@ from .transport import OWN, Transport
 if TYPE_CHECKING:
     import ssl
 
+    from typing_extensions import Unpack
+
     from ...structured.answer import JSONStream
     from ...tools import Tool
     from ...tools.run import ToolRun
+    from ..options import ChatOptions
 
 T = TypeVar("T")
 
@@ -45,6 +49,14 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         timeout: seconds that a call may take, and that a stream may be silent; 60 by default, None for no limit.
         model: of every request that names none; for a server with several models.
         defaults: request options (fields of `ChatRequest`, `resume`, `resume_for`) for calls that do not set them.
+        connect_timeout: seconds for each attempt to connect to an address, so that one that drops packets is noticed
+            before a long `timeout` has passed; None, the default, for no limit but that.
+        retries: how often a call is sent again after a failure that passes: a refused connection, a connection that was
+            lost before any of the answer came, HTTP 429, 502, 503, 504. Pauses are random, grow, and honour
+            Retry-After; `timeout` bounds them all. 0 by default.
+        headers: sent with every request, e.g. for a proxy that wants a login of its own; methods that generate take
+            `headers` as well. No log and no error shows their values.
+        trace: called with a `TraceEvent` whenever something happens in a call; see `flynn.trace`.
         ssl_context: for `https:`; by default what `ssl.create_default_context` returns.
 
     Attributes:
@@ -65,12 +77,25 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         *,
         auth_token: Optional[str] = None,
         timeout: Optional[float] = DEFAULT_TIMEOUT,
+        connect_timeout: Optional[float] = None,
+        retries: int = 0,
+        headers: Optional[Mapping[str, str]] = None,
+        trace: Optional[Tracer] = None,
         model: Optional[str] = None,
         defaults: Optional[Mapping[str, Any]] = None,
         ssl_context: Optional[ssl.SSLContext] = None,
     ) -> None:
         self.endpoint = endpoint
-        self.transport = Transport(endpoint, auth_token, timeout, ssl_context)
+        self.transport = Transport(
+            endpoint,
+            auth_token=auth_token,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            retries=retries,
+            headers=headers,
+            trace=trace,
+            ssl_context=ssl_context,
+        )
         self.defaults = dict(defaults or {})
         if model is not None:
             self.defaults.setdefault("model", model)
@@ -84,11 +109,20 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         """The client's own."""
         return self.transport.timeout
 
-    def chat(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> ChatResponse:
+    def chat(
+        self,
+        /,
+        request: Prompt,
+        *,
+        timeout: Optional[float] = OWN,
+        headers: Optional[Mapping[str, str]] = None,
+        **options: Unpack[ChatOptions],
+    ) -> ChatResponse:
         """Answer a request, in one piece.
 
         Args:
             request: a prompt, a sequence of `Message` or mappings, or a `ChatRequest`.
+            headers: sent with this request besides the client's.
             options: fields of `ChatRequest`.
 
         A server that answers in one piece looks only once a second, and only while it has nothing to send to anybody,
@@ -102,21 +136,25 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
             'Hello! How can I help you today?'
         """
         body = encode_chat(self._request(request, options), stream=False)
-        return decode_chat(self.transport.fetch("POST", _CHAT, body, timeout))
+        response: ChatResponse = self.transport.fetch(
+            "POST", _CHAT, body, timeout, headers=headers, decode=decode_chat
+        )
+        return response
 
     def chat_stream(
         self,
         request: Prompt,
         *,
         timeout: Optional[float] = OWN,
+        headers: Optional[Mapping[str, str]] = None,
         resume: Optional[bool] = None,
         resume_for: Optional[float] = None,
-        **options: Any,
+        **options: Unpack[ChatOptions],
     ) -> ChatStream:
         """Answer a request, piece by piece as it is generated. The request is sent when iteration begins.
 
         Args:
-            request, options: as for `chat`.
+            request, headers, options: as for `chat`.
             timeout: seconds of silence.
             resume: go on where the stream was when its connection is cut. The server then keeps what it sent (4 MiB of
                 it) until the stream ends or is closed. If this process is killed, the server generates to the end
@@ -133,8 +171,9 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
             ...             print(event.text, end="")
         """
         asked = self._request(request, options)
-        body = self._stream(_CHAT, encode_chat(asked, stream=True), asked.model, timeout, resume, resume_for)
-        return ChatStream(body, ChatStreamDecoder(progress=bool(asked.return_progress)))
+        body = encode_chat(asked, stream=True)
+        streamed = self._stream(_CHAT, body, asked.model, timeout, headers, resume, resume_for)
+        return ChatStream(streamed, ChatStreamDecoder(progress=bool(asked.return_progress)))
 
     @overload
     def chat_json(
@@ -283,7 +322,13 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         return get(expect_object(reply), "success", False)
 
     def request(
-        self, method: str, path: str, body: Optional[Mapping[str, Any]] = None, *, timeout: Optional[float] = OWN
+        self,
+        method: str,
+        path: str,
+        body: Optional[Mapping[str, Any]] = None,
+        *,
+        timeout: Optional[float] = OWN,
+        headers: Optional[Mapping[str, str]] = None,
     ) -> Any:
         """Call any route of the server, for what has no method here.
 
@@ -291,15 +336,16 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
             method: e.g. `"POST"`.
             path: from the endpoint's prefix on, with a query if the route wants one.
             body: sent as JSON; None for no body.
+            headers: sent with this request besides the client's.
 
         Returns:
-            The JSON of the reply, decoded.
+            The JSON of the reply, decoded; None if it has no body (204).
 
         Example:
             >>> client.request("GET", "/props")["total_slots"]
             4
         """
-        return self.transport.json(method, path, body, timeout)
+        return self.transport.json(method, path, body, timeout, headers)
 
     def close(self) -> None:
         """Close the idle connections. Streams under way go on."""

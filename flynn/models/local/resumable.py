@@ -14,10 +14,11 @@ import enum
 import os
 import threading
 import time
-from typing import Iterator, Optional
+from typing import Iterator, Mapping, Optional
 from urllib.parse import quote
 
 from ...errors import ConnectionLostError, FlynnError, ServerError, ServerNotRunningError
+from ...http.checks import check_headers
 from ...http.limits import Call
 from ...http.response import Response
 from .transport import MAX_ERROR, OWN, Routes, Transport
@@ -51,6 +52,7 @@ class ResumableBody:
         transport: sends requests.
         timeout: seconds of silence.
         path, body: of the request: a POST, or a GET if there is no body.
+        headers: sent with each request, besides the client's.
         name: under which the server keeps the answer; empty if a cut is final.
         resume_for: seconds for which reaching the server again is tried after a cut.
 
@@ -59,6 +61,7 @@ class ResumableBody:
         position: bytes of the whole lines that came.
         resumes: how often the connection was cut and replaced.
         lost: why the last connection was lost; None if a body ended where it should not.
+        report: tells what happens to logs and traces.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class ResumableBody:
         body: Optional[bytes] = None,
         *,
         timeout: Optional[float] = OWN,
+        headers: Optional[Mapping[str, str]] = None,
         name: str = "",
         resume_for: float = 0.0,
     ) -> None:
@@ -78,9 +82,11 @@ class ResumableBody:
         self._transport = transport
         self._path = path
         self._body = body
+        self._headers = check_headers(headers)
         self._name = name
         self._resume_for = resume_for
         self._call = transport.call(timeout, whole=False)
+        self.report = self._call.report
         self._response: Optional[Response] = None
         self._kept = False  # whether the server may keep the answer
         self._resumed_from = 0  # the position at which the current response began
@@ -93,7 +99,7 @@ class ResumableBody:
         if not self._change(State.OPEN, State.NEW):
             return
         self._kept = bool(self._name)
-        headers = {"X-Conversation-Id": self._name} if self._name else {}
+        session = {"X-Conversation-Id": self._name} if self._name else {}
         try:
             self._response = self._transport.send(
                 self._call,
@@ -101,7 +107,7 @@ class ResumableBody:
                 self._path,
                 self._body,
                 kind=_EVENT_STREAM,
-                headers=headers,
+                headers={**self._headers, **session},
                 streamed=True,
             )
         except ConnectionLostError as error:
@@ -122,6 +128,7 @@ class ResumableBody:
             except ConnectionLostError as error:
                 self.lost = error
             response = None
+            self.report("cut", position=self.position, error=self.lost or "the body ended too early")
 
     def finish(self) -> None:
         """The answer is complete: let go of the connection, which llama-server closes too, and of what it keeps."""
@@ -172,6 +179,7 @@ class ResumableBody:
                 self._response = self._replay(self._call, self.position)
                 self.resumes += 1
                 self._resumed_from = self.position
+                self.report("resume", position=self.position)
                 return self._response
             except (ServerNotRunningError, ConnectionLostError) as error:
                 self.lost = error
@@ -191,7 +199,9 @@ class ResumableBody:
     def _replay(self, call: Call, position: int) -> Response:
         """Ask for the answer from a byte on."""
         path = f"{self._kept_at}&from={position}"
-        return self._transport.send(call, "GET", path, kind=_EVENT_STREAM, wait_for_model=False, streamed=True)
+        return self._transport.send(
+            call, "GET", path, kind=_EVENT_STREAM, headers=self._headers, patient=False, streamed=True
+        )
 
     def _delete(self) -> None:
         """Make the server stop generating and forget the answer. Nothing else does.
@@ -205,7 +215,8 @@ class ResumableBody:
             self._wait_until_begun()
         call = Call(_END_TIMEOUT, whole=True, scoped=False)
         try:
-            self._transport.send(call, "DELETE", self._kept_at, wait_for_model=False).read_all(MAX_ERROR)
+            response = self._transport.send(call, "DELETE", self._kept_at, headers=self._headers, patient=False)
+            response.read_all(MAX_ERROR)
         except FlynnError:
             pass
 
@@ -235,6 +246,7 @@ class StreamRoutes(Routes):
         body: bytes,
         model: Optional[str],
         timeout: Optional[float],
+        headers: Optional[Mapping[str, str]],
         resume: Optional[bool],
         resume_for: Optional[float],
     ) -> ResumableBody:
@@ -245,4 +257,6 @@ class StreamRoutes(Routes):
             if model and model.isascii() and model.isprintable():
                 name += f"::{model}"  # a server with several models asks this one for it
         resume_for = self._resume_for if resume_for is None else resume_for
-        return ResumableBody(self.transport, path, body, timeout=timeout, name=name, resume_for=resume_for)
+        return ResumableBody(
+            self.transport, path, body, timeout=timeout, headers=headers, name=name, resume_for=resume_for
+        )

@@ -138,6 +138,7 @@ class RetrievalRoutes(Routes):
         model: Optional[str] = None,
         extra: Optional[Mapping[str, Any]] = None,
         timeout: Optional[float] = OWN,
+        headers: Optional[Mapping[str, str]] = None,
     ) -> Embeddings:
         """The embedding of each input. Wants a server started with `--embeddings`.
 
@@ -146,6 +147,7 @@ class RetrievalRoutes(Routes):
             embd_normalize: the norm to divide by; 2: Euclidean, -1: none. By default the server's, which is 2.
             model: which one, where a server has several.
             extra: merged into the JSON, for what has no argument here.
+            headers: sent with this request besides the client's.
 
         Returns:
             A sequence of lists of floats, one for each input; `numpy.asarray` of it copies nothing.
@@ -159,7 +161,7 @@ class RetrievalRoutes(Routes):
         """
         # In base64 the numbers are a quarter as long, and need no reading digit by digit.
         body = {"input": input, "embd_normalize": embd_normalize, "model": model, "encoding_format": "base64"}
-        return decode_embeddings(self._post("/v1/embeddings", timeout, body, extra))
+        return decode_embeddings(self._post("/v1/embeddings", timeout, body, extra, headers))
 
     def embed_tokens(
         self,
@@ -169,6 +171,7 @@ class RetrievalRoutes(Routes):
         model: Optional[str] = None,
         extra: Optional[Mapping[str, Any]] = None,
         timeout: Optional[float] = OWN,
+        headers: Optional[Mapping[str, str]] = None,
     ) -> List[Embeddings]:
         """For each input the embeddings of its tokens. Wants a server started with `--embeddings --pooling none`.
 
@@ -177,7 +180,8 @@ class RetrievalRoutes(Routes):
             >>> len(tokens), len(tokens[0])
             (5, 576)
         """
-        return decode_token_embeddings(self._post("/embeddings", timeout, {"content": input, "model": model}, extra))
+        body = {"content": input, "model": model}
+        return decode_token_embeddings(self._post("/embeddings", timeout, body, extra, headers))
 
     def rerank(
         self,
@@ -189,6 +193,7 @@ class RetrievalRoutes(Routes):
         model: Optional[str] = None,
         extra: Optional[Mapping[str, Any]] = None,
         timeout: Optional[float] = OWN,
+        headers: Optional[Mapping[str, str]] = None,
     ) -> Ranking:
         """Order documents by how well they fit a query. Wants a reranking model, and `--reranking`.
 
@@ -196,7 +201,7 @@ class RetrievalRoutes(Routes):
             query: what is looked for.
             documents: texts.
             top_n: how many to return; by default all.
-            model, extra: as for `embed`.
+            model, extra, headers: as for `embed`.
 
         Raises:
             NotSupportedError: the server was started without `--reranking`.
@@ -210,4 +215,4 @@ class RetrievalRoutes(Routes):
             raise TypeError("documents is a sequence of strings, not a string")
         documents = list(documents)
         body = {"query": query, "documents": documents, "top_n": top_n, "model": model}
-        return decode_ranking(self._post("/rerank", timeout, body, extra), documents)
+        return decode_ranking(self._post("/rerank", timeout, body, extra, headers), documents)

@@ -222,7 +222,7 @@ class ServerRoutes(Routes):
         """
         call = self.transport.call(timeout)
         try:
-            reply = self.transport.send(call, "GET", "/health", wait_for_model=False).read_all(MAX_ERROR)
+            reply = self.transport.send(call, "GET", "/health", patient=False).read_all(MAX_ERROR)
         except ModelLoadingError:
             return Health("loading")
         return Health(get(expect_object(decode_json(reply)), "status", ""))
@@ -326,4 +326,4 @@ class ServerRoutes(Routes):
             1024.0
         """
         path = about("/metrics", self.defaults.get("model"))
-        return decode_metrics(self.transport.fetch("GET", path, None, timeout, "text/plain"))
+        return decode_metrics(self.transport.fetch("GET", path, None, timeout, kind="text/plain"))

@@ -122,6 +122,7 @@ def _events(body: ResumableBody, decoder: Decoder) -> Generator[Any, None, None]
                 events = decoder.feed(data)
                 if decoder.done:
                     body.finish()
+                    body.report("answer", bytes=body.position, response=decoder.response())
                     yield from events
                     return
                 yield from events

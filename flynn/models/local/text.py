@@ -17,6 +17,11 @@ from .resumable import StreamRoutes
 from .stream import TextStream
 from .transport import OWN
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..options import CompletionOptions
+
 # A prompt is text, tokens, both mixed, or an object in the server's own form; and there may be several.
 Prompts = Union[str, Mapping[str, Any], Sequence[Union[int, str, Mapping[str, Any], Sequence[Union[int, str]]]]]
 Text = Union[str, Sequence[Union[int, str]]]
@@ -153,8 +158,9 @@ def count_completions(body: Mapping[str, Any]) -> int:
     return (len(prompt) if several and prompt else 1) * (body.get("n_cmpl") or body.get("n") or 1)
 
 
-def decode_completions(value: Any) -> CompletionResponse:
-    """The reply to a request without `stream`."""
+def decode_completions(data: bytes) -> CompletionResponse:
+    """Return the reply to a request without `stream`."""
+    value = decode_json(data)
     choices = []
     for raw in objects({"response": value if isinstance(value, list) else [value]}, "response"):
         whole = _CompletionSoFar()
@@ -258,12 +264,21 @@ class CompletionStream(TextStream):
 class TextRoutes(StreamRoutes):
     """The part of `LlamaCppClient` that works on plain text."""
 
-    def complete(self, /, prompt: Prompts, *, timeout: Optional[float] = OWN, **options: Any) -> CompletionResponse:
+    def complete(
+        self,
+        /,
+        prompt: Prompts,
+        *,
+        timeout: Optional[float] = OWN,
+        headers: Optional[Mapping[str, str]] = None,
+        **options: Unpack[CompletionOptions],
+    ) -> CompletionResponse:
         """Continue a text, in one piece. No chat template is applied.
 
         Args:
             prompt: a text, a list of tokens, a list of both, a mapping in the server's own form (`prompt_string`,
                 `multimodal_data`), or a list of such prompts.
+            headers: sent with this request besides the client's.
             options: fields of `ChatRequest`, without those of chat: `n_predict`, `temperature`, `stop`, `n_probs`, …
 
         Raises:
@@ -273,13 +288,17 @@ class TextRoutes(StreamRoutes):
             >>> client.complete("The sky is", n_predict=3).content
             ' blue today'
         """
-        return self._completions("/completion", {"prompt": prompt}, options, timeout)
+        body = encode_completion({"prompt": prompt}, options, self.defaults)
+        return self._completions("/completion", body, timeout, headers)
 
     def _completions(
-        self, path: str, prompt: Mapping[str, Any], options: Mapping[str, Any], timeout: Optional[float]
+        self, path: str, body: Mapping[str, Any], timeout: Optional[float], headers: Optional[Mapping[str, str]]
     ) -> CompletionResponse:
-        body = encode_completion(prompt, options, self.defaults)
-        return decode_completions(self.transport.json("POST", path, body, timeout))
+        data = encode_json(body)
+        response: CompletionResponse = self.transport.fetch(
+            "POST", path, data, timeout, headers=headers, decode=decode_completions
+        )
+        return response
 
     def complete_stream(
         self,
@@ -289,12 +308,13 @@ class TextRoutes(StreamRoutes):
         timeout: Optional[float] = OWN,
         resume: Optional[bool] = None,
         resume_for: Optional[float] = None,
-        **options: Any,
+        headers: Optional[Mapping[str, str]] = None,
+        **options: Unpack[CompletionOptions],
     ) -> CompletionStream:
         """Continue a text, piece by piece as it is generated. The request is sent when iteration begins.
 
         Args:
-            prompt, options: as for `complete`.
+            prompt, headers, options: as for `complete`.
             timeout, resume, resume_for: as for `chat_stream`.
 
         Returns:
@@ -303,7 +323,8 @@ class TextRoutes(StreamRoutes):
         body = encode_completion({"prompt": prompt}, options, self.defaults, stream=True)
         progress = options.get("return_progress", self.defaults.get("return_progress"))
         decoder = CompletionStreamDecoder(count_completions(body), progress=bool(progress))
-        streamed = self._stream("/completion", encode_json(body), body.get("model"), timeout, resume, resume_for)
+        data = encode_json(body)
+        streamed = self._stream("/completion", data, body.get("model"), timeout, headers, resume, resume_for)
         return CompletionStream(streamed, decoder)
 
     def infill(
@@ -315,7 +336,8 @@ class TextRoutes(StreamRoutes):
         prompt: Optional[str] = None,
         input_extra: Optional[Sequence[Mapping[str, str]]] = None,
         timeout: Optional[float] = OWN,
-        **options: Any,
+        headers: Optional[Mapping[str, str]] = None,
+        **options: Unpack[CompletionOptions],
     ) -> CompletionResponse:
         """Fill the gap between two pieces of code.
 
@@ -324,7 +346,7 @@ class TextRoutes(StreamRoutes):
             input_suffix: what is after it.
             prompt: how the filling begins.
             input_extra: other files, each as `{"filename": …, "text": …}`.
-            options: as for `complete`.
+            headers, options: as for `complete`.
 
         Raises:
             NotSupportedError: the model was not made for it.
@@ -334,7 +356,7 @@ class TextRoutes(StreamRoutes):
             'a + b'
         """
         gap = {"input_prefix": input_prefix, "input_suffix": input_suffix, "prompt": prompt, "input_extra": input_extra}
-        return self._completions("/infill", gap, options, timeout)
+        return self._completions("/infill", encode_completion(gap, options, self.defaults), timeout, headers)
 
     @overload
     def tokenize(

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Union
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Union
 from urllib.parse import quote
 
-from ...errors import ModelLoadingError, ProtocolError, RequestTimeoutError
-from ...http.checks import check_timeout, check_token
+from ...errors import ConfigError, FlynnError, ModelLoadingError, ProtocolError, RequestTimeoutError, ServerError
+from ...http.checks import check_headers, check_retries, check_timeout, check_token
 from ...http.connection import Connection
-from ...http.endpoint import parse_endpoint
+from ...http.endpoint import Endpoint, parse_endpoint
 from ...http.limits import Call
 from ...http.pool import ConnectionPool
 from ...http.response import Response
+from ...retry import is_temporary, pause
+from ...trace import Tracer, reporter
 from .decode import decode_error, decode_json
 from .encode import encode_json
 
@@ -28,8 +31,8 @@ JSONBody = Union[Mapping[str, Any], List[Any]]
 OWN: Any = ...  # as a default of `timeout`: the client's own; None means no limit
 MAX_REPLY = 256 * 1024 * 1024  # bytes of a reply in one piece
 MAX_ERROR = 1024 * 1024  # bytes of an error
-_JSON = "application/json"
-_KINDS = {_JSON: "JSON", "text/event-stream": "an event stream"}
+JSON = "application/json"
+_KINDS = {JSON: "JSON", "text/event-stream": "an event stream"}
 LOADING_PAUSE = 0.25  # seconds between two looks whether the model is loaded
 
 
@@ -37,41 +40,78 @@ class Transport:
     """Sends requests to any route; knows nothing of what they ask.
 
     Args:
-        endpoint, auth_token, timeout, ssl_context: see `LlamaCppClient`.
+        endpoint, auth_token, timeout, connect_timeout, retries, headers, trace, ssl_context: see `LlamaCppClient`.
         max_reply: largest reply in one piece, in bytes; more is a ProtocolError.
+
+    Attributes:
+        resumable: False once the server has shown that it keeps no stream to be resumed.
     """
 
     def __init__(
         self,
         endpoint: str,
+        *,
         auth_token: Optional[str] = None,
         timeout: Optional[float] = None,
+        connect_timeout: Optional[float] = None,
+        retries: int = 0,
+        headers: Optional[Mapping[str, str]] = None,
+        trace: Optional[Tracer] = None,
         ssl_context: Optional[ssl.SSLContext] = None,
         max_reply: int = MAX_REPLY,
     ) -> None:
         self.timeout = check_timeout(timeout)
-        self._headers = {"User-Agent": "flynn", "Accept-Encoding": "identity"}
+        self.resumable = True
+        self._connect_timeout = check_timeout(connect_timeout)
+        self._retries = check_retries(retries)
+        self._headers = {"User-Agent": "flynn", "Accept-Encoding": "identity", **check_headers(headers)}
         if auth_token is not None:
+            if "authorization" in map(str.lower, self._headers):
+                raise ConfigError("give auth_token or a header Authorization, not both")
             self._headers["Authorization"] = f"Bearer {check_token(auth_token)}"
-        self._endpoint = parse_endpoint(endpoint)
+        self._trace = trace
         self._ssl_context = ssl_context
         self._max_reply = max_reply
-        self._pool = ConnectionPool(self._endpoint, ssl_context)
+        self._use(parse_endpoint(endpoint))
+
+    def _use(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._pool = ConnectionPool(endpoint, self._ssl_context)
 
     def call(self, timeout: Optional[float], *, whole: bool = True) -> Call:
         """Return the limits of a call: `timeout` seconds for all of it, or, if not `whole`, for each silence."""
-        return Call(self.timeout if timeout is OWN else check_timeout(timeout), whole=whole)
+        timeout = self.timeout if timeout is OWN else check_timeout(timeout)
+        return Call(timeout, whole=whole, connect_timeout=self._connect_timeout, report=reporter(self._trace))
 
-    def json(self, method: str, path: str, body: Optional[JSONBody] = None, timeout: Optional[float] = OWN) -> Any:
+    def json(
+        self,
+        method: str,
+        path: str,
+        body: Optional[JSONBody] = None,
+        timeout: Optional[float] = OWN,
+        headers: Optional[Mapping[str, str]] = None,
+    ) -> Any:
         """Return the JSON of a reply, None if it has no body (204); see `LlamaCppClient.request`."""
-        data = self.fetch(method, path, None if body is None else encode_json(body), timeout)
-        return decode_json(data) if data else None
+        sent = None if body is None else encode_json(body)
+        return self.fetch(method, path, sent, timeout, headers=headers, decode=_json_or_none)
 
     def fetch(
-        self, method: str, path: str, body: Optional[bytes] = None, timeout: Optional[float] = OWN, kind: str = _JSON
-    ) -> bytes:
-        """As `json`, bytes in and out. The reply must be of the media type `kind`."""
-        return self.read(self.send(self.call(timeout), method, path, body, kind=kind))
+        self,
+        method: str,
+        path: str,
+        body: Optional[bytes] = None,
+        timeout: Optional[float] = OWN,
+        *,
+        kind: str = JSON,
+        headers: Optional[Mapping[str, str]] = None,
+        decode: Callable[[bytes], Any] = bytes,
+    ) -> Any:
+        """Return what `decode` makes of the body of a reply, which must be of the media type `kind`."""
+        call = self.call(timeout)
+        data = self.read(self.send(call, method, path, body, kind=kind, headers=check_headers(headers)))
+        answer = decode(data)
+        call.report("answer", bytes=len(data), response=answer)
+        return answer
 
     def read(self, response: Response) -> bytes:
         """Return the body of a reply in one piece."""
@@ -86,56 +126,110 @@ class Transport:
         *,
         kind: str = "",
         headers: Optional[Mapping[str, str]] = None,
-        wait_for_model: bool = True,
+        patient: bool = True,
         streamed: bool = False,
     ) -> Response:
-        """Send a request and return the response, its head read. Waits while the model loads.
+        """Send a request and return the response, its head read.
 
         Args:
             call: the limits.
             kind: media type that the answer must have; empty for any.
             headers: besides those of every request.
-            wait_for_model: whether to try again while the server says that its model loads.
+            patient: whether to wait while the server says that its model loads, and to retry as the client has it.
             streamed: whether the answer is a stream, whose connection llama-server closes at its end.
 
         Raises: the error that an answer other than 2xx means, and see `Connection.exchange`.
         """
-        sent: Dict[str, str] = {**self._headers, "Accept": kind or _JSON, **(headers or {})}
+        sent: Dict[str, str] = {**self._headers, "Accept": kind or JSON, **(headers or {})}
         if body is not None:
-            sent["Content-Type"] = _JSON
+            sent["Content-Type"] = JSON
         give_up = math.inf if call.timeout is None else time.monotonic() + call.timeout
-        loading: Optional[ModelLoadingError] = None
+        failures = 0
+        failure: Optional[FlynnError] = None
         while True:
             try:
-                exchange = Connection(self._endpoint, self._ssl_context).exchange if streamed else self._pool.request
-                response = exchange(call, method, path, body, sent)
-                if 200 <= response.status < 300:
-                    return _expect(response, kind)
-                if response.status < 400:
-                    response.close()
-                    raise ProtocolError(f"expected an answer, got a redirect (HTTP {response.status}), not followed")
-                error = decode_error(response.status, response.read_all(MAX_ERROR), response.reason)
-                if not isinstance(error, ModelLoadingError) or not wait_for_model:
-                    raise error
-                loading = error
-                if time.monotonic() + LOADING_PAUSE > give_up:
-                    raise loading
-                call.pause(LOADING_PAUSE)
-            except RequestTimeoutError:
-                raise loading or RequestTimeoutError() from None
+                return self._exchange(call, method, path, body, sent, kind, streamed)
+            except RequestTimeoutError as error:
+                raise failure or error.advise(_timed_out(call)) from None
+            except FlynnError as error:
+                failure = error
+                if patient and isinstance(error, ModelLoadingError):
+                    wait = LOADING_PAUSE
+                    call.report("loading")
+                elif patient and failures < self._retries and is_temporary(error):
+                    wait = pause(failures, getattr(error, "retry_after", None))
+                    failures += 1
+                    call.report("retry", error=error, pause=wait, left=self._retries - failures)
+                else:
+                    call.report("error", error=error)
+                    raise
+            if time.monotonic() + wait > give_up:
+                raise failure
+            call.pause(wait)
+
+    def _exchange(
+        self,
+        call: Call,
+        method: str,
+        path: str,
+        body: Optional[bytes],
+        headers: Mapping[str, str],
+        kind: str,
+        streamed: bool,
+    ) -> Response:
+        """Send a request once. Raises the error that an answer other than 2xx means."""
+        call.report("request", method=method, path=path, bytes=len(body or b""))
+        endpoint = self._endpoint
+        exchange = Connection(endpoint, self._ssl_context).exchange if streamed else self._pool.request
+        response = exchange(call, method, path, body, headers)
+        call.report("response", status=response.status)
+        if 200 <= response.status < 300:
+            if kind and response.content_type != kind and not (kind == JSON and response.status == 204):
+                response.close()
+                got = response.content_type or "no content type"
+                raise ProtocolError(f"expected {_KINDS.get(kind, kind)}, got {got!r}")
+            return response
+        if response.status < 400:
+            response.close()
+            raise ProtocolError(f"expected an answer, got a redirect (HTTP {response.status}), not followed")
+        error = decode_error(response.status, response.read_all(MAX_ERROR), response.reason)
+        error.retry_after = _seconds(response.headers.get("retry-after"))
+        if response.status == 404 and endpoint.prefix.endswith("/v1"):
+            # OpenAI's clients want it in their base URL. Here it is a prefix, unless the server shows that it is not.
+            self._use(replace(endpoint, prefix=endpoint.prefix[: -len("/v1")]))
+            try:
+                return self._exchange(call, method, path, body, headers, kind, streamed)
+            except ServerError as other:
+                if other.status == 404:
+                    self._use(endpoint)
+        hint = _HINTS.get(response.status, "").format(url=f"{endpoint.text}{path.partition('?')[0]}")
+        raise error.advise(hint) if hint else error
 
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.close()
 
 
-def _expect(response: Response, kind: str) -> Response:
-    """Return the response, if it has the media type; JSON may be missing from a 204."""
-    if kind and response.content_type != kind and not (kind == _JSON and response.status == 204):
-        response.close()
-        got = response.content_type or "no content type"
-        raise ProtocolError(f"expected {_KINDS.get(kind, kind)}, got {got!r}")
-    return response
+# What to do about an HTTP status.
+_HINTS = {
+    401: "the token comes from auth_token=, $FLYNN_AUTH_TOKEN, or auth_token or auth_token_file in the configuration",
+    404: "asked for {url}",
+}
+
+
+def _timed_out(call: Call) -> str:
+    what = "the whole call" if call.whole else "a silence"
+    return f"the limit for {what} is {call.timeout:g} s; timeout= or --timeout sets another one"
+
+
+def _json_or_none(data: bytes) -> Any:
+    return decode_json(data) if data else None
+
+
+def _seconds(retry_after: Optional[str]) -> Optional[float]:
+    """Return the seconds of a Retry-After header (RFC 9110 section 10.2.3), None if it has none or another form."""
+    text = (retry_after or "").strip()
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 9 else None
 
 
 class Routes:
@@ -149,13 +243,18 @@ class Routes:
         return self.transport.json("GET", about(path, self.defaults.get("model")), None, timeout)
 
     def _post(
-        self, path: str, timeout: Optional[float], fields: Mapping[str, Any], extra: Optional[Mapping[str, Any]] = None
+        self,
+        path: str,
+        timeout: Optional[float],
+        fields: Mapping[str, Any],
+        extra: Optional[Mapping[str, Any]] = None,
+        headers: Optional[Mapping[str, str]] = None,
     ) -> Any:
         """Return the JSON of a route's answer to the fields that are not None, with the client's model by default."""
         body = {name: value for name, value in {**fields, **(extra or {})}.items() if value is not None}
         if "model" in self.defaults:
             body.setdefault("model", self.defaults["model"])
-        return self.transport.json("POST", path, body, timeout)
+        return self.transport.json("POST", path, body, timeout, headers)
 
 
 def about(path: str, model: Optional[str]) -> str:

@@ -1,0 +1,106 @@
+"""What happens in a call, as events for a `trace` callback and as lines for the standard logger `flynn`.
+
+Where nobody listens, nothing is made: `logging` is not even imported. `FLYNN_LOG=debug` in the environment shows the
+lines on standard error, in a program that has set up no logging too; `FLYNN_LOG=prompts` shows the bodies of requests
+as well, which otherwise are in no line and no event.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Mapping, Optional
+
+Tracer = Callable[["TraceEvent"], object]
+# Reports an event of one call by its name and data.
+Report = Callable[..., None]
+
+_numbers = itertools.count(1)
+_LEVELS = {"request": "DEBUG", "response": "DEBUG", "answer": "DEBUG"}  # all others are INFO
+_LINES = {
+    "request": "{method} {path}, {bytes} bytes",
+    "response": "HTTP {status}",
+    "loading": "the model is loading",
+    "retry": "trying again in {pause:.2f} s, {left} times more: {error}",
+    "cut": "the connection was lost after {position} bytes: {error}",
+    "resume": "the stream goes on from byte {position}",
+    "answer": "{bytes} bytes of answer",
+    "error": "{error}",
+    "cache": "{message}",
+}
+
+
+@dataclass
+class TraceEvent:
+    """Something that happened in a call.
+
+    Attributes:
+        name: `"request"` (data: `method`, `path`, `bytes`), `"response"` (`status`), `"loading"`, `"retry"` (`error`;
+            `pause` in seconds; `left`: attempts), `"cut"` (`position` in bytes, `error`), `"resume"` (`position`),
+            `"answer"` (`bytes`; `response`: what they were decoded to, such as a ChatResponse), `"error"` (`error`),
+            `"cache"` (`message`: why a prompt was read anew).
+        call: a number that is the same for all events of one call.
+        seconds: since the call began.
+        data: what belongs to the name. Never a token, nor the text of a prompt.
+    """
+
+    name: str
+    call: int
+    seconds: float
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"#{self.call} {self.seconds:.3f} s: {_LINES[self.name].format_map(self.data)}"
+
+
+def nothing(name: str, **data: Any) -> None:
+    """A `Report` that goes nowhere."""
+
+
+def reporter(trace: Optional[Tracer]) -> Report:
+    """Return what reports the events of a new call; `nothing` if nobody listens.
+
+    Args:
+        trace: a client's callback, called in the thread of the call. What it raises ends the call.
+    """
+    log = _log()
+    if trace is None and log is None:
+        return nothing
+    number, began = next(_numbers), time.monotonic()
+
+    def report(name: str, **data: Any) -> None:
+        event = TraceEvent(name, number, time.monotonic() - began, data)
+        if log is not None:
+            log(event)
+        if trace is not None:
+            trace(event)
+
+    return report
+
+
+def prompts_are_wanted() -> bool:
+    """Return whether the bodies of requests are to be logged."""
+    return "prompts" in os.environ.get("FLYNN_LOG", "").lower()
+
+
+def _log() -> Optional[Callable[[TraceEvent], None]]:
+    """Return what logs an event; None if the logger `flynn` is off, as it is where nobody has imported `logging`."""
+    wanted = os.environ.get("FLYNN_LOG")
+    if not wanted and "logging" not in sys.modules:
+        return None
+    import logging
+
+    logger = logging.getLogger("flynn")
+    if wanted and not logger.handlers and not logging.root.handlers:
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.DEBUG if wanted.lower() != "info" else logging.INFO)
+    if not logger.isEnabledFor(logging.INFO):
+        return None
+
+    def log(event: TraceEvent) -> None:
+        logger.log(getattr(logging, _LEVELS.get(event.name, "INFO")), "%s", event, extra={"flynn": event})
+
+    return log
