@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 from ..errors import ConfigError, FileError
 from ..files import parse_json, read_text
 from ..http.checks import check_token
-from .schema import Config, ConfigSource, ModelConfig, check_endpoint, read_config
+from .schema import DEFAULT_MODEL, Config, ConfigSource, ModelConfig, check_endpoint, read_config
 from .yaml import Positions
 
 FilePath = Union[str, os.PathLike[str]]
@@ -29,8 +29,8 @@ def load_config(path: Optional[FilePath] = None, *, environ: Optional[Mapping[st
         path: a `.yaml`, `.yml`, `.json` or (from Python 3.11 on) `.toml` file. By default `$FLYNN_CONFIG`, or else the
             first that there is of `./flynn.yaml` and `$XDG_CONFIG_HOME/flynn/config.yaml` (`~/.config/...`). Without
             any of them everything has its default.
-        environ: the environment, by default the process's own. `FLYNN_ENDPOINT` and `FLYNN_AUTH_TOKEN` in it win over
-            the file. An empty variable counts as unset.
+        environ: the environment, by default the process's own. For the model `local`, `FLYNN_ENDPOINT` and
+            `FLYNN_AUTH_TOKEN` in it win over the file. An empty variable counts as unset.
 
     Raises:
         ConfigError: the file is missing, cannot be read, or something in it or in the environment is wrong.
@@ -50,18 +50,24 @@ def load_config(path: Optional[FilePath] = None, *, environ: Optional[Mapping[st
             raise ConfigError(error.problem, file=error.file, line=error.line, column=error.column) from None
     source, variables = ConfigSource(file, positions), ConfigSource(None, {})
     models = read_config(value, source).models
-    model = models["local"]
+    model = models[DEFAULT_MODEL]
     if endpoint := environ.get("FLYNN_ENDPOINT"):
         model = replace(model, endpoint=variables.checked(endpoint, ("FLYNN_ENDPOINT",), check_endpoint))
     if token := environ.get("FLYNN_AUTH_TOKEN"):
         token = variables.checked(token, ("FLYNN_AUTH_TOKEN",), check_token)
         model = replace(model, auth_token=token, auth_token_file=None)
-    elif model.auth_token_file is not None:
-        folder = os.path.dirname(file or "")
-        token_file = os.path.abspath(os.path.join(folder, os.path.expanduser(model.auth_token_file)))
-        token = source.checked(token_file, ("models", "local", "auth_token_file"), read_token_file)
-        model = replace(model, auth_token=token, auth_token_file=token_file)
-    return Config({**models, "local": model})
+    models = {**models, DEFAULT_MODEL: model}
+    return Config({name: _with_token(model, name, source) for name, model in models.items()})
+
+
+def _with_token(model: ModelConfig, name: str, source: ConfigSource) -> ModelConfig:
+    """Return a model with the token from its file, if it has one."""
+    if model.auth_token_file is None:
+        return model
+    folder = os.path.dirname(source.file or "")
+    token_file = os.path.abspath(os.path.join(folder, os.path.expanduser(model.auth_token_file)))
+    token = source.checked(token_file, ("models", name, "auth_token_file"), read_token_file)
+    return replace(model, auth_token=token, auth_token_file=token_file)
 
 
 def _find(path: Optional[FilePath], environ: Mapping[str, str]) -> Optional[str]:

@@ -7,11 +7,11 @@ from enum import Enum
 from typing import Any, Callable, Collection, Dict, Mapping, Optional, Tuple
 
 from ..errors import ConfigError, suggestion
-from ..http.checks import DEFAULT_TIMEOUT, TIMEOUTS, check_timeout, check_token
+from ..http.checks import DEFAULT_TIMEOUT, TIMEOUTS, check_retries, check_timeout, check_token
+from ..http.endpoint import DEFAULT_ENDPOINT, parse_endpoint
 from .yaml import Positions
 
-# The keys of `models`: what a model is for.
-ROLES = ("local",)
+DEFAULT_MODEL = "local"  # the key of `models` that is used unless another one is named
 
 _MAX_NESTING = 64  # of the values in `defaults`
 _WORDS = {
@@ -38,13 +38,11 @@ def _provider(value: object) -> Provider:
     except ValueError:
         names = [provider.value for provider in Provider]
         near = suggestion(value, names) if isinstance(value, str) else ""
-        raise ConfigError(f"unknown provider {_shown(value)}{near} (there is: {', '.join(names)})") from None
+        raise ConfigError(f"unknown provider {_shown(value)}{near} (expected one of: {', '.join(names)})") from None
 
 
 def check_endpoint(value: object) -> str:
     """The endpoint itself, if `parse_endpoint` takes it."""
-    from ..http.endpoint import parse_endpoint
-
     return parse_endpoint(_text(value)).text
 
 
@@ -67,16 +65,19 @@ class ModelConfig:
         endpoint: `http://`, `https://` or `unix:///path/to.sock`.
         auth_token: for a server with `--api-key`; `repr` does not show it.
         auth_token_file: the absolute path that `load_config` read `auth_token` from, None if it did not.
-        timeout: seconds, None for no limit; see `LlamaCppClient`.
+        timeout, connect_timeout: seconds, None for no limit; see `LlamaCppClient`.
+        retries: how often a call is sent again; see `LlamaCppClient`.
         model: which one to ask for, where a server has several.
         defaults: request options (fields of `ChatRequest`, `resume`, `resume_for`) for calls that do not set them.
     """
 
     provider: Provider = _setting(Provider.LLAMACPP, _provider)
-    endpoint: str = _setting("http://localhost:8080", check_endpoint)
+    endpoint: str = _setting(DEFAULT_ENDPOINT, check_endpoint)
     auth_token: Optional[str] = _setting(None, check_token, repr=False)
     auth_token_file: Optional[str] = _setting(None, _text)
     timeout: Optional[float] = _setting(DEFAULT_TIMEOUT, _timeout)
+    connect_timeout: Optional[float] = _setting(None, _timeout)
+    retries: int = _setting(0, check_retries)
     model: Optional[str] = _setting(None, _text)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -86,7 +87,7 @@ class Config:
     """A configuration.
 
     Attributes:
-        models: a model for each role.
+        models: each under its name; `local` is always there.
     """
 
     models: Mapping[str, ModelConfig]
@@ -104,16 +105,23 @@ class ConfigSource:
         return ConfigError(message, file=self.file, line=line, column=column, key=".".join(map(_key, path)))
 
     def mapping(
-        self, value: object, path: Tuple[str, ...], allowed: Collection[str], known: str = ""
+        self, value: object, path: Tuple[str, ...], allowed: Optional[Collection[str]] = None, known: str = ""
     ) -> Dict[str, Any]:
-        """The mapping at a path, empty if there is nothing. Of other keys errors list those allowed, or say `known`."""
+        """Return the mapping at a path, empty if there is nothing.
+
+        Args:
+            allowed: its keys; None for any.
+            known: what errors name in place of all that are allowed.
+        """
         if value is None:
             return {}
         if not isinstance(value, dict):
             raise self.error(path, f"expected {_WORDS[dict]}, not {_kind(value)}")
         for key in value:
-            if key not in allowed:
-                near = suggestion(key, allowed) or f" (there is: {known or ', '.join(allowed)})"
+            if not isinstance(key, str) or not key:
+                raise self.error(path, f"expected names as keys, not {_shown(key)}")
+            if allowed is not None and key not in allowed:
+                near = suggestion(key, allowed) or f" (expected one of: {known or ', '.join(allowed)})"
                 raise self.error((*path, key), f"unknown key{near}")
         return value
 
@@ -136,8 +144,11 @@ def read_config(value: object, source: ConfigSource) -> Config:
         5.0
     """
     root = source.mapping(value, (), ("models",))
-    models = source.mapping(root.get("models"), ("models",), ROLES)
-    return Config({role: _read_model(models.get(role), ("models", role), source) for role in ROLES})
+    models = source.mapping(root.get("models"), ("models",))
+    for name in models:
+        if DEFAULT_MODEL not in models and (near := suggestion(name, [DEFAULT_MODEL])):
+            raise source.error(("models", name), f"no model is named {DEFAULT_MODEL!r}{near}")
+    return Config({name: _read_model(models.get(name), ("models", name), source) for name in [DEFAULT_MODEL, *models]})
 
 
 def _read_model(value: object, path: Tuple[str, ...], source: ConfigSource) -> ModelConfig:

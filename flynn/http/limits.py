@@ -41,6 +41,7 @@ MAX_HEAD = 1024 * 1024  # bytes; http.client limits lines and their number, but 
 
 # Seconds to wait in one go: a signal that arrives just before a blocking system call is handled only when that returns.
 _LONGEST_WAIT = 1.0
+_SILENCE = 2.0  # seconds after which a TLS server should have said something
 _TICK = 0.05  # seconds after which a pause looks whether the call was aborted
 _BUFFER = 16 * 1024  # bytes
 _SEND = 256 * 1024  # bytes to send at once, so that the limits are asked in between
@@ -253,21 +254,35 @@ class LimitedSocket:
         except ConnectionLostError:
             pass
 
-    def secured(self, context: Any, endpoint: Endpoint) -> LimitedSocket:
-        """Shake hands for TLS. Returns the socket to go on with. The limit is for the handshake as a whole."""
+    def secured(self, context: Any, endpoint: Endpoint, when_silent: Callable[[], None]) -> LimitedSocket:
+        """Shake hands for TLS. Returns the socket to go on with. The limit is for the handshake as a whole.
+
+        Args:
+            when_silent: called if the server does not answer at once; it may be waiting for the end of a line.
+        """
         wrapped = context.wrap_socket(self.sock, server_hostname=endpoint.host, do_handshake_on_connect=False)
         limited = LimitedSocket(wrapped, self.call, f"a TLS server at {endpoint.text}")
         try:
             self.call.attach(wrapped)
-            limited._patiently(wrapped.do_handshake)
+            limited._patiently(wrapped.do_handshake, when_silent=when_silent)
         except BaseException:
             limited.close()
             raise
         limited._expected = self._expected
         return limited
 
-    def _patiently(self, operation: Callable[..., T], *arguments: Any, writing: bool = False) -> T:
+    def _patiently(
+        self,
+        operation: Callable[..., T],
+        *arguments: Any,
+        writing: bool = False,
+        when_silent: Optional[Callable[[], None]] = None,
+    ) -> T:
         """Repeat an operation that does not block until it is done.
+
+        Args:
+            writing: whether it is the operation that waits for room to write.
+            when_silent: called once if the peer says nothing for `_SILENCE` seconds.
 
         Raises:
             RequestTimeoutError, CallAborted: see `Call.check`.
@@ -289,6 +304,9 @@ class LimitedSocket:
                 if error.errno is None:  # not the system's: a signal's handler raised it
                     raise
                 raise self._failure(error) from error
+            if when_silent and not self.call.wait(self.sock, began, writing=wants_write, most=_SILENCE):
+                when_silent()
+            when_silent = None
             self.call.wait(self.sock, began, writing=wants_write)
 
     def _failure(self, error: OSError) -> FlynnError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from typing import Any, Dict, Union
+from typing import Any, Dict, Optional, Union
 
 from ..errors import FileError
 from .types import Audio, Image
@@ -49,5 +49,20 @@ def _bytes(source: Union[bytes, str, os.PathLike[str]], what: str) -> bytes:
         with open(source, "rb") as file:
             return file.read()
     except (OSError, ValueError) as error:
+        data = _from_base64(source)
+        if data is not None:
+            return data
         reason = error.strerror if isinstance(error, OSError) else error
-        raise FileError(f"cannot read the {what} {os.fspath(source)!r}: {reason}") from None
+        name = os.fspath(source)
+        shown = repr(name if len(name) <= 80 else f"{name[:77]}...")
+        raise FileError(f"cannot read the {what} {shown}: {reason}") from None
+
+
+def _from_base64(source: object) -> Optional[bytes]:
+    """Return what a text that is no path holds in base64, if it begins as an image or a recording does."""
+    try:
+        data = base64.b64decode(source if isinstance(source, str) else "", validate=True)
+    except ValueError:
+        return None
+    known = (*(magic for magic, _ in _IMAGES), b"RIFF", b"ID3", b"\xff\xfb", b"\xff\xf3")
+    return data if data.startswith(known) else None

@@ -12,8 +12,8 @@ class Image:
     """An image in a message.
 
     Args:
-        source: the image's bytes, the path of a file, or an `http:`, `https:` or `data:` URL. A URL goes to the server
-            as it is, the rest as base64.
+        source: the image's bytes, also as base64; the path of a file; or an `http:`, `https:` or `data:` URL. A URL
+            goes to the server as it is, the rest as base64.
     """
 
     source: Union[bytes, str, os.PathLike[str]]
@@ -24,7 +24,7 @@ class Audio:
     """A recording in a message, WAV or MP3.
 
     Args:
-        source: its bytes, the path of a file, or a URL, as for `Image`.
+        source: its bytes, also as base64, the path of a file, or a URL, as for `Image`.
     """
 
     source: Union[bytes, str, os.PathLike[str]]

@@ -131,6 +131,10 @@ class ChatRequest:
         return f"ChatRequest({', '.join(given)})"
 
 
+if ChatRequest.__doc__:  # not under -OO
+    _described = (f"        {f.name}: {f.metadata['help']}." for f in fields(ChatRequest) if f.metadata)
+    ChatRequest.__doc__ = "\n".join([ChatRequest.__doc__.rstrip(), "", "    Options:", *_described])
+
 Prompt = Union[str, Sequence[AnyMessage], ChatRequest]
 
 # Python types of a JSON value, by the words that the annotations above are made of.

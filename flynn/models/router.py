@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable, Mapping
 
 from ..config import Config
-from ..config.schema import ModelConfig, Provider
+from ..config.schema import DEFAULT_MODEL, ModelConfig, Provider
 from ..errors import ConfigError, suggestion
 from .local.llamacpp import LlamaCppClient
 from .types import ModelClient
@@ -16,17 +16,20 @@ def _llamacpp(model: ModelConfig) -> LlamaCppClient:
         model.endpoint,
         auth_token=model.auth_token,
         timeout=model.timeout,
+        connect_timeout=model.connect_timeout,
+        retries=model.retries,
         model=model.model,
         defaults=model.defaults,
     )
 
 
+Maker = Callable[[ModelConfig], ModelClient]
 # What makes the client of each provider.
-PROVIDERS: Mapping[str, Callable[[ModelConfig], ModelClient]] = {Provider.LLAMACPP: _llamacpp}
+PROVIDERS: Mapping[str, Maker] = {Provider.LLAMACPP: _llamacpp}
 
 
 def create_client(
-    config: Config, role: str = "local", *, providers: Mapping[str, Callable[[ModelConfig], ModelClient]] = PROVIDERS
+    config: Config, role: str = DEFAULT_MODEL, *, providers: Mapping[str, Maker] = PROVIDERS
 ) -> ModelClient:
     """Make the client of a model, as its provider wants it.
 
@@ -51,7 +54,7 @@ def create_client(
     return providers[model.provider](model)
 
 
-def create_llamacpp_client(config: Config, role: str = "local") -> LlamaCppClient:
+def create_llamacpp_client(config: Config, role: str = DEFAULT_MODEL) -> LlamaCppClient:
     """As `create_client`, for what only a llama-server can do.
 
     Raises:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from typing import Any, Dict, Iterable, Mapping, Sequence, Union
+from typing import Any, Dict, Sequence, Union
 
 from ...errors import suggestion
 from ..messages import AnyMessage, Audio, Image, Message, ToolCall
@@ -14,6 +15,7 @@ _OPTIONS = tuple(option.name for option in fields(ChatRequest) if option.name !=
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
+_CONTENT = "text, an Image, an Audio or a mapping"
 _A_PROMPT = "a prompt is a string, a sequence of Message or mappings, or a ChatRequest"
 
 
@@ -71,7 +73,7 @@ def encode_json(value: Any) -> bytes:
 def encode_prompt(request: ChatRequest, **fixed: Any) -> Dict[str, Any]:
     """The JSON of a request: its messages and every field that is set, what is fixed, and its `extra` last."""
     body = {name: value for name, value in vars(request).items() if value is not None}
-    body["messages"] = [encode_message(message) for message in request.messages]
+    body["messages"] = [_encode_numbered(number, message) for number, message in enumerate(request.messages, 1)]
     extra = body.pop("extra", {})
     if not isinstance(body.get("tool_choice", ""), str):
         _force_tool(body)
@@ -110,9 +112,18 @@ def encode_message(message: AnyMessage) -> Dict[str, Any]:
             encoded["reasoning_content"] = message.reasoning
     content = encoded.get("content")
     if content is not None and not isinstance(content, str):
-        parts = [content] if isinstance(content, (Image, Audio)) else content
-        encoded["content"] = [_encode_part(part) for part in parts]
+        single = isinstance(content, (Image, Audio, Mapping))
+        if not single and (isinstance(content, (bytes, bytearray)) or not isinstance(content, Iterable)):
+            raise TypeError(f"the content must be {_CONTENT}, or a sequence of these, not {type(content).__name__}")
+        encoded["content"] = [_encode_part(part) for part in ([content] if single else content)]
     return encoded
+
+
+def _encode_numbered(number: int, message: AnyMessage) -> Dict[str, Any]:
+    try:
+        return encode_message(message)
+    except TypeError as error:
+        raise TypeError(f"message {number}: {error}") from None
 
 
 def _encode_part(part: Any) -> Any:
@@ -122,6 +133,8 @@ def _encode_part(part: Any) -> Any:
         from ..media import encode_media
 
         return encode_media(part)
+    if not isinstance(part, Mapping):
+        raise TypeError(f"a part of the content must be {_CONTENT}, not {type(part).__name__}")
     return part
 
 

@@ -60,7 +60,8 @@ class ResumableBody:
         state: what was done and what comes next.
         position: bytes of the whole lines that came.
         resumes: how often the connection was cut and replaced.
-        lost: why the last connection was lost; None if a body ended where it should not.
+        lost: why the last connection was lost, without its traceback, which would refer to this object; None if a body
+            ended where it should not.
         report: tells what happens to logs and traces.
     """
 
@@ -111,7 +112,7 @@ class ResumableBody:
                 streamed=True,
             )
         except ConnectionLostError as error:
-            self.lost = error
+            self.lost = error.with_traceback(None)
         except (ServerNotRunningError, ServerError):
             self._kept = False
             raise
@@ -126,7 +127,7 @@ class ResumableBody:
                     self.position += len(line)
                     yield line
             except ConnectionLostError as error:
-                self.lost = error
+                self.lost = error.with_traceback(None)
             response = None
             self.report("cut", position=self.position, error=self.lost or "the body ended too early")
 
@@ -182,9 +183,9 @@ class ResumableBody:
                 self.report("resume", position=self.position)
                 return self._response
             except (ServerNotRunningError, ConnectionLostError) as error:
-                self.lost = error
+                self.lost = error.with_traceback(None)
             except ServerError as error:
-                self.lost = error
+                self.lost = error.with_traceback(None)
                 unknown_yet = error.status == 404 and not self.position
                 if unknown_yet and time.monotonic() < self._cut_at + _UNKNOWN_FOR:
                     continue
@@ -204,34 +205,53 @@ class ResumableBody:
         )
 
     def _delete(self) -> None:
-        """Make the server stop generating and forget the answer. Nothing else does.
+        """Make the server stop generating and forget the answer. Nothing else does."""
+        if self._kept:
+            self._kept = False
+            if self._response is None:
+                self._wait_until_begun()
+            self._ask_to_delete()
 
-        Failing to is not an error: the server is gone, or too old to know the name.
+    def _ask_to_delete(self) -> None:
+        """Send the request to delete the answer. Failing to is not an error: the server is gone, or too old.
+
+        llama-server answers 204 whether it has the stream or not, so 404 means that the route is missing. A proxy that
+        lacks it does not pass on that a stream is to be stopped. So no stream is named any more, and closing its
+        connection stops it.
         """
-        if not self._kept:
-            return
-        self._kept = False
-        if self._response is None:
-            self._wait_until_begun()
-        call = Call(_END_TIMEOUT, whole=True, scoped=False)
-        try:
-            response = self._transport.send(call, "DELETE", self._kept_at, headers=self._headers, patient=False)
-            response.read_all(MAX_ERROR)
-        except FlynnError:
-            pass
+        if self._transport.resumable:
+            call = Call(_END_TIMEOUT, whole=True, scoped=False)
+            try:
+                response = self._transport.send(call, "DELETE", self._kept_at, headers=self._headers, patient=False)
+                response.read_all(MAX_ERROR)
+            except ServerError as error:
+                self._transport.resumable = error.status != 404
+            except FlynnError:
+                pass
 
     def _wait_until_begun(self) -> None:
-        """Wait until the server handles the request. Deleted before that, it would be handled afterwards."""
+        """Wait until the server handles the request. An answer that was deleted before would be begun afterwards."""
         call = Call(_END_TIMEOUT, whole=True, scoped=False)
-        while True:
+        asked = False
+        while self._transport.resumable:
             try:
                 return self._replay(call, 0).close()
             except ServerError as error:
-                if error.status != 404 or str(error) == "File Not Found":  # so says a server that has no such route
+                if error.status != 404:
                     return None
+                if not asked:
+                    asked = True
+                    self._ask_to_delete()  # shows whether there is any use in waiting
             except FlynnError:
                 return None
             time.sleep(_FIRST_PAUSE)
+
+    @property
+    def why_lost(self) -> str:
+        """Why the stream could not go on, in words; empty if nobody knows."""
+        if isinstance(self.lost, ServerError) and self.lost.status == 404:
+            return "the server has no such stream any more: it was restarted, or it cannot resume streams"
+        return str(self.lost or "")
 
 
 class StreamRoutes(Routes):
@@ -252,7 +272,7 @@ class StreamRoutes(Routes):
     ) -> ResumableBody:
         """Return the body of a streamed answer; None stands for the client's own setting."""
         name = ""
-        if self._resume if resume is None else resume:
+        if self.transport.resumable and (self._resume if resume is None else resume):
             name = os.urandom(18).hex()  # unguessable: it is all that protects the answer from other clients
             if model and model.isascii() and model.isprintable():
                 name += f"::{model}"  # a server with several models asks this one for it

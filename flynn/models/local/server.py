@@ -172,8 +172,9 @@ def decode_lora_adapters(value: Any) -> List[LoraAdapter]:
     return [decode_fields(LoraAdapter, item, scale=number(item, "scale") or 0.0) for item in items]
 
 
-_SAMPLE = r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?"
-_LABEL = r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)'
+# Each is matched at one place only, and none can match a text in two ways: no line takes longer than it is long.
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*,?')
 
 
 def decode_metrics(data: bytes) -> Metrics:
@@ -196,12 +197,21 @@ def decode_metrics(data: bytes) -> Metrics:
 
 
 def _metric(line: str, about: Mapping[str, Mapping[str, str]]) -> Metric:
-    sample = re.fullmatch(_SAMPLE, line)
+    """Read `name{label="value",…} number [timestamp]`."""
+    name, _, rest = line.partition("{") if "{" in line else line.partition(" ")
+    name = name.strip()
+    labels: Dict[str, str] = {}
+    if "{" in line:
+        place = 0
+        while label := _LABEL.match(rest, place):
+            labels[label[1]] = _unescaped(label[2])
+            place = label.end()
+        brace, rest = rest[place : place + 1], rest[place + 1 :]
+    fields = rest.split()
     try:
-        if sample:
-            name, labels, value = sample.groups()
-            named = {label: _unescaped(words) for label, words in re.findall(_LABEL, labels or "")}
-            return Metric(name, float(value), about["TYPE"].get(name, "untyped"), about["HELP"].get(name, ""), named)
+        if _NAME.fullmatch(name) and ("{" not in line or brace == "}") and len(fields) in (1, 2):
+            value = float(fields[0])
+            return Metric(name, value, about["TYPE"].get(name, "untyped"), about["HELP"].get(name, ""), labels)
     except ValueError:
         pass
     raise ProtocolError(f"expected a metric in Prometheus' text format, got {line[:80]!r}")

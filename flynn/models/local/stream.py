@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generator, Iterator, List, Protocol, TypeVar
 
-from ...errors import StreamInterruptedError
+from ...errors import FlynnError, StreamInterruptedError
 from ...http.limits import CallAborted
 from ..types import ChatResponse, StreamEvent
 from .resumable import ResumableBody, State
@@ -130,7 +130,11 @@ def _events(body: ResumableBody, decoder: Decoder) -> Generator[Any, None, None]
         message = f"the stream was cut after {body.position} bytes"
         if partial is not None:
             message += f", {len(partial.content)} characters of text"
-        raise StreamInterruptedError(f"{message} ({body.lost})" if body.lost else message, partial) from body.lost
+        why = f" ({body.why_lost})" if body.lost else ""
+        raise StreamInterruptedError(message + why, partial) from body.lost
+    except FlynnError as error:
+        body.report("error", error=error)
+        raise
     finally:
         body.disconnect()
 

@@ -108,8 +108,12 @@ class Transport:
     ) -> Any:
         """Return what `decode` makes of the body of a reply, which must be of the media type `kind`."""
         call = self.call(timeout)
-        data = self.read(self.send(call, method, path, body, kind=kind, headers=check_headers(headers)))
-        answer = decode(data)
+        try:
+            data = self.read(self.send(call, method, path, body, kind=kind, headers=check_headers(headers)))
+            answer = decode(data)
+        except FlynnError as error:
+            call.report("error", error=error)
+            raise
         call.report("answer", bytes=len(data), response=answer)
         return answer
 
@@ -146,26 +150,30 @@ class Transport:
         give_up = math.inf if call.timeout is None else time.monotonic() + call.timeout
         failures = 0
         failure: Optional[FlynnError] = None
-        while True:
-            try:
-                return self._exchange(call, method, path, body, sent, kind, streamed)
-            except RequestTimeoutError as error:
-                raise failure or error.advise(_timed_out(call)) from None
-            except FlynnError as error:
-                failure = error
-                if patient and isinstance(error, ModelLoadingError):
+        try:
+            while True:
+                try:
+                    return self._exchange(call, method, path, body, sent, kind, streamed)
+                except RequestTimeoutError as error:
+                    raise failure or error.advise(_timed_out(call)) from None
+                except FlynnError as error:
+                    failure = error
+                if patient and isinstance(failure, ModelLoadingError):
                     wait = LOADING_PAUSE
                     call.report("loading")
-                elif patient and failures < self._retries and is_temporary(error):
-                    wait = pause(failures, getattr(error, "retry_after", None))
+                elif patient and failures < self._retries and is_temporary(failure):
+                    wait = pause(failures, getattr(failure, "retry_after", None))
                     failures += 1
-                    call.report("retry", error=error, pause=wait, left=self._retries - failures)
+                    call.report("retry", error=failure, pause=wait, left=self._retries - failures)
                 else:
-                    call.report("error", error=error)
-                    raise
-            if time.monotonic() + wait > give_up:
-                raise failure
-            call.pause(wait)
+                    raise failure
+                if time.monotonic() + wait > give_up:
+                    raise failure
+                call.pause(wait)
+        finally:
+            # The error refers to this frame. Did the frame refer to the error, connections would stay open until the
+            # garbage collector finds them.
+            failure = None
 
     def _exchange(
         self,
@@ -192,22 +200,29 @@ class Transport:
         if response.status < 400:
             response.close()
             raise ProtocolError(f"expected an answer, got a redirect (HTTP {response.status}), not followed")
-        error = decode_error(response.status, response.read_all(MAX_ERROR), response.reason)
-        error.retry_after = _seconds(response.headers.get("retry-after"))
         if response.status == 404 and endpoint.prefix.endswith("/v1"):
             # OpenAI's clients want it in their base URL. Here it is a prefix, unless the server shows that it is not.
+            response.read_all(MAX_ERROR)
             self._use(replace(endpoint, prefix=endpoint.prefix[: -len("/v1")]))
             try:
                 return self._exchange(call, method, path, body, headers, kind, streamed)
-            except ServerError as other:
-                if other.status == 404:
+            except ServerError as error:
+                if error.status == 404:
                     self._use(endpoint)
-        hint = _HINTS.get(response.status, "").format(url=f"{endpoint.text}{path.partition('?')[0]}")
-        raise error.advise(hint) if hint else error
+                raise
+        raise _refusal(response, endpoint.url + path.partition("?")[0])
 
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.close()
+
+
+def _refusal(response: Response, url: str) -> ServerError:
+    """Return the error that an answer with the status 4xx or 5xx means."""
+    error = decode_error(response.status, response.read_all(MAX_ERROR), response.reason)
+    error.retry_after = _seconds(response.headers.get("retry-after"))
+    hint = _HINTS.get(response.status)
+    return error.advise(hint.format(url=url)) if hint else error
 
 
 # What to do about an HTTP status.
