@@ -21,7 +21,7 @@ Report = Callable[..., None]
 _numbers = itertools.count(1)
 _LEVELS = {"request": "DEBUG", "response": "DEBUG", "answer": "DEBUG"}  # all others are INFO
 _LINES = {
-    "request": "{method} {path}, {bytes} bytes",
+    "request": "{method} {path}, {bytes} bytes{body}",
     "response": "HTTP {status}",
     "loading": "the model is loading",
     "retry": "trying again in {pause:.2f} s, {left} times more: {error}",
@@ -38,13 +38,13 @@ class TraceEvent:
     """Something that happened in a call.
 
     Attributes:
-        name: `"request"` (data: `method`, `path`, `bytes`), `"response"` (`status`), `"loading"`, `"retry"` (`error`;
-            `pause` in seconds; `left`: attempts), `"cut"` (`position` in bytes, `error`), `"resume"` (`position`),
-            `"answer"` (`bytes`; `response`: what they were decoded to, such as a ChatResponse), `"error"` (`error`),
-            `"cache"` (`message`: why a prompt was read anew).
+        name: `"request"` (data: `method`, `path`, `bytes`, `body`), `"response"` (`status`), `"loading"`, `"retry"`
+            (`error`; `pause` in seconds; `left`: attempts), `"cut"` (`position` in bytes, `error`), `"resume"`
+            (`position`), `"answer"` (`bytes`; `response`: what they were decoded to, such as a ChatResponse), `"error"`
+            (`error`), `"cache"` (`message`: why a prompt was read anew).
         call: a number that is the same for all events of one call.
         seconds: since the call began.
-        data: what belongs to the name. Never a token, nor the text of a prompt.
+        data: what belongs to the name. No token is in it; the `body` of a request is empty unless `FLYNN_LOG=prompts`.
     """
 
     name: str
@@ -72,6 +72,8 @@ def reporter(trace: Optional[Tracer]) -> Report:
     number, began = next(_numbers), time.monotonic()
 
     def report(name: str, **data: Any) -> None:
+        if name == "request":
+            data["body"] = f": {data['body'].decode()}" if data["body"] and _shows_prompts() else ""
         event = TraceEvent(name, number, time.monotonic() - began, data)
         if log is not None:
             log(event)
@@ -81,8 +83,7 @@ def reporter(trace: Optional[Tracer]) -> Report:
     return report
 
 
-def prompts_are_wanted() -> bool:
-    """Return whether the bodies of requests are to be logged."""
+def _shows_prompts() -> bool:
     return "prompts" in os.environ.get("FLYNN_LOG", "").lower()
 
 

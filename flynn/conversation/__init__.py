@@ -1,9 +1,10 @@
 """`Conversation`: a history that fits the context.
 
-    fitting   which messages may go, and how many have to: without I/O
-    token_count  how many tokens a request is
-    stream    an answer that joins the conversation as it ends
-    file      the file that a conversation is kept in
+fitting   which messages may go, and how many have to: without I/O
+token_count  how many tokens a request is
+stream    an answer that joins the conversation as it ends
+cache     why a prompt was read anew
+file      the file that a conversation is kept in
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
-from ..errors import ContextSizeError
+from ..errors import ContextSizeError, FlynnError
 from ..models.local.encode import chat_request, with_defaults
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.local.stream import ChatStream
 from ..models.messages import AnyMessage
 from ..models.request import ChatRequest
 from ..models.types import ChatResponse, Message, Prompt
+from ..trace import nothing, reporter
+from .cache import why_read_anew
 from .file import read_messages, write_messages
 from .fitting import Turn, droppable, how_many, without
 from .stream import ConversationStream
@@ -98,6 +101,7 @@ class Conversation:
         self.messages: List[AnyMessage] = []
         self.dropped: List[AnyMessage] = []
         self._client = client
+        self._last: Optional[Tuple[ChatRequest, ChatResponse]] = None
         self._token_count = TokenCount(client)
 
     @property
@@ -194,6 +198,19 @@ class Conversation:
                 return  # two prompts in a row are refused by some templates
         self._keep(turn, [*turn.prompt, message])
         self._token_count.learn(turn.request, response)
+        self._explain(turn.request, response)
+
+    def _explain(self, request: ChatRequest, response: ChatResponse) -> None:
+        """Tell who listens why a prompt was read anew, where one was."""
+        last, self._last = self._last, (request, response)
+        report = reporter(self._client.transport.trace)
+        if report is not nothing and last and last[1].usage:
+            try:
+                message = why_read_anew(self._client, last[0], last[1].usage.prompt_tokens, request, response)
+            except FlynnError as error:
+                message = f"the prompts cannot be compared: {error}"
+            if message:
+                report("cache", message=message)
 
     def _keep(self, turn: Turn, more: List[AnyMessage]) -> None:
         self.messages[:] = [*turn.history, *more]

@@ -174,7 +174,7 @@ def decode_lora_adapters(value: Any) -> List[LoraAdapter]:
 
 # Each is matched at one place only, and none can match a text in two ways: no line takes longer than it is long.
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*,?')
+_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|(?=}))')
 
 
 def decode_metrics(data: bytes) -> Metrics:
@@ -198,20 +198,22 @@ def decode_metrics(data: bytes) -> Metrics:
 
 def _metric(line: str, about: Mapping[str, Mapping[str, str]]) -> Metric:
     """Read `name{label="value",…} number [timestamp]`."""
-    name, _, rest = line.partition("{") if "{" in line else line.partition(" ")
-    name = name.strip()
+    name = _NAME.match(line)
+    rest = line[name.end() :].lstrip() if name else ""
     labels: Dict[str, str] = {}
-    if "{" in line:
-        place = 0
+    if rest.startswith("{"):
+        place = 1
         while label := _LABEL.match(rest, place):
             labels[label[1]] = _unescaped(label[2])
             place = label.end()
-        brace, rest = rest[place : place + 1], rest[place + 1 :]
-    fields = rest.split()
+        brace, rest = rest[place:].lstrip()[:1], rest[place:].lstrip()[1:]
+    else:
+        brace = "}"
+    numbers = rest.split()
     try:
-        if _NAME.fullmatch(name) and ("{" not in line or brace == "}") and len(fields) in (1, 2):
-            value = float(fields[0])
-            return Metric(name, value, about["TYPE"].get(name, "untyped"), about["HELP"].get(name, ""), labels)
+        if name and brace == "}" and len(numbers) in (1, 2):
+            value, kind, text = float(numbers[0]), about["TYPE"].get(name[0], "untyped"), about["HELP"].get(name[0], "")
+            return Metric(name[0], value, kind, text, labels)
     except ValueError:
         pass
     raise ProtocolError(f"expected a metric in Prometheus' text format, got {line[:80]!r}")

@@ -44,6 +44,7 @@ class Transport:
         max_reply: largest reply in one piece, in bytes; more is a ProtocolError.
 
     Attributes:
+        trace: the callback that is told of what happens; None for none.
         resumable: False once the server has shown that it keeps no stream to be resumed.
     """
 
@@ -69,7 +70,7 @@ class Transport:
             if "authorization" in map(str.lower, self._headers):
                 raise ConfigError("give auth_token or a header Authorization, not both")
             self._headers["Authorization"] = f"Bearer {check_token(auth_token)}"
-        self._trace = trace
+        self.trace = trace
         self._ssl_context = ssl_context
         self._max_reply = max_reply
         self._use(parse_endpoint(endpoint))
@@ -81,7 +82,7 @@ class Transport:
     def call(self, timeout: Optional[float], *, whole: bool = True) -> Call:
         """Return the limits of a call: `timeout` seconds for all of it, or, if not `whole`, for each silence."""
         timeout = self.timeout if timeout is OWN else check_timeout(timeout)
-        return Call(timeout, whole=whole, connect_timeout=self._connect_timeout, report=reporter(self._trace))
+        return Call(timeout, whole=whole, connect_timeout=self._connect_timeout, report=reporter(self.trace))
 
     def json(
         self,
@@ -186,7 +187,7 @@ class Transport:
         streamed: bool,
     ) -> Response:
         """Send a request once. Raises the error that an answer other than 2xx means."""
-        call.report("request", method=method, path=path, bytes=len(body or b""))
+        call.report("request", method=method, path=path, bytes=len(body or b""), body=body)
         endpoint = self._endpoint
         exchange = Connection(endpoint, self._ssl_context).exchange if streamed else self._pool.request
         response = exchange(call, method, path, body, headers)
