@@ -223,6 +223,8 @@ def _refusal(response: Response, url: str) -> ServerError:
     error = decode_error(response.status, response.read_all(MAX_ERROR), response.reason)
     error.retry_after = _seconds(response.headers.get("retry-after"))
     hint = _HINTS.get(response.status)
+    if response.status == 400 and "Pooling type 'none'" in str(error):
+        hint = _POOLING
     return error.advise(hint.format(url=url)) if hint else error
 
 
@@ -231,6 +233,7 @@ _HINTS = {
     401: "the token comes from auth_token=, $FLYNN_AUTH_TOKEN, or auth_token or auth_token_file in the configuration",
     404: "asked for {url}",
 }
+_POOLING = "embed_tokens returns a vector for each token; for one for each text, start llama-server with --pooling mean"
 
 
 def _timed_out(call: Call) -> str:
