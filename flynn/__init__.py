@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .config import load_config as load_config
     from .conversation import Conversation as Conversation
     from .conversation.aio import AsyncConversation as AsyncConversation
+    from .conversation.cache import PromptDifference as PromptDifference
+    from .conversation.cache import compare_prompts as compare_prompts
     from .errors import AuthenticationError as AuthenticationError
     from .errors import ConfigError as ConfigError
     from .errors import ConnectionLostError as ConnectionLostError
@@ -57,12 +59,14 @@ if TYPE_CHECKING:
     from .structured import Limits as Limits
     from .thread_iterator import ThreadIterator as ThreadIterator
     from .tools import Tool as Tool
+    from .trace import TraceEvent as TraceEvent
 
 _WHERE = {
     "aio": "AsyncLlamaCppClient",
     "config": "Config load_config",
     "conversation": "Conversation",
     "conversation.aio": "AsyncConversation",
+    "conversation.cache": "PromptDifference compare_prompts",
     "errors": "AuthenticationError ConfigError ConnectionLostError ContextSizeError FileError FlynnError"
     " ModelLoadingError NotSupportedError ProtocolError RequestError RequestTimeoutError ServerError"
     " ServerNotRunningError StreamInterruptedError StructuredOutputError ToolRoundsError",
@@ -76,6 +80,7 @@ _WHERE = {
     "structured": "Limits",
     "thread_iterator": "ThreadIterator",
     "tools": "Tool",
+    "trace": "TraceEvent",
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}
 
