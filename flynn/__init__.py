@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .models.local.server import SlotFile as SlotFile
     from .models.local.text import Completion as Completion
     from .models.local.text import CompletionResponse as CompletionResponse
-    from .models.local.text import TokenPiece as TokenPiece
+    from .models.local.tokens import TokenPiece as TokenPiece
     from .models.router import create_client as create_client
     from .models.types import Audio as Audio
     from .models.types import ChatRequest as ChatRequest
@@ -74,7 +74,8 @@ _WHERE = {
     "models.local.models": "ModelEvent ModelInfo",
     "models.local.retrieval": "Embeddings RankedDocument Ranking",
     "models.local.server": "Health LoraAdapter Metric Metrics Props Slot SlotFile",
-    "models.local.text": "Completion CompletionResponse TokenPiece",
+    "models.local.text": "Completion CompletionResponse",
+    "models.local.tokens": "TokenPiece",
     "models.router": "create_client",
     "models.types": "Audio ChatRequest ChatResponse Image Message ModelClient ToolCall",
     "structured": "Limits",
