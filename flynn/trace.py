@@ -29,6 +29,7 @@ _LINES = {
     "resume": "the stream goes on from byte {position}",
     "answer": "{bytes} bytes of answer",
     "error": "{error}",
+    "closed": "closed before the end of the answer",
     "cache": "{message}",
 }
 
@@ -41,7 +42,8 @@ class TraceEvent:
         name: `"request"` (data: `method`, `path`, `bytes`, `body`), `"response"` (`status`), `"loading"`, `"retry"`
             (`error`; `pause` in seconds; `left`: attempts), `"cut"` (`position` in bytes, `error`), `"resume"`
             (`position`), `"answer"` (`bytes`; `response`: the decoded answer, such as a ChatResponse), `"error"`
-            (`error`), `"cache"` (`message`: why a prompt was read again).
+            (`error`), `"closed"`, `"cache"` (`message`: why a prompt was read again). One of `"answer"`, `"error"` and
+            `"closed"` is the last event of every request for an answer.
         call: a number, the same for all events of one call.
         seconds: time since the call began.
         data: the data listed above. It never holds a token; the `body` of a request is empty unless

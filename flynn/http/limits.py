@@ -123,6 +123,13 @@ class Call:
         """False in a forked child: the call belongs to its parent."""
         return self._pid == os.getpid()
 
+    def ended(self, error: BaseException) -> None:
+        """Report that the call ended without an answer."""
+        if isinstance(error, FlynnError) and not isinstance(error, CallAborted):
+            self.report("error", error=error)
+        else:
+            self.report("closed")
+
     def check(self, silent_since: float = math.inf) -> float:
         """Return the seconds that the call may go on waiting, `math.inf` for no limit.
 

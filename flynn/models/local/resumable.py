@@ -62,7 +62,7 @@ class ResumableBody:
         resumes: how often the connection was cut and replaced.
         lost: why the last connection was lost, without its traceback, which would refer to this object; None if a body
             ended too early.
-        report: called with each event, for logs and traces.
+        call: the limits of the stream.
     """
 
     def __init__(
@@ -86,8 +86,7 @@ class ResumableBody:
         self._headers = check_headers(headers)
         self._name = name
         self._resume_for = resume_for
-        self._call = transport.call(timeout, whole=False)
-        self.report = self._call.report
+        self.call = transport.call(timeout, whole=False)
         self._response: Optional[Response] = None
         self._kept = False  # whether the server may keep the answer
         self._resumed_from = 0  # the position where the current response begins
@@ -103,7 +102,7 @@ class ResumableBody:
         session = {"X-Conversation-Id": self._name} if self._name else {}
         try:
             self._response = self._transport.send(
-                self._call,
+                self.call,
                 "GET" if self._body is None else "POST",
                 self._path,
                 self._body,
@@ -129,7 +128,7 @@ class ResumableBody:
             except ConnectionLostError as error:
                 self.lost = error.with_traceback(None)
             response = None
-            self.report("cut", position=self.position, error=self.lost or "the body ended too early")
+            self.call.report("cut", position=self.position, error=self.lost or "the body ended too early")
 
     def finish(self) -> None:
         """The answer is complete: delete what the server keeps of it."""
@@ -144,7 +143,7 @@ class ResumableBody:
     def abort(self) -> None:
         """End the stream without blocking, from any thread. Call `close` afterwards: it tells the server."""
         if self._change(State.ABORTED, State.NEW, State.OPEN):
-            self._call.abort()
+            self.call.abort()
 
     def close(self) -> None:
         """End the stream and make the server stop generating, from any thread. Closing twice is fine.
@@ -152,7 +151,7 @@ class ResumableBody:
         In a forked child nothing is sent: the stream belongs to the parent.
         """
         self.abort()
-        if self._change(State.CLOSED, State.ABORTED) and self._call.is_ours:
+        if self._change(State.CLOSED, State.ABORTED) and self.call.is_ours:
             self._delete()
 
     def _change(self, state: State, *before: State) -> bool:
@@ -172,15 +171,15 @@ class ResumableBody:
         elif self.lost is None:
             return None  # the replay ended at once: the server has no more bytes
         while self._name:
-            self._call.pause(self._pause)
+            self.call.pause(self._pause)
             self._pause = min(2 * self._pause or _FIRST_PAUSE, _LONGEST_PAUSE)
             if time.monotonic() >= self._cut_at + self._resume_for:
                 break
             try:
-                self._response = self._replay(self._call, self.position)
+                self._response = self._replay(self.call, self.position)
                 self.resumes += 1
                 self._resumed_from = self.position
-                self.report("resume", position=self.position)
+                self.call.report("resume", position=self.position)
                 return self._response
             except (ServerNotRunningError, ConnectionLostError) as error:
                 self.lost = error.with_traceback(None)

@@ -19,7 +19,7 @@ from ...errors import (
     ServerNotRunningError,
 )
 from .decode import decode_fields, decode_json, expect_object, get, number, objects
-from .transport import LOADING_PAUSE, MAX_ERROR, OWN, Routes, about
+from .transport import LOADING_PAUSE, OWN, Routes, about
 
 
 @dataclass
@@ -232,12 +232,11 @@ class ServerRoutes(Routes):
         Returns:
             Health: true if it is ready, false while its model loads.
         """
-        call = self.transport.call(timeout)
         try:
-            reply = self.transport.send(call, "GET", "/health", patient=False).read_all(MAX_ERROR)
+            reply = self.transport.fetch("GET", "/health", None, timeout, patient=False, decode=decode_json)
         except ModelLoadingError:
             return Health("loading")
-        return Health(get(expect_object(decode_json(reply)), "status", ""))
+        return Health(get(expect_object(reply), "status", ""))
 
     def wait_until_ready(self, timeout: Optional[float] = OWN) -> None:
         """Wait until the server is up and its model is loaded.
@@ -254,7 +253,7 @@ class ServerRoutes(Routes):
                     call.pause(LOADING_PAUSE)
                 self.transport.send(call, "GET", "/health").close()
                 return
-            except (ServerNotRunningError, ConnectionLostError) as error:  # the latter while it goes down
+            except (ServerNotRunningError, ConnectionLostError) as error:  # the latter while it stops
                 down = error
             except RequestTimeoutError:
                 raise down or RequestTimeoutError() from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generator, Iterator, List, Protocol, TypeVar
 
-from ...errors import FlynnError, StreamInterruptedError
+from ...errors import StreamInterruptedError
 from ...http.limits import CallAborted
 from ..types import ChatResponse, StreamEvent
 from .resumable import ResumableBody, State
@@ -122,7 +122,7 @@ def _events(body: ResumableBody, decoder: Decoder) -> Generator[Any, None, None]
                 events = decoder.feed(data)
                 if decoder.done:
                     body.finish()
-                    body.report("answer", bytes=body.position, response=decoder.response())
+                    body.call.report("answer", bytes=body.position, response=decoder.response())
                     yield from events
                     return
                 yield from events
@@ -132,8 +132,8 @@ def _events(body: ResumableBody, decoder: Decoder) -> Generator[Any, None, None]
             message += f", {len(partial.content)} characters of text"
         why = f" ({body.why_lost})" if body.lost else ""
         raise StreamInterruptedError(message + why, partial) from body.lost
-    except FlynnError as error:
-        body.report("error", error=error)
+    except BaseException as error:  # GeneratorExit too: the stream was closed
+        body.call.ended(error)
         raise
     finally:
         body.disconnect()

@@ -105,15 +105,17 @@ class Transport:
         *,
         kind: str = JSON,
         headers: Optional[Mapping[str, str]] = None,
+        patient: bool = True,
         decode: Callable[[bytes], Any] = bytes,
     ) -> Any:
-        """Return the decoded body of a reply, which must have the media type `kind`."""
-        call = self.call(timeout)
+        """Return the decoded body of a reply, which must have the media type `kind`; see `send`."""
+        headers, call = check_headers(headers), self.call(timeout)
         try:
-            data = self.read(self.send(call, method, path, body, kind=kind, headers=check_headers(headers)))
+            response = self.send(call, method, path, body, kind=kind, headers=headers, patient=patient)
+            data = self.read(response)
             answer = decode(data)
-        except FlynnError as error:
-            call.report("error", error=error)
+        except BaseException as error:
+            call.ended(error)
             raise
         call.report("answer", bytes=len(data), response=answer)
         return answer
