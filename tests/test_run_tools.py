@@ -279,8 +279,8 @@ def test_the_timeout_is_that_of_each_request(mode: Mode) -> None:
 @pytest.mark.parametrize(
     ("tools", "options", "error", "message"),
     [
-        ([get_weather], {"max_rounds": 0}, ValueError, "max_rounds is a whole number over 0, not 0"),
-        ([get_weather], {"max_result": "1"}, ValueError, "max_result is a whole number over 0, not '1'"),
+        ([get_weather], {"max_rounds": 0}, ValueError, "max_rounds must be a whole number above 0, not 0"),
+        ([get_weather], {"max_result": "1"}, ValueError, "max_result must be a whole number above 0, not '1'"),
         ([get_weather, get_weather], {}, ValueError, "two tools have the name 'get_weather'"),
         ([get_weather], {"temprature": 1}, TypeError, "unknown option 'temprature'; did you mean 'temperature'"),
         ([lambda: 1], {}, TypeError, "<function .* has no name"),
@@ -304,12 +304,12 @@ def test_a_request_cannot_bring_tools_that_nothing_calls() -> None:
     ("name", "arguments", "line"),
     [
         ("broken", "{}", "RuntimeError: no network"),
-        ("brokn", "{}", "no tool is named 'brokn'; did you mean 'broken'? (there is: get_weather, broken)"),
-        ("", "{}", "no tool is named '' (there is: get_weather, broken)"),
+        ("brokn", "{}", "no tool is named 'brokn'; did you mean 'broken'? (expected one of: get_weather, broken)"),
+        ("", "{}", "no tool is named '' (expected one of: get_weather, broken)"),
         ("get_weather", "{}", "city: missing"),
         ("get_weather", '{"city": 3}', "city: expected a string, got 3"),
         ("get_weather", '{"city": "", "dais": 2}', "dais: get_weather has no such key; did you mean 'days'?"),
-        ("get_weather", '"Oslo"', "the arguments are not a JSON object, with a member for each"),
+        ("get_weather", '"Oslo"', "the arguments are not a JSON object with a member for each"),
         ("get_weather", "{'city'}", "the arguments are not JSON: Expecting property name enclosed in double quotes: "),
     ],
 )
@@ -449,7 +449,7 @@ def test_a_hidden_awaitable_is_no_result() -> None:
     with mode.serve([("look", "")], "Ok.") as server:
         mode.run(server, [Tool(lambda: waiting, {"type": "function", "function": {"name": "look"}})])
     waiting.close()
-    assert told(server) == ["error: TypeError: the function is asynchronous without being defined with async def"]
+    assert told(server) == ["error: TypeError: the function returned an awaitable: define it with async def"]
 
 
 # --- what is not swallowed --------------------------------------------------------------------------------------------

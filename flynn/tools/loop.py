@@ -105,7 +105,9 @@ class ToolLoop:
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} must be a whole number above 0, not {number!r:.60}")
         if request.tools is not None:
-            raise TypeError("the request has tools already: pass all of them to run_tools")
+            raise TypeError(
+                "the request has tools already: pass all to run_tools, a definition as flynn.Tool(function, definition)"
+            )
         self.messages: List[Union[Message, Mapping[str, Any]]] = list(request.messages)
         self.answer: Optional[ChatResponse] = None
         self.tools = named(tool if isinstance(tool, Tool) else Tool(tool) for tool in listed(tools))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, AsyncGenerator, Generator, List, Optional, Union
+from typing import Any, AsyncGenerator, Generator, List, Mapping, Optional, Union
 
 from ..models.messages import AnyMessage
-from ..models.types import ChatResponse, DoneEvent, ModelClient, StreamEvent
+from ..models.types import ChatResponse, DoneEvent, StreamEvent
 from .loop import Invocation, ToolLoop, ToolResultEvent
 
 Step = Union[StreamEvent, ToolResultEvent]
@@ -48,12 +48,12 @@ class ToolRun(_Run):
         get_weather {"city": "Paris"} 22 °C and sunny in Paris
     """
 
-    def __init__(self, client: ModelClient, loop: ToolLoop, stream: bool, timeout: Optional[float]) -> None:
+    def __init__(self, client: Any, loop: ToolLoop, stream: bool, **options: Any) -> None:
         for tool in loop.tools.values():
             if tool.asynchronous:
                 raise TypeError(f"{tool.name} is asynchronous: only AsyncLlamaCppClient can call it")
         self._loop = loop
-        self._steps = _steps(loop, client, stream, timeout)
+        self._steps = _steps(loop, client, stream, options)
 
     def answer(self) -> ChatResponse:
         """Run to the end and return the reply that asks for no more calls.
@@ -96,9 +96,9 @@ class AsyncToolRun(_Run):
         ...         print(step.type)
     """
 
-    def __init__(self, client: Any, loop: ToolLoop, stream: bool, timeout: Optional[float]) -> None:
+    def __init__(self, client: Any, loop: ToolLoop, stream: bool, **options: Any) -> None:
         self._loop = loop
-        self._steps = _async_steps(loop, client, stream, timeout)
+        self._steps = _async_steps(loop, client, stream, options)
 
     async def answer(self) -> ChatResponse:
         """Run to the end and return the reply that asks for no more calls."""
@@ -126,18 +126,18 @@ class AsyncToolRun(_Run):
 # Functions, not methods: a generator that refers to its run would keep a forgotten run alive, and its stream open.
 
 
-def _steps(loop: ToolLoop, client: ModelClient, stream: bool, timeout: Optional[float]) -> Generator[Step, None, None]:
+def _steps(loop: ToolLoop, client: Any, stream: bool, options: Mapping[str, Any]) -> Generator[Step, None, None]:
     while loop.answer is None:
         request = loop.request()
         calls: Optional[List[Invocation]] = None
         if stream:
-            with client.chat_stream(request, timeout=timeout) as events:
+            with client.chat_stream(request, **options) as events:
                 for event in events:
                     if event.type == "done":
                         calls = loop.take(event.response)
                     yield event
         else:
-            response = client.chat(request, timeout=timeout)
+            response = client.chat(request, **options)
             calls = loop.take(response)
             yield DoneEvent(response)
         if calls is None:  # the stream was closed
@@ -149,7 +149,7 @@ def _steps(loop: ToolLoop, client: ModelClient, stream: bool, timeout: Optional[
 
 
 async def _async_steps(
-    loop: ToolLoop, client: Any, stream: bool, timeout: Optional[float]
+    loop: ToolLoop, client: Any, stream: bool, options: Mapping[str, Any]
 ) -> AsyncGenerator[Step, None]:
     import asyncio
 
@@ -165,13 +165,13 @@ async def _async_steps(
         request = loop.request()
         calls: Optional[List[Invocation]] = None
         if stream:
-            async with client.chat_stream(request, timeout=timeout) as events:
+            async with client.chat_stream(request, **options) as events:
                 async for event in events:
                     if event.type == "done":
                         calls = loop.take(event.response)
                     yield event
         else:
-            response = await client.chat(request, timeout=timeout)
+            response = await client.chat(request, **options)
             calls = loop.take(response)
             yield DoneEvent(response)
         if calls is None:  # the stream was closed
