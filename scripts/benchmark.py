@@ -128,7 +128,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="Flynn and the floors alone")
     parser.add_argument("--rounds", type=positive, default=7, help="how often each is measured (7)")
     parser.add_argument("--quick", action="store_true", help="one round, small curves")
-    parser.add_argument("--readme", action="store_true", help=f"renew the table and chart of {README}; wants all measures")
+    parser.add_argument("--readme", action="store_true", help=f"renew {README} and the chart; wants all measures")
     parser.add_argument(
         "--endpoint", type=endpoint, nargs="?", const=SMALL, metavar="URL", help="measure with a real llama-server"
     )
