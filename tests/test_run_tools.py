@@ -466,6 +466,27 @@ def test_what_ends_a_program_ends_the_run(kind: Any) -> None:
         assert len(server.requests) == 1
 
 
+def test_an_exception_whose_message_cannot_be_made_is_an_error_like_any_other(mode: Mode) -> None:
+    class Speechless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    def speechless() -> None:
+        raise Speechless
+
+    with mode.serve([("speechless", "{}")], "Sorry.") as server:
+        (result,) = mode.run(server, [speechless]).results
+        assert (result.content, type(result.error)) == ("error: Speechless", Speechless)
+
+
+def test_a_stream_whose_last_chunk_has_an_id_that_is_not_text_has_an_answer() -> None:
+    last = b'data: {"id": 5, "model": [], "choices": []}\n\n'
+    with serve(answering(stream(delta("Warm."), delta(finish_reason="stop"), last))) as server:
+        run = LlamaCppClient(server.endpoint).run_tools("Weather?", [get_weather], stream=True)
+        assert [step.type for step in run] == ["content", "done"]
+        assert (run.answer().content, run.answer().id) == ("Warm.", "")
+
+
 def test_stop_iteration_is_an_error_like_any_other(mode: Mode) -> None:
     def first() -> Any:
         return next(iter(()))

@@ -134,17 +134,24 @@ class ChatRoutes(StreamRoutes):
         return with_defaults(chat_request(prompt, options), self.defaults)
 
     def _request(self, prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
-        """The request as JSON."""
+        """The request with nothing but JSON in it."""
         return self._typed(prompt, options)[0]
 
     def _typed(self, prompt: Prompt, options: Mapping[str, Any]) -> Tuple[ChatRequest, Optional[TypedRequest]]:
-        """The request as JSON, and what reads its reply if it holds functions or types, or forces a call."""
-        request = self._given(prompt, options)
-        tools = request.tools if isinstance(request.tools, (list, tuple)) else [request.tools]
-        values = [request.response_format, request.json_schema, *tools]
-        if request.tool_choice in (None, "auto", "none") and all(v is None or isinstance(v, Mapping) for v in values):
-            return request, None
-        from ...tools.typed import TypedRequest
+        return without_python(self._given(prompt, options))
 
-        typed = TypedRequest(request)
-        return typed.request, typed
+
+def without_python(request: ChatRequest) -> Tuple[ChatRequest, Optional[TypedRequest]]:
+    """Replace functions and types in a request by JSON.
+
+    Returns:
+        The request, and what reads its reply: None if it holds neither functions nor types, and forces no call.
+    """
+    tools = request.tools if isinstance(request.tools, (list, tuple)) else [request.tools]
+    values = [request.response_format, request.json_schema, *tools]
+    if request.tool_choice in (None, "auto", "none") and all(v is None or isinstance(v, Mapping) for v in values):
+        return request, None
+    from ...tools.typed import TypedRequest
+
+    typed = TypedRequest(request)
+    return typed.request, typed
