@@ -7,6 +7,7 @@ import http.client
 import os
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Optional, Tuple
 
 from ..errors import ConfigError, ConnectionLostError, FlynnError, ProtocolError, RequestError, ServerNotRunningError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .proxy import Proxy
 
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # errnos for exhausted local resources
+_PROBE_TIMEOUT = 2.0  # seconds to find out whether a server speaks plain HTTP
 _FULL_PAUSE = 0.01  # seconds before a UNIX socket whose queue of connections is full is tried again
 
 
@@ -104,7 +106,8 @@ class Connection(http.client.HTTPConnection):
         if endpoint.scheme == "https":
             if proxy:
                 self._open_tunnel()
-            self.sock = self._limited = self._limited.secured(self._ssl_context or _default_context(), endpoint)
+            context = self._ssl_context or _default_context()
+            self.sock = self._limited = self._limited.secured(context, endpoint, self._refuse_plain_http)
 
     def _open_tunnel(self) -> None:
         try:
@@ -113,6 +116,15 @@ class Connection(http.client.HTTPConnection):
             if not str(error).startswith("Tunnel connection failed"):  # http.client says so, as a bare OSError
                 raise
             raise ProtocolError(f"the proxy refused a tunnel: {error}") from None
+
+    def _refuse_plain_http(self) -> None:
+        """Raise ProtocolError if the server answers without TLS, as llama-server does, which ignores a TLS greeting."""
+        plain = replace(self._endpoint, scheme="http")
+        try:
+            Connection(plain).exchange(Call(_PROBE_TIMEOUT, whole=True), "GET", "/health", None, {}).close()
+        except FlynnError:
+            return
+        raise ProtocolError(f"expected a TLS server at {plain.text}, but it speaks plain HTTP: write http://")
 
     @property
     def answered(self) -> bool:
