@@ -207,7 +207,7 @@ class ExecutorWorkers:
         self._futures.discard(future)
         try:
             results, seconds = future.result()
-        except (TypeError, pickle.PicklingError) as error:
+        except (TypeError, AttributeError, pickle.PicklingError) as error:  # AttributeError: of a lambda
             self._stop(tasks, RequestError(f"the executor cannot take the request: {error}; give it client=None"))
         except BaseException as error:  # a worker that died, a task that was cancelled
             failed = error if isinstance(error, FlynnError) else FlynnError(f"a worker failed: {error!r}")

@@ -196,7 +196,7 @@ def test_a_template_is_filled_from_csv(home: Home, llama: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "options", "message"),
     [
-        ("questions.txt", "Why?\nHow?\n", (), "questions.txt:1: not a JSON object on one line; give --text if each line"),
+        ("questions.txt", "Why?\nHow?\n", (), "questions.txt:1: not a JSON object on one line; give --text if"),
         ("people.csv", "name,age\nAnn,5\n", (), "or --template FILE if INPUT is a table of values"),
         ("list.json", '[\n{"prompt": "a"}\n]\n', (), "list.json:1: not a JSON object on one line"),
         ("object.json", '{\n"prompt": "a"\n}\n', (), "object.json:1: not a JSON object on one line"),

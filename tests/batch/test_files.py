@@ -10,7 +10,7 @@ from typing import Any, Dict, List
 import pytest
 from command import FLYNN, Ended, Home
 
-from .files import ERRORS, OUT, batch, content, ids, lines, names, questions, start
+from .files import ERRORS, OUT, batch, ids, lines, names, questions, start
 from .server import Gate, Llama, echo, refusal
 
 
@@ -318,7 +318,8 @@ def test_two_runs_do_not_share_an_output(home: Home, llama: Any) -> None:
 def test_a_file_that_is_no_output_is_left_as_it_is(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(1))
     server = llama()
-    for data in (b"Dear diary", b"Dear diary\n", b'{"id":"batch_req_0"}\n', b"\0" * 2_000_000, b"\0\n", b"x" * (50 << 20)):
+    zeros = b"\0" * 2_000_000
+    for data in (b"Dear diary", b"Dear diary\n", b'{"id":"batch_req_0"}\n', zeros, b"\0\n", b"x" * (50 << 20)):
         (home.path / "out.jsonl").write_bytes(data)
         ended = batch(home, server, *OUT)
         assert ended.code == 2

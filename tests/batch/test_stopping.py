@@ -141,14 +141,24 @@ def test_a_fifo_that_nobody_writes_to_does_not_hold_it(home: Home, llama: Any, n
 # Sends itself a signal in the main thread, right after the new thread was put among those that begin.
 WHILE_STARTING = """
 import os, signal, sys, threading
-count, real = [0], threading._start_new_thread
+number, begun, real = int(sys.argv.pop(1)), [], threading._start_new_thread
 def start(*arguments):
-    count[0] += 1
-    if count[0] == int(sys.argv.pop(1) if count[0] == 1 else nth):
+    begun.append(1)
+    if len(begun) == number:
         os.kill(os.getpid(), signal.SIGTERM)
     return real(*arguments)
-nth = sys.argv[1]
 threading._start_new_thread = start
 from flynn.cli import main
 sys.exit(main())
 """
+
+
+@pytest.mark.parametrize("thread", range(1, 7))
+def test_a_signal_while_a_thread_is_being_started_ends_it(home: Home, llama: Any, thread: int) -> None:
+    home.write("in.jsonl", questions(200))
+    command = (FLYNN[0], "-W", "error", "-c", WHILE_STARTING, str(thread))
+    process = start(home, llama(), *OUT, python=command)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert b"Traceback" not in err
+    assert b"cannot join" not in err
