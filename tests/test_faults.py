@@ -16,9 +16,8 @@ from typing import Any, Callable, Dict, Iterator, Optional, Tuple, Type
 
 import faults
 import pytest
-from faults import Fault, Proxy
 from llama import LlamaServer, llama_server
-from scripted import eventually
+from scripted import Fault, Proxy, eventually
 
 from flynn import (
     ConnectionLostError,

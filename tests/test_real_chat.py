@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Tuple
 
 import pytest
-from faults import Proxy
 from real_server import RealServer
-from relay import relay
-from scripted import eventually
+from scripted import Proxy, eventually, forwarding, serve
 
 from flynn import (
     AuthenticationError,
@@ -395,10 +393,9 @@ from flynn import create_client, load_config
 pieces = list(create_client(load_config("flynn.yaml"), "local").chat_stream("Hi", max_tokens=8).text())
 print(len(pieces), "".join(pieces))
 """
-    host, port = real_server.endpoint.rpartition("/")[2].split(":")
     root = str(Path(__file__).parent.parent)
     try:
-        with relay((host, int(port)), port=8080):
+        with serve(forwarding(real_server.endpoint), port=8080):
             ended = subprocess.run(
                 [sys.executable, "-S", "-c", program],
                 cwd=tmp_path,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-import socket
 import time
 from threading import Timer
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
-from faults import Proxy, cut
+from faults import cut
 from llama import STREAMS, LlamaServer, llama_server
-from scripted import STREAM_HEAD, Peer, chunk, delta, error, eventually, response, serve
+from scripted import STREAM_HEAD, Peer, Proxy, chunk, delta, error, eventually, response, serve
 from trials.cuts import cut_everywhere, what_was_said
 
 from flynn import (
@@ -191,7 +190,7 @@ def test_no_time_to_resume_is_no_resuming(client: LlamaCppClient) -> None:
 def test_a_server_that_has_gone_is_waited_for_as_long_as_the_time_allows() -> None:
     def script(peer: Peer) -> None:
         peer.request()
-        server._listener.shutdown(socket.SHUT_RDWR)
+        server.stop_listening()
         peer.send(STREAM_HEAD + chunk(delta("0 ")))
 
     with serve(script) as server:

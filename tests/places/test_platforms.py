@@ -16,7 +16,6 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Callable, Dict, List
-from urllib.parse import urlsplit
 
 import environment
 import platforms
@@ -24,8 +23,20 @@ import pytest
 import trustme
 from command import Home
 from real_server import RealServer
-from relay import relay
-from scripted import DATA, LAST_CHUNK, STREAM_HEAD, chunk, closing, delta, event, eventually, head, serve, stream
+from scripted import (
+    DATA,
+    LAST_CHUNK,
+    STREAM_HEAD,
+    chunk,
+    closing,
+    delta,
+    event,
+    eventually,
+    forwarding,
+    head,
+    serve,
+    stream,
+)
 
 import flynn
 from flynn import LlamaCppClient
@@ -162,8 +173,8 @@ def test_https(name: str, flynn_there: List[str], home: Home, real_server: RealS
     home.variables = {"SSL_CERT_FILE": str(home.path / "authority.pem")}
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
-    with relay(("127.0.0.1", urlsplit(real_server.endpoint).port or 0), context) as port:
-        arguments = ("ask", "Hi", "--max-tokens", "3", "--endpoint", f"https://localhost:{port}")
+    with serve(forwarding(real_server.endpoint), tls=context) as server:
+        arguments = ("ask", "Hi", "--max-tokens", "3", "--endpoint", server.endpoint)
         ended = home.run(*arguments, python=flynn_there)
     if name == "musl":
         assert ended == (2, "", f"flynn: {NO_SSL}\n")
