@@ -38,6 +38,7 @@ def events(*pieces: bytes, done: bool = True, pause: float = 0.0) -> Answer:
     """A streamed answer, each piece in a chunk of its own, `pause` seconds after the one before."""
 
     def body() -> Iterator[bytes]:
+        yield b""  # werkzeug sends the head with the first piece
         for piece in [*pieces, *([DONE] if done else [])]:
             time.sleep(pause)
             yield piece
