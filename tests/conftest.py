@@ -32,6 +32,8 @@ from pytest_httpserver import HTTPServer
 from real_server import RealServer
 from scripted import forwarding, serve
 
+from flynn import LlamaCppClient
+
 
 def pytest_configure() -> None:
     """Jobs in a shell's background ignore Ctrl-C, and nohup's hang-ups: so would all that tests start."""
@@ -72,6 +74,13 @@ def httpserver(make_httpserver: HTTPServer) -> Iterator[HTTPServer]:
 def endpoint(httpserver: HTTPServer) -> str:
     """Where `httpserver` listens."""
     return f"http://127.0.0.1:{httpserver.port}"
+
+
+@pytest.fixture
+def client(endpoint: str) -> Iterator[LlamaCppClient]:
+    """A client of `httpserver`."""
+    with LlamaCppClient(endpoint) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -165,12 +165,6 @@ def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
                 client.unload_model(model.id)
 
 
-@pytest.fixture
-def client(endpoint: str) -> Iterator[LlamaCppClient]:
-    with LlamaCppClient(endpoint) as client:
-        yield client
-
-
 def status(client: LlamaCppClient, name: str) -> Any:
     return next(model.status for model in client.models() if model.id == name)
 
