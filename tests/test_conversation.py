@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import pytest
-from answers import Answer, always, events, in_turn, reply, sent
+from answers import NOT_FOUND, Answer, always, by_route, events, in_turn, reply, sent
 from pytest_httpserver import HTTPServer
 from scripted import CHAT, Peer, chat, delta, error, event, serve
 from werkzeug import Request, Response
@@ -175,7 +175,6 @@ class Model:
         return reply({**json.loads(chat(self.reply)), "usage": usage})
 
 
-NOT_FOUND = reply(error(404, "File Not Found", "not_found_error"), 404)
 BROKEN = reply(error(500, "out of memory", "server_error"), 500)
 
 
@@ -574,7 +573,7 @@ def test_a_cut_stream_is_an_interruption_and_what_came_stays(httpserver: HTTPSer
 
 
 def test_routes_that_are_not_there_are_done_without(httpserver: HTTPServer, client: LlamaCppClient) -> None:
-    always(httpserver, lambda request: (reply(CHAT) if request.path == "/v1/chat/completions" else NOT_FOUND)(request))
+    by_route(httpserver, {"POST /v1/chat/completions": reply(CHAT)})
     conversation = Conversation(client)
     assert conversation.chat("Hi").content == "Hello!"
     assert conversation.n_ctx is None

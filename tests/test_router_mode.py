@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import environment
 import pytest
-from answers import Answer, reply
+from answers import NOT_FOUND, Answer, reply
 from pytest_httpserver import HTTPServer
 from real_server import RealServer
 from scripted import error, event, eventually
@@ -31,8 +31,6 @@ from flynn import (
     ServerError,
     StreamInterruptedError,
 )
-
-NOT_FOUND = reply(error(404, "File Not Found", "not_found_error"), 404)  # the server's words for every 404
 
 
 def refused(message: str) -> Answer:
