@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Any
+from typing import Any, Mapping
 
 import pytest
 
@@ -13,9 +13,13 @@ from flynn.errors import ConfigError
 from flynn.http.checks import MAX_TIMEOUT, check_timeout
 
 
-def read(text: str, file: str = "f.yaml") -> ModelConfig:
+def read_all(text: str, file: str = "f.yaml") -> Mapping[str, ModelConfig]:
     value, positions = parse_text(text, file)
-    return read_config(value, ConfigSource(file, positions)).models["local"]
+    return read_config(value, ConfigSource(file, positions)).models
+
+
+def read(text: str, file: str = "f.yaml") -> ModelConfig:
+    return read_all(text, file)["local"]
 
 
 def local(*lines: str) -> str:
@@ -90,23 +94,23 @@ def test_the_longest_timeout_is_one_that_poll_takes_in_milliseconds() -> None:
     [
         ("modles:\n  local:\n", (1, 1), "modles: unknown key; did you mean 'models'?"),
         ("models: llamacpp\n", (1, 1), "models: expected a mapping, not a string"),
-        ("models:\n  remote:\n    model: x\n", (2, 3), "models.remote: unknown key (there is: local)"),
+        ("models:\n  lcoal:\n    model: x\n", (2, 3), "models.lcoal: no model is named 'local'; did you mean 'local'?"),
         ("models:\n  local: llamacpp\n", (2, 3), "models.local: expected a mapping, not a string"),
         (local("model: x", "endpont: http://a"), (4, 5), "models.local.endpont: unknown key; did you mean 'endpoint'?"),
         (
             local("colour: red"),
             (3, 5),
-            "models.local.colour: unknown key "
-            "(there is: provider, endpoint, auth_token, auth_token_file, timeout, model, defaults)",
+            "models.local.colour: unknown key (expected one of: provider, endpoint, auth_token, auth_token_file, "
+            "timeout, connect_timeout, retries, model, defaults)",
         ),
         (local('"a\\nb": 1'), (3, 5), "models.local.'a\\nb': unknown key"),
         (
             local("provider: llamacp"),
             (3, 5),
-            "provider: unknown provider 'llamacp'; did you mean 'llamacpp'? (there is: llamacpp)",
+            "provider: unknown provider 'llamacp'; did you mean 'llamacpp'? (expected one of: llamacpp)",
         ),
-        (local("provider: openai"), (3, 5), "provider: unknown provider 'openai' (there is: llamacpp)"),
-        (local("provider: [llamacpp]"), (3, 5), "provider: unknown provider a list (there is: llamacpp)"),
+        (local("provider: openai"), (3, 5), "provider: unknown provider 'openai' (expected one of: llamacpp)"),
+        (local("provider: [llamacpp]"), (3, 5), "provider: unknown provider a list (expected one of: llamacpp)"),
         (local("provider: yes"), (3, 5), "provider: unknown provider true"),
         (local("provider:"), (3, 5), "provider: unknown provider null"),
         (local("endpoint: localhost:8080"), (3, 5), "endpoint: "),
@@ -142,7 +146,7 @@ def test_the_longest_timeout_is_one_that_poll_takes_in_milliseconds() -> None:
         (
             local("defaults:", "  xyzzy: 1"),
             (4, 7),
-            "unknown key (there is: the options of ChatRequest, resume, resume_for)",
+            "unknown key (expected one of: the options of ChatRequest, resume, resume_for)",
         ),
         (local("defaults:", "  messages: a"), (4, 7), "defaults.messages: unknown key"),
         (local("defaults:", "  max_tokens: 1.5"), (4, 7), "defaults.max_tokens: expected a whole number, not 1.5"),
@@ -209,7 +213,7 @@ def test_defaults_hold_nothing_that_json_does_not() -> None:
     deep: Any = 1
     for _ in range(100):
         deep = [deep]
-    for value, message in ((date(2024, 5, 17), "date is nothing that JSON has"), (deep, "more than 64 levels deep")):
+    for value, message in ((date(2024, 5, 17), "JSON has no date"), (deep, "more than 64 levels deep")):
         with pytest.raises(ConfigError, match=f"^models.local.defaults.json_schema: {message}"):
             read_config({"models": {"local": {"defaults": {"json_schema": {"a": value}}}}}, ConfigSource(None, {}))
 
@@ -218,3 +222,11 @@ def test_defaults_hold_nothing_that_json_does_not() -> None:
 def test_defaults_may_hold_all_that_json_does(nested: Any) -> None:
     value = {"models": {"local": {"defaults": {"json_schema": {"a": nested}}}}}
     assert read_config(value, ConfigSource(None, {})).models["local"].defaults == {"json_schema": {"a": nested}}
+
+
+def test_models_have_any_names_and_each_its_own_settings() -> None:
+    text = "models:\n  fast:\n    endpoint: http://fast:1\n    retries: 2\n  big:\n    connect_timeout: 3\n"
+    models = read_all(text)
+    assert sorted(models) == ["big", "fast", "local"]
+    assert (models["fast"].endpoint, models["fast"].retries, models["big"].connect_timeout) == ("http://fast:1", 2, 3.0)
+    assert models["local"].endpoint == "http://localhost:8080"

@@ -27,7 +27,8 @@ from flynn import (
 from flynn.models.local.models import ModelEventDecoder
 from flynn.models.local.retrieval import decode_embeddings, decode_ranking, decode_token_embeddings
 from flynn.models.local.server import decode_lora_adapters, decode_metrics
-from flynn.models.local.text import CompletionStreamDecoder, count_completions, decode_completions, decode_pieces
+from flynn.models.local.text import CompletionStreamDecoder, count_completions, decode_completions
+from flynn.models.local.tokens import decode_pieces
 
 
 def feed(decoder: Any, *chunks: Dict[str, Any]) -> List[Any]:
@@ -136,7 +137,7 @@ def test_an_error_in_a_stream_is_raised() -> None:
 )
 def test_what_is_no_completion_is_a_protocol_error(value: Any) -> None:
     with pytest.raises(ProtocolError):
-        decode_completions(value)
+        decode_completions(json.dumps(value).encode())
 
 
 def test_a_stream_that_ends_early_has_what_came(httpserver: HTTPServer, client: LlamaCppClient) -> None:

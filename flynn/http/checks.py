@@ -1,8 +1,12 @@
-"""Checks of what a client is given: its timeout, and the token of a server with `--api-key`, which no error shows."""
+"""Checks of what a client is given: timeouts, headers, and the token of a server with `--api-key`.
+
+No error shows a token, nor the value of a header.
+"""
 
 from __future__ import annotations
 
-from typing import Optional
+import re
+from typing import Dict, Mapping, Optional
 
 from ..errors import ConfigError
 
@@ -24,6 +28,39 @@ def check_timeout(value: object) -> Optional[float]:
         got = "a larger one" if isinstance(value, int) and value > MAX_TIMEOUT else repr(value)
         raise ConfigError(f"a timeout is {TIMEOUTS}, not {got}")
     return float(value)
+
+
+# What Flynn sets itself: most of it decides where a message ends.
+_RESERVED = (
+    "accept", "accept-encoding", "connection", "content-length", "content-type", "transfer-encoding",
+    "x-conversation-id",
+)  # fmt: skip
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110 section 5.6.2
+
+
+def check_headers(headers: Optional[Mapping[str, str]]) -> Dict[str, str]:
+    """Return the headers, if a request can carry them besides Flynn's own.
+
+    Raises:
+        ConfigError: a name or a value has characters that no header may have, or the header is Flynn's own. No error
+            shows a value, which may be a secret.
+    """
+    for name, value in (headers or {}).items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(f"invalid header name {name!r:.60}: use letters, digits and -")
+        if name.lower() in _RESERVED:
+            raise ConfigError(f"the header {name!r} is set by Flynn: leave it out")
+        if not isinstance(value, str) or not (value.isascii() and value.isprintable()) or value != value.strip():
+            form = "printable ASCII without leading or trailing whitespace"
+            raise ConfigError(f"invalid value of the header {name!r}: it must be {form}")
+    return dict(headers or {})
+
+
+def check_retries(value: object) -> int:
+    """Return a number of retries. Raises ConfigError if it is not a whole number, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"retries must be a whole number, 0 or more, not {value!r:.60}")
+    return value
 
 
 def check_token(token: object) -> str:

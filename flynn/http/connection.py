@@ -7,6 +7,7 @@ import http.client
 import os
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Optional, Tuple
 
 from ..errors import ConfigError, ConnectionLostError, FlynnError, ProtocolError, RequestError, ServerNotRunningError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .proxy import Proxy
 
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # errnos for exhausted local resources
+_PROBE_TIMEOUT = 2.0  # seconds to find out whether a server speaks plain HTTP
 _FULL_PAUSE = 0.01  # seconds before a UNIX socket whose queue of connections is full is tried again
 
 
@@ -86,7 +88,10 @@ class Connection(http.client.HTTPConnection):
             if not self._limited.ended:
                 raise ProtocolError(f"expected an HTTP response, got {error}") from error
             how = "in the middle of it" if self.answered else "before any of it came"
-            raise ConnectionLostError(f"expected an HTTP response, but the connection was closed {how}") from None
+            raise self._lost(f"expected an HTTP response, but the connection was closed {how}") from None
+        except ConnectionLostError as error:
+            self.close()
+            raise self._lost(str(error)) from error.__cause__
         except BaseException:
             self.close()
             raise
@@ -101,7 +106,8 @@ class Connection(http.client.HTTPConnection):
         if endpoint.scheme == "https":
             if proxy:
                 self._open_tunnel()
-            self.sock = self._limited = self._limited.secured(self._ssl_context or _default_context(), endpoint)
+            context = self._ssl_context or _default_context()
+            self.sock = self._limited = self._limited.secured(context, endpoint, self._refuse_plain_http)
 
     def _open_tunnel(self) -> None:
         try:
@@ -111,6 +117,15 @@ class Connection(http.client.HTTPConnection):
                 raise
             raise ProtocolError(f"the proxy refused a tunnel: {error}") from None
 
+    def _refuse_plain_http(self) -> None:
+        """Raise ProtocolError if the server answers without TLS, as llama-server does, which ignores a TLS greeting."""
+        plain = replace(self._endpoint, scheme="http")
+        try:
+            Connection(plain).exchange(Call(_PROBE_TIMEOUT, whole=True), "GET", "/health", None, {}).close()
+        except FlynnError:
+            return
+        raise ProtocolError(f"expected a TLS server at {plain.text}, but it speaks plain HTTP: write http://")
+
     @property
     def answered(self) -> bool:
         return self._limited.received > 0
@@ -119,6 +134,11 @@ class Connection(http.client.HTTPConnection):
     def is_dropped(self) -> bool:
         """Whether the peer has closed this idle connection, or sent what nobody asked for."""
         return self._limited.is_dropped
+
+    def _lost(self, message: str) -> ConnectionLostError:
+        error = ConnectionLostError(message)
+        error.answered = self.answered
+        return error
 
     def _response_ended(self, reusable: bool) -> None:
         self._call.detach()
@@ -130,15 +150,19 @@ class Connection(http.client.HTTPConnection):
 
 def _connected(endpoint: Endpoint, proxy: Optional[Proxy], call: Call) -> socket.socket:
     """Connect to an endpoint or the proxy before it; the addresses of a name are tried in turn."""
-    failure: Optional[Exception] = None
+    failure: Optional[OSError] = None
+    target = proxy.endpoint if proxy else endpoint
     try:
-        addresses = _addresses(proxy.endpoint if proxy else endpoint)
-    except (OSError, UnicodeError) as error:  # UnicodeError: the name is not a host name (idna)
-        raise ServerNotRunningError.at(endpoint.text) from error
+        addresses = _addresses(target)
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: the name is not a host name (idna)
+        hint = f"the name {target.host!r} does not resolve: {getattr(error, 'strerror', error)}"
+        raise ServerNotRunningError.at(endpoint.text).advise(hint) from error
     for family, address in addresses:
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:  # no descriptor is left, or the kernel has no IPv6
+            if error.errno is None:  # not the system's: a signal's handler raised it
+                raise
             failure = error
             continue
         try:
@@ -152,9 +176,10 @@ def _connected(endpoint: Endpoint, proxy: Optional[Proxy], call: Call) -> socket
         failure = OSError(code, os.strerror(code))
         call.detach()
         sock.close()
-    if isinstance(failure, OSError) and failure.errno in _OUT_OF:
+    assert failure is not None  # a name that resolves has an address
+    if failure.errno in _OUT_OF:
         raise FlynnError(f"no connection to {endpoint.text} can be opened: {failure.strerror}") from failure
-    raise ServerNotRunningError.at(endpoint.text) from failure
+    raise ServerNotRunningError.at(endpoint.text).advise(f"{target.authority}: {failure.strerror}") from failure
 
 
 def _addresses(target: Endpoint) -> List[Tuple[int, Any]]:
@@ -174,7 +199,8 @@ def _connect(sock: socket.socket, address: Any, call: Call) -> int:
         call.check(began)
         call.pause(_FULL_PAUSE)
     if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-        call.wait(sock, began, writing=True)
+        if not call.wait(sock, began, writing=True, most=call.connect_timeout):
+            return errno.ETIMEDOUT
         call.check()
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if sock.family != getattr(socket, "AF_UNIX", None):

@@ -53,6 +53,11 @@ class Endpoint:
         default = _DEFAULT_PORTS.get(self.scheme, self.port)
         return self.authority[: -len(f":{self.port}")] if self.port == default else self.authority
 
+    @property
+    def url(self) -> str:
+        """The URL that paths are appended to."""
+        return self.text if self.socket_path else f"{self.scheme}://{self.host_header}{self.prefix}"
+
     @cached_property
     def is_local(self) -> bool:
         """Whether requests stay on this machine: a UNIX socket, or a loopback or unspecified address."""

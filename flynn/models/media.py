@@ -1,10 +1,10 @@
-"""Images and recordings as the chat route takes them: from bytes, from a file, or by URL."""
+"""Images and recordings to the JSON of the chat route: from bytes, base64, a file, or a URL."""
 
 from __future__ import annotations
 
 import base64
 import os
-from typing import Any, Dict, Union
+from typing import Any, Dict, Optional, Union
 
 from ..errors import FileError
 from .types import Audio, Image
@@ -19,7 +19,7 @@ _IMAGES = (
 
 
 def encode_media(media: Union[Image, Audio]) -> Dict[str, Any]:
-    """The part of a message's JSON for an image or a recording.
+    """Return the JSON part of a message for an image or a recording.
 
     Raises:
         FileError: the file cannot be read.
@@ -49,5 +49,20 @@ def _bytes(source: Union[bytes, str, os.PathLike[str]], what: str) -> bytes:
         with open(source, "rb") as file:
             return file.read()
     except (OSError, ValueError) as error:
+        data = _from_base64(source)
+        if data is not None:
+            return data
         reason = error.strerror if isinstance(error, OSError) else error
-        raise FileError(f"cannot read the {what} {os.fspath(source)!r}: {reason}") from None
+        name = os.fspath(source)
+        shown = repr(name if len(name) <= 80 else f"{name[:77]}...")
+        raise FileError(f"cannot read the {what} {shown}: {reason}") from None
+
+
+def _from_base64(source: object) -> Optional[bytes]:
+    """Return the bytes in a base64 text, if they begin like an image or a recording."""
+    try:
+        data = base64.b64decode(source if isinstance(source, str) else "", validate=True)
+    except ValueError:
+        return None
+    known = (*(magic for magic, _ in _IMAGES), b"RIFF", b"ID3", b"\xff\xfb", b"\xff\xf3")
+    return data if data.startswith(known) else None

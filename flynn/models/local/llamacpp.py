@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Optional, Ty
 from ...errors import ProtocolError
 from ...http.checks import DEFAULT_TIMEOUT
 from ...http.endpoint import DEFAULT_ENDPOINT
+from ...trace import Tracer
 from ..types import ChatRequest, ChatResponse, Prompt
 from .decode import ChatStreamDecoder, decode_chat, expect_object, get
 from .encode import chat_request, encode_chat, encode_prompt, with_defaults
@@ -15,14 +16,18 @@ from .retrieval import RetrievalRoutes
 from .server import ServerRoutes
 from .stream import ChatStream
 from .text import TextRoutes
+from .tokens import TokenRoutes
 from .transport import OWN, Transport
 
 if TYPE_CHECKING:
     import ssl
 
+    from typing_extensions import Unpack
+
     from ...structured.answer import JSONStream
     from ...tools import Tool
     from ...tools.run import ToolRun
+    from ..options import ChatOptions
 
 T = TypeVar("T")
 
@@ -32,26 +37,34 @@ DEFAULT_RESULT = 20_000  # characters
 _CHAT = "/v1/chat/completions"
 
 
-class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
-    """A client of one llama-server. It may be shared by threads, and keeps connections alive between calls.
+class LlamaCppClient(TextRoutes, TokenRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
+    """A client of one llama-server. Threads may share it; it keeps connections alive between calls.
 
-    The `timeout` of a method is in seconds, for all of the call, None for no limit; by default it is the client's. What
-    goes wrong in a call is raised as one of `flynn.errors`.
+    Every method takes `timeout` in seconds for the whole call, None for no limit; the default is the client's. Every
+    failure of a call is raised as one of `flynn.errors`.
 
     Args:
         endpoint: `http://HOST:PORT`, `https://HOST:PORT` (a path after it is a prefix of every route), or
             `unix:///path/to.sock`.
         auth_token: sent as `Authorization: Bearer`, for a server with `--api-key`.
-        timeout: seconds that a call may take, and that a stream may be silent; 60 by default, None for no limit.
-        model: of every request that names none; for a server with several models.
+        timeout: seconds that a one-shot call may take, and that a stream may be silent; 60 by default, None for no
+            limit.
+        model: the model of requests that name none, on a server with several models.
         defaults: request options (fields of `ChatRequest`, `resume`, `resume_for`) for calls that do not set them.
-        ssl_context: for `https:`; by default what `ssl.create_default_context` returns.
+        connect_timeout: seconds for each attempt to connect to an address, to notice an address that drops packets
+            before a long `timeout` has passed; None by default: only `timeout` limits it.
+        retries: how often to send a call again after a temporary failure: a refused connection, a connection lost
+            before the answer began, HTTP 429, 502, 503, 504. Pauses are random, grow, and honour Retry-After;
+            `timeout` bounds the whole. 0 by default.
+        headers: sent with every request, such as the login of a proxy. No log and no error shows their values.
+        trace: called with a `TraceEvent` for each step of a call; see `flynn.trace`.
+        ssl_context: for `https:`; by default that of `ssl.create_default_context`.
 
     Attributes:
-        transport: sends any request; what the methods here are made of.
+        transport: sends the requests of all methods.
 
     Raises:
-        ConfigError: the endpoint is no URL, or the token has characters that no header may have.
+        ConfigError: the endpoint is not a URL, or the token has characters that a header cannot carry.
 
     Example:
         >>> client = LlamaCppClient("http://localhost:8080")
@@ -65,63 +78,89 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         *,
         auth_token: Optional[str] = None,
         timeout: Optional[float] = DEFAULT_TIMEOUT,
+        connect_timeout: Optional[float] = None,
+        retries: int = 0,
+        headers: Optional[Mapping[str, str]] = None,
+        trace: Optional[Tracer] = None,
         model: Optional[str] = None,
         defaults: Optional[Mapping[str, Any]] = None,
         ssl_context: Optional[ssl.SSLContext] = None,
     ) -> None:
         self.endpoint = endpoint
-        self.transport = Transport(endpoint, auth_token, timeout, ssl_context)
+        self.transport = Transport(
+            endpoint,
+            auth_token=auth_token,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            retries=retries,
+            headers=headers,
+            trace=trace,
+            ssl_context=ssl_context,
+        )
         self.defaults = dict(defaults or {})
         if model is not None:
             self.defaults.setdefault("model", model)
         self._resume = self.defaults.pop("resume", False)
         self._resume_for = self.defaults.pop("resume_for", DEFAULT_RESUME_FOR)
         if self.defaults:
-            chat_request("", self.defaults)  # refuses unknown names now rather than at the first call
+            chat_request("", self.defaults)  # raises for unknown names now, not at the first call
 
     @property
     def timeout(self) -> Optional[float]:
-        """The client's own."""
+        """The client's timeout in seconds, None for no limit."""
         return self.transport.timeout
 
-    def chat(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> ChatResponse:
-        """Answer a request, in one piece.
+    def chat(
+        self,
+        /,
+        request: Prompt,
+        *,
+        timeout: Optional[float] = OWN,
+        headers: Optional[Mapping[str, str]] = None,
+        **options: Unpack[ChatOptions],
+    ) -> ChatResponse:
+        """Return the answer to a request, in one piece.
+
+        llama-server checks for a disconnected client only once a second, and only when idle. Prefer `chat_stream` for
+        calls that you may cancel.
 
         Args:
             request: a prompt, a sequence of `Message` or mappings, or a `ChatRequest`.
+            headers: sent with this request besides the client's.
             options: fields of `ChatRequest`.
 
-        A server that answers in one piece looks only once a second, and only while it has nothing to send to anybody,
-        whether its client has gone. A call that may have to be cancelled is better streamed.
-
         Raises:
-            TypeError: an option is no field of `ChatRequest`.
+            TypeError: an option is not a field of `ChatRequest`.
 
         Example:
             >>> client.chat([Message("user", "Hi")], temperature=0).content
             'Hello! How can I help you today?'
         """
         body = encode_chat(self._request(request, options), stream=False)
-        return decode_chat(self.transport.fetch("POST", _CHAT, body, timeout))
+        response: ChatResponse = self.transport.fetch(
+            "POST", _CHAT, body, timeout, headers=headers, decode=decode_chat
+        )
+        return response
 
     def chat_stream(
         self,
         request: Prompt,
         *,
         timeout: Optional[float] = OWN,
+        headers: Optional[Mapping[str, str]] = None,
         resume: Optional[bool] = None,
         resume_for: Optional[float] = None,
-        **options: Any,
+        **options: Unpack[ChatOptions],
     ) -> ChatStream:
-        """Answer a request, piece by piece as it is generated. The request is sent when iteration begins.
+        """Stream the answer to a request while it is generated. The request is sent when iteration begins.
 
         Args:
-            request, options: as for `chat`.
-            timeout: seconds of silence.
-            resume: go on where the stream was when its connection is cut. The server then keeps what it sent (4 MiB of
-                it) until the stream ends or is closed. If this process is killed, the server generates to the end
-                and forgets the stream 300 seconds later.
-            resume_for: seconds for which to try, 60 by default.
+            request, headers, options: as for `chat`.
+            timeout: longest silence, in seconds.
+            resume: after a cut connection, go on where the stream stopped; False by default. The server then keeps the
+                last 4 MiB that it sent until the stream ends or is closed. If this process is killed, the server
+                generates to the end and forgets the stream 300 seconds later.
+            resume_for: seconds to try to resume after a cut, 60 by default.
 
         Returns:
             An iterator of events; see `ServerStream` for what it raises.
@@ -132,9 +171,10 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
             ...         if event.type == "content":
             ...             print(event.text, end="")
         """
-        asked = self._request(request, options)
-        body = self._stream(_CHAT, encode_chat(asked, stream=True), asked.model, timeout, resume, resume_for)
-        return ChatStream(body, ChatStreamDecoder(progress=bool(asked.return_progress)))
+        request = self._request(request, options)
+        body = encode_chat(request, stream=True)
+        streamed = self._stream(_CHAT, body, request.model, timeout, headers, resume, resume_for)
+        return ChatStream(streamed, ChatStreamDecoder(progress=bool(request.return_progress)))
 
     @overload
     def chat_json(
@@ -246,7 +286,7 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         return ToolRun(self, rounds, stream, timeout)
 
     def count_tokens(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> int:
-        """The number of prompt tokens that `chat` would send to the model, chat template included."""
+        """Return the number of prompt tokens of a `chat` request, chat template included."""
         body = encode_prompt(self._request(request, options))
         reply = expect_object(self.transport.json("POST", f"{_CHAT}/input_tokens", body, timeout))
         count = get(reply, "input_tokens", -1)
@@ -255,7 +295,7 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         return count
 
     def apply_template(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> str:
-        """The prompt that the chat template makes of a request; it could be altered and given to `complete`.
+        """Return the prompt that the chat template makes of a request. `complete` takes it, changed or not.
 
         Example:
             >>> client.apply_template("Hi")
@@ -265,13 +305,13 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         return get(expect_object(self.transport.json("POST", "/apply-template", body, timeout)), "prompt", "")
 
     def end_reasoning(self, id: str, *, timeout: Optional[float] = OWN) -> bool:
-        """Make a model that thinks in a stream stop that and answer. Wants `reasoning_control=True` in its request.
+        """Make a reasoning model stop thinking and answer. Its request needs `reasoning_control=True`.
 
         Args:
-            id: of the answer: `stream.response.id`, once something of it has come.
+            id: the ID of the answer: `stream.response.id`, set after the first event.
 
         Returns:
-            False if no such answer is being generated, or not with `reasoning_control`.
+            False if no answer with this ID and `reasoning_control` is being generated.
 
         Example:
             >>> stream = client.chat_stream("Why?", reasoning_control=True)
@@ -283,23 +323,30 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         return get(expect_object(reply), "success", False)
 
     def request(
-        self, method: str, path: str, body: Optional[Mapping[str, Any]] = None, *, timeout: Optional[float] = OWN
+        self,
+        method: str,
+        path: str,
+        body: Optional[Mapping[str, Any]] = None,
+        *,
+        timeout: Optional[float] = OWN,
+        headers: Optional[Mapping[str, str]] = None,
     ) -> Any:
-        """Call any route of the server, for what has no method here.
+        """Call any route of the server, such as one that has no method here.
 
         Args:
             method: e.g. `"POST"`.
-            path: from the endpoint's prefix on, with a query if the route wants one.
+            path: below the endpoint's prefix, with its query.
             body: sent as JSON; None for no body.
+            headers: sent with this request besides the client's.
 
         Returns:
-            The JSON of the reply, decoded.
+            The JSON of the reply, decoded; None if it has no body (204).
 
         Example:
             >>> client.request("GET", "/props")["total_slots"]
             4
         """
-        return self.transport.json(method, path, body, timeout)
+        return self.transport.json(method, path, body, timeout, headers)
 
     def close(self) -> None:
         """Close the idle connections. Streams under way go on."""

@@ -1,0 +1,74 @@
+"""Why the server read a prompt again, instead of taking its beginning from the prompt cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from ..models.local.llamacpp import LlamaCppClient
+from ..models.request import Prompt
+from ..models.types import ChatResponse
+
+_SHOWN = 12  # tokens of each prompt, from the first difference on
+
+
+@dataclass
+class PromptDifference:
+    """The first difference of two prompts.
+
+    Attributes:
+        tokens: number of tokens that they have in common, from the beginning.
+        before, after: the next dozen tokens of each, as text.
+    """
+
+    tokens: int
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"the prompts differ from token {self.tokens} on: {self.before!r} became {self.after!r}"
+
+
+def compare_prompts(client: LlamaCppClient, before: Prompt, after: Prompt) -> Optional[PromptDifference]:
+    """Return the first difference of two requests' prompts, chat template included.
+
+    llama-server reuses the tokens that a prompt has in common with the last prompt of its slot. A date in the system
+    prompt, tools in another order, or a template that drops earlier reasoning make it read everything after that again.
+
+    Args:
+        client: the server's client. It sends up to six requests, for the server's template and tokenizer.
+        before, after: the requests, as for `LlamaCppClient.chat`.
+
+    Returns:
+        The difference; None if one prompt is the beginning of the other.
+
+    Raises:
+        FlynnError: as for `LlamaCppClient.apply_template` and `tokenize`.
+
+    Example:
+        >>> str(compare_prompts(client, "Why is the sky blue?", "Why is the sea blue?"))
+        "the prompts differ from token ... on: ..."
+    """
+    one, other = (client.tokenize(client.apply_template(prompt), add_special=True) for prompt in (before, after))
+    alike = next((place for place, (a, b) in enumerate(zip(one, other)) if a != b), None)
+    if alike is None:
+        return None
+    shown = (client.detokenize(tokens[alike : alike + _SHOWN]) for tokens in (one, other))
+    return PromptDifference(alike, *shown)
+
+
+def why_read_anew(client: LlamaCppClient, before: Prompt, expected: int, after: Prompt, response: ChatResponse) -> str:
+    """Return in one line why the cache supplied fewer tokens than the last prompt had; empty if it did not.
+
+    Args:
+        client: the server's client.
+        before: the last request of the same conversation.
+        expected: the tokens of its prompt.
+        after, response: the request, and its answer.
+    """
+    usage = response.usage
+    if usage is None or usage.cached_tokens >= expected:
+        return ""
+    difference = compare_prompts(client, before, after)
+    reason = difference or "the prompt continues the last one, but the server's slot no longer holds it"
+    return f"cached {usage.cached_tokens:,} of {usage.prompt_tokens:,} tokens: {reason}"
