@@ -260,7 +260,7 @@ def test_a_wrong_key_and_none_are_refused_and_the_right_one_works(
     assert "".join(client.chat_stream("Hi", max_tokens=2).text())
     # A server that is killed is not there, and when it is there again the client goes on.
     server.kill()
-    with pytest.raises(ServerNotRunningError, match=f"^llama-server not running at {server.endpoint}$"):
+    with pytest.raises(ServerNotRunningError, match=f"^llama-server not running at {server.endpoint}"):
         client.chat("Hi")
     server.start()
     client.wait_until_ready()
@@ -278,7 +278,7 @@ def test_a_server_that_stops_answering_is_a_timeout(start_server: Callable[..., 
     try:
         for call in (lambda: client.chat("Hi", timeout=1), lambda: list(stream), lambda: client.health(timeout=1)):
             start = time.monotonic()
-            with pytest.raises(RequestTimeoutError, match="^llama-server request timed out$"):
+            with pytest.raises(RequestTimeoutError, match="^llama-server request timed out"):
                 call()
             assert time.monotonic() - start < 20
     finally:

@@ -150,7 +150,7 @@ def _workers(given: Given) -> Iterator[Tuple[Any, Optional[int]]]:
     try:
         from distributed import Client  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        raise UsageError("--dask needs the package distributed: pip install flynn[dask]") from None
+        raise UsageError("--dask needs the package distributed: pip install 'flynn-llama[dask]'") from None
     try:
         client = Client(given.dask, timeout=_DASK_TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:

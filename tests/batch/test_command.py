@@ -404,4 +404,4 @@ def test_dask_that_is_not_installed_is_told(home: Home) -> None:
     home.write("distributed.py", "raise ImportError")
     home.variables["PYTHONPATH"] = f"{home.path}:{Path(__file__).parents[2]}"
     ended = home.run("batch", "in.jsonl", "--dask", "tcp://127.0.0.1:1")
-    assert (ended.code, "pip install flynn[dask]" in ended.err) == (2, True)
+    assert (ended.code, "pip install 'flynn-llama[dask]'" in ended.err) == (2, True)

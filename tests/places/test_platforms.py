@@ -1,7 +1,6 @@
 """Flynn on other platforms: 32-bit ARM, emulated by qemu, and musl. The real server runs on this machine, as it is.
 
-scripts/platforms.py makes the Pythons. `make test` has the one for ARM made; the one on musl takes minutes to compile,
-and so it is only tested where `make test-platforms` has been.
+scripts/platforms.py makes the Pythons. `make test-platforms` runs these tests, `make test` leaves them out.
 """
 
 from __future__ import annotations
@@ -43,6 +42,8 @@ from flynn import LlamaCppClient
 
 from .test_one_line import NO_SSL
 from .test_works import check
+
+pytestmark = pytest.mark.platforms
 
 LONGEST = 2_147_483  # seconds: what poll(2) can wait for, in milliseconds
 
