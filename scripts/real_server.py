@@ -63,7 +63,7 @@ class RealServer:
         # which sets it too (socket(7)).
         self._reservation = socket.socket()
         self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reservation.bind(("127.0.0.1", int(options.get("port") or 0)))
+        self._reservation.bind(("127.0.0.1", int(str(options.get("port") or 0))))
         self._port: int = self._reservation.getsockname()[1]
         self._path = str(options["host"]) if str(options["host"]).endswith(".sock") else None
         self._prefix = str(options.get("api_prefix") or "")

@@ -1,0 +1,216 @@
+"""What holds for the whole repository: sizes, one-way imports, examples that run, no traces of one machine, Windows."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, Iterator, List, Set, Tuple
+
+import pytest
+from answers import always, by_route, events, reply
+from environment import ROOT
+from pytest_httpserver import HTTPServer
+from scripted import CHAT, delta
+
+import flynn
+
+SOURCES = [path for folder in ("flynn", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+TEXTS = [
+    path
+    for path in [*ROOT.glob("*"), *(ROOT / ".ci").glob("*"), *SOURCES, *TESTS, *ROOT.glob("[a-z]*/**/*.md")]
+    if path.is_file() and ".venv" not in path.parts and not path.name.startswith(".coverage")
+]
+FILE_LINES = 400
+FUNCTION_LINES = 50  # without the docstring
+
+# Tests that still set a constant or a private name of a module; to be emptied.
+STILL_PATCHED = {"tests/batch/test_lines.py", "tests/batch/test_run.py", "tests/service/test_download.py"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_a_file_has_fewer_lines_than_a_reader_can_take(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").count("\n") < FILE_LINES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_a_function_has_fewer_lines_than_a_reader_can_take(path: Path) -> None:
+    functions = [node for node in ast.walk(tree(path)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    assert [node.name for node in functions if lines_of_code(node) >= FUNCTION_LINES] == []
+
+
+def lines_of_code(function: ast.AST) -> int:
+    assert isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+    last, first = function.end_lineno or 0, function.body[0]
+    documented = ast.get_docstring(function, clean=False) is not None
+    return last - function.lineno + 1 - (documented and (first.end_lineno or 0) - first.lineno + 1)
+
+
+# --- imports ----------------------------------------------------------------------------------------------------------
+
+
+def imports() -> Dict[str, Set[str]]:
+    """The modules of flynn that each of them imports, also for annotations and inside functions."""
+    paths = {module_of(path): path for path in SOURCES if path.is_relative_to(ROOT / "flynn")}
+    return {
+        name: {found for imported in imported_by(name, path) for found in [real(imported, set(paths))] if found} - {name}
+        for name, path in paths.items()
+        if name not in ("flynn", "flynn.__main__")  # the map of public names, and what starts the command
+    }
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).replace(".__init__", "")
+
+
+def imported_by(name: str, path: Path) -> Iterator[str]:
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            module = ".".join(filter(None, [base, node.module]))
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def real(name: str, modules: Set[str]) -> str:
+    """The module that `name`, a module or a name in one, belongs to; "" if it is not one of flynn's."""
+    while name not in modules:
+        name = name.rpartition(".")[0]
+        if not name:
+            return ""
+    return name
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    graph = imports()
+    assert sum(map(len, graph.values())) > 100
+    while True:
+        leaves = {name for name, wanted in graph.items() if not wanted & set(graph)}
+        if not leaves:
+            break
+        graph = {name: wanted for name, wanted in graph.items() if name not in leaves}
+    assert {name: sorted(wanted & set(graph)) for name, wanted in graph.items()} == {}
+
+
+# --- tests ------------------------------------------------------------------------------------------------------------
+
+
+def named_in(path: Path) -> Iterator[str]:
+    """Private attributes of others, and names set in modules of ours, as `line: name`."""
+    ours = {"flynn", "installer", *(Path(each.name).stem for each in (ROOT / "scripts").glob("*.py"))}
+    modules: Set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ours:
+            modules.update(alias.asname or alias.name for alias in node.names)
+        if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr):
+            owner = ast.unparse(node.value)
+            if owner not in ("self", "cls", "os", "sys") and node.attr not in ("_replace", "_asdict"):
+                yield f"{node.lineno}: {owner}.{node.attr}"
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".setattr") and len(node.args) == 3:
+            owner = ast.unparse(node.args[0])
+            if owner.partition(".")[0] in modules:
+                yield f"{node.lineno}: {owner}.{ast.unparse(node.args[1])}"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=name_of)
+def test_a_test_keeps_to_what_is_public(path: Path) -> None:
+    if name_of(path) in STILL_PATCHED:
+        assert list(named_in(path)) != [], "it can leave STILL_PATCHED"
+    else:
+        assert list(named_in(path)) == []
+
+
+# --- examples ---------------------------------------------------------------------------------------------------------
+
+
+def examples() -> List[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    names = [module.name for module in pkgutil.walk_packages(flynn.__path__, "flynn.")]
+    modules = [importlib.import_module(name) for name in names if name not in ("flynn.__main__", "flynn.batch.dask")]
+    return [test for module in modules for test in finder.find(module) if test.examples]
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda example: str(example.name))
+def test_an_example_in_a_docstring_says_what_happens(
+    example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written: List[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert runner.run(example, out=written.append).failed == 0, "".join(written)
+
+
+# --- where it comes from ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_nothing_names_the_machine_it_was_written_on(path: Path) -> None:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    places = ["/" + "root/", "/" + "work/", "file:///" + "opt/", "pypi" + "-more"]
+    assert [place for place in places if re.search(rf"(?<![\w$@/'}}]){re.escape(place)}", text)] == []
+    assert not text.startswith("version https://git-lfs")
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_pip_is_asked_for_the_name_that_is_ours(path: Path) -> None:
+    wanted = re.findall(r"pip install ['\"]?(flynn[\w.-]*)", path.read_text(encoding="utf-8", errors="replace"))
+    assert [name for name in wanted if name != "flynn-llama"] == []
+
+
+# --- Windows ----------------------------------------------------------------------------------------------------------
+
+# What Python lacks there. Run on this system before the program, so that Flynn meets neither the modules nor the names.
+AS_ON_WINDOWS = """
+import signal, socket, sys
+class Refusal:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("fcntl", "termios", "resource", "pwd", "grp"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+for name in ("fcntl", "termios", "resource", "pwd", "grp"):
+    sys.modules.pop(name, None)
+sys.meta_path.insert(0, Refusal())
+del socket.AF_UNIX, signal.SIGHUP
+"""
+
+
+def as_on_windows(program: str, *arguments: str) -> Tuple[int, str, str]:
+    command = [sys.executable, "-c", AS_ON_WINDOWS + program, *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def test_where_posix_is_missing_the_library_chats(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, reply(CHAT))
+    program = "import flynn; print(flynn.LlamaCppClient(sys.argv[1]).chat('Hi').content)"
+    assert as_on_windows(program, endpoint) == (0, "Hello!\n", "")
+
+
+def test_where_posix_is_missing_the_command_asks(httpserver: HTTPServer, endpoint: str) -> None:
+    by_route(httpserver, {"POST /v1/chat/completions": events(delta("Hello"))})
+    program = "from flynn.cli import main; sys.exit(main())"
+    assert as_on_windows(program, "ask", "Hi", "--endpoint", endpoint) == (0, "Hello\n", "")
+
+
+def test_where_unix_sockets_are_missing_one_line_says_so() -> None:
+    code, _, errors = as_on_windows("from flynn.cli import main; sys.exit(main())", "ask", "Hi", "--endpoint", "unix:///a")
+    assert (code, len(errors.splitlines())) == (2, 1)
