@@ -10,6 +10,7 @@ from typing import Any, Callable, List, Type
 import pytest
 from answers import Answer, always, events, in_turn, reply, sent
 from pytest_httpserver import HTTPServer
+from real_server import RealServer
 from scripted import CHAT, DONE, STREAM_HEAD, chunk, closing, delta, error, event, response, serve
 
 import flynn
@@ -23,6 +24,7 @@ from flynn import (
     ModelLoadingError,
     NotSupportedError,
     ProtocolError,
+    RequestError,
     RequestTimeoutError,
     ServerError,
     ServerNotRunningError,
@@ -327,3 +329,26 @@ def test_defaults_and_the_model_go_with_every_request(httpserver: HTTPServer, en
     first, second = (request.json for request in sent(httpserver))
     assert (first["model"], first["temperature"], first["seed"]) == ("m", 0.5, 2)
     assert (second["model"], second["temperature"], second["seed"]) == ("other", 0.5, 1)
+
+
+GUARD = 60.0  # seconds, far above what is expected: it only tells slow from stuck
+
+
+def test_a_request_line_that_cannot_be_sent_is_an_error_of_its_own(endpoint: str) -> None:
+    for method, path in (("GET", "/a b"), ("GET", "/é"), ("G ET", "/"), ("GET", "/a\r\nX: y"), ("", "/")):
+        with pytest.raises(RequestError, match="invalid request line"):
+            LlamaCppClient(endpoint).request(method, path)
+
+
+def test_https_to_a_server_without_tls_says_so_soon(real_server: RealServer) -> None:
+    """llama-server says nothing to a TLS greeting, and waits for the end of a line."""
+    with pytest.raises(ProtocolError, match="it speaks plain HTTP: write http://"):
+        LlamaCppClient(real_server.endpoint.replace("http:", "https:"), timeout=GUARD).chat("Hi")
+
+
+def test_a_wrong_key_says_where_a_token_comes_from(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, reply(error(401, "Invalid API Key", "authentication_error"), 401))
+    with pytest.raises(AuthenticationError) as caught:
+        LlamaCppClient(endpoint).chat("Hi")
+    assert str(caught.value) == "Invalid API Key"
+    assert "FLYNN_AUTH_TOKEN" in caught.value.hint

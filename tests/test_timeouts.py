@@ -5,9 +5,11 @@ No speed is asserted: the upper bounds only tell an answer from a hang.
 
 from __future__ import annotations
 
+import functools
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -18,6 +20,7 @@ import trustme
 from answers import LOADING, Answer, always, events, in_turn, reply, sent
 from pytest_httpserver import HTTPServer
 from scripted import CHAT, DONE, LAST_CHUNK, STREAM_HEAD, Peer, chunk, delta, head, response, serve
+from werkzeug import Request, Response
 
 from flynn import ConfigError, LlamaCppClient, ModelLoadingError, RequestTimeoutError, ServerNotRunningError
 
@@ -367,3 +370,81 @@ def full() -> Iterator[str]:
             other.setblocking(False)
             other.connect_ex(listener.getsockname())
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+GUARD = 60.0  # seconds, far above what is expected: it only tells slow from stuck
+
+
+class Ring:
+    def __call__(self, number: int, frame: object) -> None:
+        raise TimeoutError("of the handler")
+
+    def method(self, number: int, frame: object) -> None:
+        raise TimeoutError("of the handler")
+
+
+def plain(text: str, number: int, frame: object) -> None:
+    raise TimeoutError(text)
+
+
+@pytest.mark.parametrize("handler", [Ring(), Ring().method, functools.partial(plain, "of the handler")])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_any_kind_of_handler_raises_comes_out(handler: Any, streamed: bool) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        if streamed:
+            peer.send(STREAM_HEAD + chunk(delta("x")))
+        peer.stall()
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with serve(script) as server:
+            client = LlamaCppClient(server.endpoint, timeout=GUARD)
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(TimeoutError, match="^of the handler$"):
+                list(client.chat_stream("Hi")) if streamed else client.chat("Hi")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_request_that_flows_steadily_is_not_cut_off_by_the_limit_of_a_silence() -> None:
+    size = 36_000_000
+    bytes_per_second = 20_000_000  # what is still in the sockets' buffers at the end, some 10 MB, is part of the wait
+
+    def script(peer: Peer) -> None:
+        left = size
+        peer.sock.settimeout(GUARD)
+        while left > 0:
+            received = len(peer.sock.recv(2_000_000))
+            left -= received
+            time.sleep(received / bytes_per_second)
+        peer.send(STREAM_HEAD + chunk(delta("x") + b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    with serve(script) as server:
+        start = time.monotonic()
+        text = LlamaCppClient(server.endpoint, timeout=1.2).chat_stream("x" * size).text()
+        assert "".join(text) == "x"
+        assert time.monotonic() > start + 1.2
+
+
+def test_a_request_that_nobody_reads_is_still_a_silence() -> None:
+    with serve(lambda peer: time.sleep(1.5)) as server, pytest.raises(RequestTimeoutError):
+        list(LlamaCppClient(server.endpoint, timeout=0.5).chat_stream("x" * 50_000_000))
+
+
+def test_a_timeout_says_how_long_it_was_and_what_sets_it(httpserver: HTTPServer, endpoint: str) -> None:
+    def late(request: Request) -> Response:
+        time.sleep(0.6)
+        return reply(CHAT)(request)
+
+    always(httpserver, late)
+    client = LlamaCppClient(endpoint, timeout=0.2)
+    calls = {"the whole call": client.chat, "a silence": lambda prompt: list(client.chat_stream(prompt))}
+    for what, call in calls.items():
+        with pytest.raises(RequestTimeoutError) as caught:
+            call("Hi")
+        assert str(caught.value) == "llama-server request timed out"
+        assert caught.value.hint == f"the limit for {what} is 0.2 s; timeout= or --timeout sets another one"
+        if sys.version_info >= (3, 11):
+            assert caught.value.__notes__ == [caught.value.hint]
