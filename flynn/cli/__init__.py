@@ -134,7 +134,7 @@ def _end_by_exception() -> List[signal.Signals]:
         raise SystemExit(128 + number)
 
     caught = []
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]:  # not on Windows
         try:
             if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and that stays
                 signal.signal(number, leave)
