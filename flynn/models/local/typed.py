@@ -88,11 +88,11 @@ class TypedRoutes(ChatRoutes):
             TypeError: as for `chat_json`.
 
         Example:
-            >>> with client.chat_json_stream("What is the largest city of Japan?", City) as stream:
+            >>> with client.chat_json_stream("Invent a person.", Person) as stream:
             ...     for value in stream:
             ...         print(value)
             >>> stream.result
-            City(name='Tokyo', population=13960000)
+            Person(name='Ada', age=36)
         """
         from ...structured.answer import JSONStream, TypedAnswer
 
