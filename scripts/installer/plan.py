@@ -145,9 +145,9 @@ def _described(spec: str, options: Namespace, around: Surroundings, hub: Hub, ca
     model = source.parse(spec, endpoint=hub.endpoint, digests=digests, catalogue=catalogue)
     if model.query is not None:
         query = model.query
-        patience = download.Patience(around.say, threading.Event())
+        retry = download.Retry(around.say, threading.Event())
         unresolved = model
-        model = patience.persist(lambda: listing.resolved(unresolved, query, hub))
+        model = retry.run(lambda: listing.resolved(unresolved, query, hub))
     if options.print_unit or model.path is not None:
         return model
     return replace(model, files=download.describe(model.files, hub, around.say))

@@ -12,7 +12,7 @@ from . import fit, fit_params, hardware
 from .catalogue import Catalogue
 from .errors import InstallError
 from .gguf import MAGIC, NotGGUF, header_length, read_metadata
-from .hub import HEAD_BYTES, Hub, Temporary
+from .hub import HEAD_BYTES, Hub, TemporaryError
 from .llama_server import Build
 from .shape import Shape, read_shape
 from .source import Model, shard_names
@@ -80,7 +80,7 @@ def shape_of(model: Model, hub: Hub) -> Optional[Shape]:
             return read_shape(read_metadata(hub.peek(model.files[0]).head))
         with model.path.open("rb") as stream:
             return read_shape(read_metadata(stream.read(HEAD_BYTES)))
-    except Temporary:
+    except TemporaryError:
         return None
     except NotGGUF as error:
         raise InstallError(f"{model.label}: {error}") from error
@@ -123,6 +123,6 @@ def _head(model: Model, number: int, hub: Hub) -> bytes:
             head = hub.peek(model.files[number], most).head
             if header_length(head) is not None:
                 return head
-    except (Temporary, InstallError, NotGGUF):
+    except (TemporaryError, InstallError, NotGGUF):
         pass
     return b""

@@ -130,7 +130,7 @@ def test_a_key_that_no_header_carries_is_refused_unseen(session: Session, gguf: 
     key_file.chmod(0o600)
     done = session.run("--model", gguf, "--server", llama, "--no-start", "--api-key")
     assert done.returncode == 2
-    assert f"{key_file}: a key is" in done.stderr
+    assert f"{key_file}: the API key must be" in done.stderr
     assert not key or key not in done.stderr.replace(str(session.root), "")
 
 
@@ -152,19 +152,19 @@ def test_extra_options_go_to_the_server(session: Session, gguf: str, llama: str)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--extra", "--api-key secret"], "use --api-key of this command"),
-        (["--extra", "--port 1"], "use --port of this command"),
+        (["--extra", "--api-key secret"], "use the installer's own --api-key"),
+        (["--extra", "--port 1"], "use the installer's own --port"),
         (["--extra", "'unclosed"], "no closing quotation"),
         (["--port", "0"], "from 1 to 65535"),
         (["--port", "80x"], "from 1 to 65535"),
         (["--idle", "-1"], "minutes"),
         (["--idle", "5"], "--idle needs --on-demand"),
-        (["--socket", "/a.sock", "--port", "1"], "instead of"),
+        (["--socket", "/a.sock", "--port", "1"], "--socket cannot be combined"),
         (["--host", "a b"], "not an address"),
         (["--host", "häst"], "not an address"),
         (["--gpu-layers", "some"], "from 0 to 9999"),
-        (["--model", "a.gguf", "--model", "b.gguf", "--alias", "c"], "--alias is for one --model"),
-        (["--extra", "--sleep-idle-seconds 9"], "use --on-demand of this command"),
+        (["--model", "a.gguf", "--model", "b.gguf", "--alias", "c"], "--alias needs exactly one --model"),
+        (["--extra", "--sleep-idle-seconds 9"], "use the installer's own --on-demand"),
         (["--frobnicate"], "unrecognized"),
     ],
 )

@@ -78,9 +78,9 @@ def test_a_record_of_a_model_that_is_gone_is_not_believed(
     ("given", "said"),
     [
         (["--models-dir", "~nosuch/models"], "--models-dir ~nosuch/models: there is no such user"),
-        (["--model", "https://[::1/m.gguf", "--sha256", "a" * 64], "https://[::1/m.gguf: not a URL"),
+        (["--model", "https://[::1/m.gguf", "--sha256", "a" * 64], "https://[::1/m.gguf: invalid URL"),
         (["--model", "~nosuch/m.gguf"], "no such file"),
-        (["--model", "hf:a/b/../c.gguf"], "'..' has no place"),
+        (["--model", "hf:a/b/../c.gguf"], "'..' is not allowed"),
         (["--server", "~nosuch/llama-server"], "there is no such program"),
         (["--socket", "/nowhere/a.sock"], "its folder is not there"),
     ],
