@@ -112,7 +112,7 @@ def _header(model: Model, build: Build, hub: Hub) -> Iterator[tuple[Optional[lis
         yield program, None
         return
     names, sizes = [file.name for file in model.files], [file.size or 0 for file in model.files]
-    with fit_params.stand_in(names, sizes, heads) as path:
+    with fit_params.sparse_files(names, sizes, heads) as path:
         yield program, path
 
 

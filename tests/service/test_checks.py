@@ -30,7 +30,7 @@ def test_without_llama_server_it_says_how_to_get_it(session: Session, gguf: str)
     lines = done.stderr.splitlines()
     ours = next(number for number, line in enumerate(lines) if "llama.app/install.sh" in line)
     assert [word for line in lines[ours : ours + 4] for word in ("conda-forge", "releases", "podman") if word in line]
-    assert next(line for line in lines if "brew install" in line).endswith("# for the CPU alone on Linux")
+    assert next(line for line in lines if "brew install" in line).endswith("# CPU only on Linux")
 
 
 def test_on_a_terminal_it_asks_for_llama_server(session: Session, gguf: str, llama: str) -> None:
@@ -55,7 +55,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_downloaded(session: S
 def test_a_small_integrated_gpu_does_not_hide_main_memory(session: Session) -> None:
     llama = write_server(session.root / "llama-server", ["Vulkan0: AMD Radeon Graphics (512 MiB, 500 MiB free)"])
     done = session.run("--server", llama, "--no-start", "--model", "qwen2.5-0.5b")
-    assert "nothing in the catalogue would fit" not in done.stderr
+    assert "no model in the catalogue would fit" not in done.stderr
     assert "would fit: --gpu-layers 0\n" in done.stderr
     auto = session.run("--server", llama, "--print-unit", "--model", "auto")
     assert " -ngl 0 " in auto.stdout
@@ -117,7 +117,7 @@ def test_what_the_server_does_not_take_is_said_in_its_own_words(session: Session
     for extra, problem in (("--mlock", "invalid argument: --mlock"), ("--temp hot", 'handling argument "--temp"')):
         done = session.run("--model", gguf, "--server", llama, "--no-start", f"--extra={extra}")
         assert done.returncode == 2
-        assert "llama-server does not take these options: " in done.stderr
+        assert "llama-server refuses these options: " in done.stderr
         assert problem in done.stderr
     assert list(session.home.iterdir()) == []
 

@@ -81,7 +81,7 @@ def test_a_record_of_a_model_that_is_gone_is_not_believed(
         (["--model", "https://[::1/m.gguf", "--sha256", "a" * 64], "https://[::1/m.gguf: invalid URL"),
         (["--model", "~nosuch/m.gguf"], "no such file"),
         (["--model", "hf:a/b/../c.gguf"], "'..' is not allowed"),
-        (["--server", "~nosuch/llama-server"], "there is no such program"),
+        (["--server", "~nosuch/llama-server"], "no such program"),
         (["--socket", "/nowhere/a.sock"], "its folder is not there"),
     ],
 )
