@@ -88,7 +88,7 @@ def _checked(named: str, environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _command(program: str) -> tuple[str, ...]:
-    """Return the command line of a program. llama.cpp's installer installs only `llama`: `llama serve` is llama-server."""
+    """Return the command line of a program. With llama.cpp's single program `llama`, llama-server is `llama serve`."""
     path = os.path.abspath(program)
     return (path, "serve") if os.path.basename(path) == "llama" else (path,)
 
