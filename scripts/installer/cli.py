@@ -16,7 +16,7 @@ from .catalogue import CATALOGUE, DEFAULT
 from .errors import EXIT_INTERRUPTED, EXIT_UNAVAILABLE, EXIT_USAGE, InstallError
 from .install import install
 from .places import Places
-from .plan import Surroundings
+from .plan import Session
 from .uninstall import uninstall
 from .unit import DEFAULT_HOST, DEFAULT_PORT
 
@@ -83,7 +83,7 @@ def _install(arguments: list[str]) -> int:
     for name in ("alias", "sha256", "embeddings"):
         if several and getattr(options, name):
             raise InstallError(f"--{name} needs exactly one --model", status=EXIT_USAGE)
-    install(options, _surroundings())
+    install(options, _session())
     return 0
 
 
@@ -92,18 +92,18 @@ def _uninstall(arguments: list[str]) -> int:
     parser.add_argument("--delete-model", action="store_true", help="also delete the downloaded models")
     parser.add_argument("--purge", action="store_true", help="also delete backups, corrupt files and partial downloads")
     parser.add_argument("--yes", action="store_true", help="also delete units that the installer did not write")
-    uninstall(parser.parse_args(arguments), _surroundings())
+    uninstall(parser.parse_args(arguments), _session())
     return 0
 
 
 def _status(arguments: list[str]) -> int:
     _parser("status", "Show the systemd status of the service.").parse_args(arguments)
-    around = _reachable()
-    present = units.present(around.places.unit_dir)
+    session = _session_with_systemd()
+    present = units.present(session.places.unit_dir)
     if not present:
         raise InstallError("the service is not installed", hint="Run: make install-service", status=EXIT_UNAVAILABLE)
     command = ["systemctl", "--user", "status", "--no-pager", *present]
-    return subprocess.run(command, env=systemd.environment(around.environ)).returncode
+    return subprocess.run(command, env=systemd.environment(session.environ)).returncode
 
 
 def _logs(arguments: list[str]) -> int:
@@ -116,7 +116,7 @@ def _logs(arguments: list[str]) -> int:
     selected = [word for name in units.ALL_UNITS for word in ("-u", name)]
     command = ["journalctl", "--user", "--no-pager", "-n", str(options.lines), *selected]
     try:
-        environment = systemd.environment(_reachable().environ)
+        environment = systemd.environment(_session_with_systemd().environ)
         return subprocess.run([*command, "--follow"] if options.follow else command, env=environment).returncode
     except FileNotFoundError as error:
         raise InstallError("journalctl is not installed", status=EXIT_UNAVAILABLE) from error
@@ -255,17 +255,17 @@ def _integer(least: int, most: int) -> Callable[[str], int]:
     return convert
 
 
-def _surroundings() -> Surroundings:
+def _session() -> Session:
     environ = dict(os.environ)
-    return Surroundings(environ, Places.from_environment(environ), _say, _ask)
+    return Session(environ, Places.from_environment(environ), _say, _ask)
 
 
-def _reachable() -> Surroundings:
-    around = _surroundings()
-    problem = systemd.why_not(around.environ)
+def _session_with_systemd() -> Session:
+    session = _session()
+    problem = systemd.problem(session.environ)
     if problem:
         raise problem
-    return around
+    return session
 
 
 def _say(text: str) -> None:
