@@ -30,12 +30,12 @@ class TypedAnswer(Generic[T]):
         TypeError: JSON cannot express the type, or llama.cpp's grammar cannot express a limit.
     """
 
-    def __init__(self, wanted: object) -> None:
-        if isinstance(wanted, collections.abc.Mapping):
-            self.schema: Mapping[str, Any] = narrow(wanted)
+    def __init__(self, answer_type: object) -> None:
+        if isinstance(answer_type, collections.abc.Mapping):
+            self.schema: Mapping[str, Any] = narrow(answer_type)
             self._node: Node = Anything()
         else:
-            self._node = node_of(wanted)
+            self._node = node_of(answer_type)
             self.schema = schema_of(self._node)
 
     def options(self, request: Prompt, options: Mapping[str, Any]) -> Dict[str, Any]:
@@ -65,9 +65,9 @@ class TypedAnswer(Generic[T]):
         """Ask for the answer, again at most `retries` times, each time with what was wrong."""
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries must be a whole number, 0 or more, not {retries!r:.60}")
-        asked = chat_request(request, {})
+        attempt = chat_request(request, {})
         while True:
-            response = chat(asked)
+            response = chat(attempt)
             try:
                 return self.read(response)
             except StructuredOutputError as error:
@@ -76,8 +76,8 @@ class TypedAnswer(Generic[T]):
                 retries -= 1
                 problem = "it is too long" if response.finish_reason == "length" else str(error)
                 again = f"Your last answer cannot be used: {problem}. Answer once more, with JSON only."
-                messages = [*asked.messages, Message("assistant", response.content), Message("user", again)]
-                asked = replace(asked, messages=messages)
+                messages = [*attempt.messages, Message("assistant", response.content), Message("user", again)]
+                attempt = replace(attempt, messages=messages)
 
 
 def _unreadable(response: ChatResponse, error: Exception) -> StructuredOutputError:
