@@ -96,7 +96,7 @@ def all_trials() -> Dict[str, Trial]:
         for stream in STREAMS:
             trials[f"cut at every byte: {stream}{', resumed' if resume else ''}"] = _cuts(stream, resume)
     trials["installers killed before a change of a file"] = _kill_installers
-    trials["decoder of streams beside json.loads"] = _compare_streams
+    trials["decoder of streams compared with json.loads"] = _compare_streams
     trials["fuzz: client"] = _fuzz_client
     trials["streams cancelled at random moments"] = _cancel
     trials["async streams cancelled at random moments"] = _cancel_async(asyncio.run)
