@@ -61,6 +61,12 @@ def stopped(server: ScriptedServer) -> bool:
 # --- what a stream gives ----------------------------------------------------------------------------------------------
 
 
+def test_what_a_carriage_return_ended_counts_although_an_unfinished_line_follows() -> None:
+    whole = delta("Hello").replace(b"\n", b"\r") + DONE.replace(b"\n", b"\r") + b": unfinished"
+    with serve(answering(STREAM_HEAD + chunk(whole) + LAST_CHUNK)) as server:
+        assert "".join(LlamaCppClient(server.endpoint).chat_stream("Hi").text()) == "Hello"
+
+
 def test_nothing_is_sent_before_iteration_begins() -> None:
     with serve(answering(HELLO, HELLO)) as server:
         client = LlamaCppClient(server.endpoint)

@@ -15,7 +15,7 @@ from typing import Callable, Optional, TypeVar
 from .catalogue import RemoteFile
 from .errors import EXIT_TEMPORARY, InstallError
 from .files import locked, set_aside
-from .hub import Hub, TemporaryError, converted, length_of
+from .hub import Hub, TemporaryError, connection_failure, length_of
 from .part import Part, WrongDigest, is_different, is_good, tidy
 from .progress import Progress, duration
 
@@ -211,7 +211,7 @@ def _receive(file: RemoteFile, part: Part, hub: Hub, progress: Progress, stop: t
         try:
             part.receive(read_into, lambda position: progress.update(file.name, position))
         except (OSError, http.client.HTTPException) as error:
-            raise converted(error, file.url) from error
+            raise connection_failure(error, file.url) from error
     if part.position < part.size:
         raise TemporaryError(f"{file.name}: the connection closed after {part.position:,} of {part.size:,} bytes")
 

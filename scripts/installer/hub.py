@@ -95,9 +95,9 @@ class Hub:
             response = opener.open(self.request(url, headers), timeout=SILENCE_SECONDS)
         except urllib.error.HTTPError as error:
             error.close()
-            raise _http_error(error, url, has_token=bool(self._token)) from error
+            raise _http_failure(error, url, has_token=bool(self._token)) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise converted(error, url) from error
+            raise connection_failure(error, url) from error
         if self.is_here(response.url):
             redirects.linked.update(response.headers)
         return response, redirects.linked
@@ -123,7 +123,7 @@ class Hub:
             with response:
                 return response, response.read(most), linked
         except (OSError, http.client.HTTPException) as error:
-            raise converted(error, url) from error
+            raise connection_failure(error, url) from error
 
     def peek(self, file: RemoteFile, most: int = HEAD_BYTES) -> Peek:
         """Read the first `most` bytes of a GGUF file.
@@ -216,7 +216,7 @@ def length_of(response: http.client.HTTPResponse) -> Optional[int]:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
-def converted(error: Exception, url: str) -> Exception:
+def connection_failure(error: Exception, url: str) -> Exception:
     """Convert a connection error into TemporaryError, or into InstallError if a retry cannot help."""
     cause = getattr(error, "reason", error)
     if isinstance(cause, ssl.SSLCertVerificationError):
@@ -227,7 +227,7 @@ def converted(error: Exception, url: str) -> Exception:
     return TemporaryError(f"{split(url).netloc}: {text}")
 
 
-def _http_error(error: urllib.error.HTTPError, url: str, *, has_token: bool) -> Exception:
+def _http_failure(error: urllib.error.HTTPError, url: str, *, has_token: bool) -> Exception:
     """Convert an HTTP error. The hub puts the reason into X-Error-Code: a 401 may also mean a missing repository."""
     if error.code in _TEMPORARY_STATUS:
         return TemporaryError(f"{split(url).netloc}: {error.code} {error.reason}", retry_after(error.headers))

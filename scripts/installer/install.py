@@ -64,14 +64,14 @@ def steps(plan: Plan, options: Namespace, places: Places) -> list[str]:
         for file in model.files:
             size = f"{file.size / 1e9:.2f} GB" if file.size else "size unknown"
             lines.append(f"download {file.url} ({size}, SHA-256 {file.sha256}) to {folder / file.name}")
-    lines += [f"keep an API key in {places.api_key}"] if options.api_key else []
+    lines += [f"store an API key in {places.api_key}"] if options.api_key else []
     lines += [f"write {places.presets}"] if plan.presets else []
     lines += [f"write {places.unit_dir / unit.SERVICE}"]
     lines += [] if places.config.exists() else [f"write {places.config} (endpoint {plan.choices.endpoint})"]
     if not options.no_start:
-        lines += [f"systemctl --user {command}" for command in ("daemon-reload", f"enable --now {unit.SERVICE}")]
+        lines += [f"run systemctl --user {command}" for command in ("daemon-reload", f"enable --now {unit.SERVICE}")]
         lines += [f"wait for {plan.choices.endpoint}/health and ask: {question.QUESTION}"]
-        lines += ["loginctl enable-linger"] if options.linger else []
+        lines += ["run loginctl enable-linger"] if options.linger else []
     return [f"would {line}" for line in lines]
 
 

@@ -64,9 +64,7 @@ def _offer_leftovers(options: Namespace, record: Record, session: Session) -> No
             _remove(leftovers, session)
     if record.linger and systemd.lingers(session.environ):
         user = session.environ.get("USER") or str(os.getuid())
-        session.say(
-            f"your services still run without a login; to disable that: loginctl disable-linger {user}"
-        )
+        session.say(f"your services still run without a login; to disable that: loginctl disable-linger {user}")
 
 
 def _leftovers(places: Places, record: Record) -> list[Path]:

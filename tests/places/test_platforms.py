@@ -48,7 +48,7 @@ pytestmark = pytest.mark.platforms
 LONGEST = 2_147_483  # seconds: what poll(2) can wait for, in milliseconds
 
 
-@pytest.fixture(scope="module", params=["arm", *(["musl"] if platforms.is_made("musl") else [])])
+@pytest.fixture(scope="module", params=["arm", *(["musl"] if platforms.is_built("musl") else [])])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -227,9 +227,9 @@ def test_a_stream_is_what_it_is_here(python: List[str], home: Home) -> None:
 @pytest.mark.parametrize(
     ("name", "variables", "line"),
     [
-        ("arm", {"PATH": "/nonexistent"}, "it comes by way of apt-get, which Debian and Ubuntu have"),
+        ("arm", {"PATH": "/nonexistent"}, "apt-get is missing: this needs Debian or Ubuntu"),
         ("arm", {}, "E: Unable to locate package python3 (more in .venv/failed.log)"),
-        ("musl", {}, "apt finds no source of Python 3; the first run needs the network"),
+        ("musl", {}, "apt has no source package of Python 3: the first run needs the network"),
     ],
 )
 def test_a_python_that_cannot_be_had_is_one_line(

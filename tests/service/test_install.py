@@ -44,7 +44,7 @@ def test_dry_run_changes_nothing_and_shows_every_step(session: Session, llama: s
     done = session.run(*arguments, environ=NO_HUB)
     assert done.returncode == 0, done.stderr
     assert list(session.home.iterdir()) == []
-    for said in ("would download http://", "00003-of-00003.gguf", "c8d37006760a", "would keep an API key"):
+    for said in ("would download http://", "00003-of-00003.gguf", "c8d37006760a", "would store an API key"):
         assert said in done.stderr
     assert "ExecStart=" in done.stdout
 
