@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import List
+from typing import Any, Dict, List
 
 import environment  # first of ours: it is what an old Python can still read
 from real_server import RealServer, ServerFailed
@@ -26,7 +26,7 @@ TEMPLATE = environment.ROOT / "tests" / "data" / "tools.jinja"  # in the format 
 MODEL = "SmolLM2-135M-Instruct"
 TOY = f"{MODEL} is a toy of 135 million parameters: it shows how Flynn works, not what a model can do."
 
-SAMPLING = {"temp": 0.2, "top_p": 0.9}  # what the model's card recommends
+SAMPLING: Dict[str, Any] = {"temp": 0.2, "top_p": 0.9}  # what the model's card recommends
 
 
 def main(arguments: List[str]) -> int:
