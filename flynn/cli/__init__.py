@@ -27,6 +27,7 @@ class Command(Protocol):
 
     def run(self, given: Given, terminal: Terminal) -> int: ...
 
+
 # Each is a module here, shaped like `Command`.
 COMMANDS = {
     "ask": "Answer one prompt, streamed as it is generated.",
@@ -37,6 +38,7 @@ COMMANDS = {
     "tokens": "Count the tokens of a text.",
     "completion": "Print what makes a shell complete the options of flynn.",
 }
+
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command.

@@ -22,6 +22,8 @@ _METAVARS = {int: "N", str: "TEXT"}  # a bool has no place here yet: no such fie
 class Parser(argparse.ArgumentParser):
     """argparse, with what is wrong told in one line, as a UsageError, and with the nearest right option."""
 
+    timeout_help = "longest silence, or none (default: 60)"
+
     def __init__(self, prog: str, purpose: str, epilog: str, *, usage: Optional[str] = None) -> None:
         super().__init__(
             prog,
@@ -58,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         )
         group.add_argument("--config", metavar="FILE", help="configuration instead of the usual one")
         group.add_argument(
-            "--timeout", metavar="SECONDS", type=time_limit, default=..., help="longest silence, or none (default: 60)"
+            "--timeout", metavar="SECONDS", type=time_limit, default=..., help=self.timeout_help
         )
         group.add_argument("--auth-token-file", metavar="FILE", help="file (mode 600) that holds the server's token")
 

@@ -33,11 +33,6 @@ def port(server: RealServer) -> int:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path)
-
-
-@pytest.fixture
 def two_servers(start_server: Callable[..., RealServer]) -> List[RealServer]:
     return [start_server(ctx_size=2048, parallel=2, threads=1) for _ in range(2)]
 
