@@ -39,7 +39,6 @@ FUNCTION_LINES = 50  # without the docstring
 
 # Tests that still set a constant of a module of ours, or name a private attribute; to be emptied.
 STILL_PATCHED = {
-    "tests/batch/test_lines.py",
     "tests/batch/test_run.py",
     "tests/service/test_download.py",
     "tests/test_cli_completion.py",  # argparse lists its options nowhere else
@@ -198,6 +197,12 @@ class Person:
     age: Annotated[int, Limits(minimum=0, maximum=120)]
 
 
+@dataclasses.dataclass
+class City:
+    name: Annotated[str, Limits(maxLength=10)]
+    population: int
+
+
 def get_weather(city: str) -> str:
     """Tell the weather in a city."""
     return f"2 °C in {city}"
@@ -226,7 +231,7 @@ def test_an_example_in_a_docstring_runs_beside_a_server(
         step.options.pop(doctest.SKIP, None)
         step.source = step.source.replace("http://localhost:8080", server.endpoint)
     with LlamaCppClient(server.endpoint, defaults={"max_tokens": 100, "temperature": 0}) as client:
-        tools = {"Person": Person, "get_weather": get_weather, "summarise": summarise}
+        tools = {"Person": Person, "City": City, "get_weather": get_weather, "summarise": summarise}
         modules = {"time": time, "limit": 0.0, "dataclass": dataclasses.dataclass}
         run(example, AnyOutput(), client=client, **tools, **modules)
 
