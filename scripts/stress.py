@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from llama import STREAMS, llama_server  # type: ignore[import-not-found]  # noqa: E402
-from trials import cancels, crowds, cuts, decoding, fuzzing, installs  # type: ignore[import-not-found]  # noqa: E402
+from trials import batches, cancels, crowds, cuts, decoding, fuzzing, installs  # type: ignore[import-not-found]  # noqa: E402
 
 # A trial takes a server and a seed, and returns a line about its result.
 Trial = Callable[[Any, str], str]
@@ -66,6 +66,15 @@ def _kill_installers(server: Any, seed: str) -> str:
     return f"{counts['installations']} installations, {counts['removals']} removals, each completed by a second run"
 
 
+def _kill_batches(server: Any, seed: str) -> str:
+    counts = batches.kill_at_random(seed, 100)
+    return f"{counts['killed']} kills in {counts['batches']} batches of 400, {counts['refused']} misused files refused"
+
+
+def _kill_batches_at_writes(server: Any, seed: str) -> str:
+    return f"{batches.kill_everywhere()} kills, each run again to its end"
+
+
 def _left(counts: Dict[str, int]) -> str:
     assert counts["memory"] < _MOST_MEMORY, counts
     return f"{counts['cancelled']} cancelled, {counts['cut']} cut, memory {counts['memory'] / 2**20:+.1f} MiB"
@@ -96,6 +105,8 @@ def all_trials() -> Dict[str, Trial]:
         for stream in STREAMS:
             trials[f"cut at every byte: {stream}{', resumed' if resume else ''}"] = _cuts(stream, resume)
     trials["installers killed before a change of a file"] = _kill_installers
+    trials["batches killed at random moments"] = _kill_batches
+    trials["batches killed before each write of a file"] = _kill_batches_at_writes
     trials["decoder of streams compared with json.loads"] = _compare_streams
     trials["fuzz: client"] = _fuzz_client
     trials["streams cancelled at random moments"] = _cancel
