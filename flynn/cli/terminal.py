@@ -1,22 +1,25 @@
-"""What the command prints: results on standard output, all else on standard error, and a terminal kept in order.
+"""What the command prints: results on standard output, everything else on standard error.
 
-On a terminal, text is shown without control characters, so that what a server sends cannot drive it. Only here are
-escape codes written: dimmed text, unless NO_COLOR is set (https://no-color.org).
+On a terminal, text is shown without control characters, so that a server cannot send escape codes to it. Flynn's own
+escape codes are written here and nowhere else, and colours not where NO_COLOR is set (https://no-color.org).
 """
 
 from __future__ import annotations
 
 import io
 import os
-from typing import Any, Optional, Sequence, TextIO
+import sys
+from contextlib import contextmanager
+from typing import Any, Iterator, Optional, Sequence, TextIO
 
 # C0 without tab and newline, DEL, C1 (ECMA-48).
 _CONTROLS = dict.fromkeys([*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
 _LONGEST_NOTE = 300  # characters
+_NARROWEST = 20  # columns of a terminal in which lines are still broken between words
 
 
 def printable(text: str) -> str:
-    """The text without control characters other than tab and newline.
+    """Return a text without control characters other than tab and newline.
 
     Example:
         >>> printable("a\\x1b[31mb\\n")
@@ -35,8 +38,8 @@ class Terminal:
         out_is_terminal, err_is_terminal: whether a person looks at them.
         redraws: whether what was written on standard output can be replaced.
 
-    Raises, from whatever writes:
-        OSError: with `filename` telling which of the two cannot be written.
+    Raises, from every method that writes:
+        OSError: `filename` says which of the two cannot be written.
     """
 
     def __init__(self, out: Optional[TextIO], err: Optional[TextIO]) -> None:
@@ -46,22 +49,45 @@ class Terminal:
                 stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for what it cannot show
         self.out_is_terminal = out is not None and out.isatty()
         self.err_is_terminal = err is not None and err.isatty()
-        self._dims = self.err_is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self.redraws = self.out_is_terminal and os.environ.get("TERM", "dumb") != "dumb"
+        self._has_colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._drawn = 0  # lines
         self._open_line = False  # of results
         self._open_aside = False
         self._progress = 0  # characters on the line
+        if self.out_is_terminal or self.err_is_terminal:
+            from .word_wrap import WordWrap
+
+            self._words = WordWrap()
+
+    @property
+    def has_colours(self) -> bool:
+        """Whether results may be coloured."""
+        return self.out_is_terminal and self._has_colours
 
     def write(self, text: str) -> None:
-        """A result, or a piece of one, at once."""
+        """Write a result, or a piece of one, at once."""
+        self._begin_result()
+        if text:
+            self._open_line = not text.endswith("\n")  # before it is written: Ctrl-C may come right after that
+        self._put(printable(text) if self.out_is_terminal else text)
+
+    def write_prose(self, text: str) -> None:
+        """Write a piece of an answer. On a terminal, lines end between words."""
+        self._begin_result()
+        self.write(self._wrapped(text, self._out) if self.out_is_terminal else text)
+
+    def _begin_result(self) -> None:
         self.clear_progress()
         if self._open_aside:
             self._open_aside = False
             self._put_err("\n\n")
-        if text:
-            self._open_line = not text.endswith("\n")  # before it is written: Ctrl-C may come right after that
-        self._put(printable(text) if self.out_is_terminal else text)
+            self._words.start_line()
+
+    def _wrapped(self, text: str, stream: Optional[TextIO]) -> str:
+        assert stream is not None
+        columns = os.get_terminal_size(stream.fileno()).columns
+        return self._words.wrap(printable(text), columns) if columns > _NARROWEST else printable(text)
 
     def write_json(self, value: Any) -> None:
         """A result for a program, on a line of its own. In ASCII, so that no encoding can spoil it."""
