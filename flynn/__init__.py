@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .config import load_config as load_config
     from .conversation import Conversation as Conversation
     from .conversation.aio import AsyncConversation as AsyncConversation
+    from .conversation.cache import PromptDifference as PromptDifference
+    from .conversation.cache import compare_prompts as compare_prompts
     from .errors import AuthenticationError as AuthenticationError
     from .errors import ConfigError as ConfigError
     from .errors import ConnectionLostError as ConnectionLostError
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from .models.local.server import SlotFile as SlotFile
     from .models.local.text import Completion as Completion
     from .models.local.text import CompletionResponse as CompletionResponse
-    from .models.local.text import TokenPiece as TokenPiece
+    from .models.local.tokens import TokenPiece as TokenPiece
     from .models.router import create_client as create_client
     from .models.types import Audio as Audio
     from .models.types import ChatRequest as ChatRequest
@@ -57,12 +59,14 @@ if TYPE_CHECKING:
     from .structured import Limits as Limits
     from .thread_iterator import ThreadIterator as ThreadIterator
     from .tools import Tool as Tool
+    from .trace import TraceEvent as TraceEvent
 
 _WHERE = {
     "aio": "AsyncLlamaCppClient",
     "config": "Config load_config",
     "conversation": "Conversation",
     "conversation.aio": "AsyncConversation",
+    "conversation.cache": "PromptDifference compare_prompts",
     "errors": "AuthenticationError ConfigError ConnectionLostError ContextSizeError FileError FlynnError"
     " ModelLoadingError NotSupportedError ProtocolError RequestError RequestTimeoutError ServerError"
     " ServerNotRunningError StreamInterruptedError StructuredOutputError ToolRoundsError",
@@ -70,12 +74,14 @@ _WHERE = {
     "models.local.models": "ModelEvent ModelInfo",
     "models.local.retrieval": "Embeddings RankedDocument Ranking",
     "models.local.server": "Health LoraAdapter Metric Metrics Props Slot SlotFile",
-    "models.local.text": "Completion CompletionResponse TokenPiece",
+    "models.local.text": "Completion CompletionResponse",
+    "models.local.tokens": "TokenPiece",
     "models.router": "create_client",
     "models.types": "Audio ChatRequest ChatResponse Image Message ModelClient ToolCall",
     "structured": "Limits",
     "thread_iterator": "ThreadIterator",
     "tools": "Tool",
+    "trace": "TraceEvent",
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}
 

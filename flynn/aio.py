@@ -18,6 +18,7 @@ from typing import (
     overload,
 )
 
+from .http.endpoint import DEFAULT_ENDPOINT
 from .http.limits import CancelScope
 from .models.local.llamacpp import DEFAULT_RESULT, DEFAULT_ROUNDS, LlamaCppClient
 from .models.local.models import ModelEvent
@@ -40,7 +41,7 @@ T = TypeVar("T")
 
 
 def awaited(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """A method of the synchronous object that is `self._client`, run in a thread. Cancelling the task ends it."""
+    """Return an asynchronous method that calls `method` of `self._client` in a thread. Cancelling aborts the call."""
 
     async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         scope = CancelScope()
@@ -62,8 +63,8 @@ class AsyncLlamaCppClient:
     Args:
         endpoint, options: as for `LlamaCppClient`.
 
-    One client serves any number of tasks, event loops and threads, one after another or at once. Each call under way
-    has a thread of its own; none is taken from the event loop's executor.
+    Any number of tasks, event loops and threads may share a client. Each call under way has its own thread; none comes
+    from the event loop's executor.
 
     Example:
         >>> async def main():
@@ -74,7 +75,7 @@ class AsyncLlamaCppClient:
         ...                 print(event)
     """
 
-    def __init__(self, endpoint: str, **options: Any) -> None:
+    def __init__(self, endpoint: str = DEFAULT_ENDPOINT, **options: Any) -> None:
         self._client = LlamaCppClient(endpoint, **options)
 
     chat = awaited(LlamaCppClient.chat)
@@ -104,7 +105,7 @@ class AsyncLlamaCppClient:
     request = awaited(LlamaCppClient.request)
 
     def chat_stream(self, request: Prompt, **options: Any) -> AsyncChatStream:
-        """Answer a request, piece by piece as it is generated; see `LlamaCppClient.chat_stream`."""
+        """Stream the answer to a request while it is generated; see `LlamaCppClient.chat_stream`."""
         return AsyncChatStream(self._client.chat_stream(request, **options))
 
     if TYPE_CHECKING:  # what `awaited` makes of overloads of one type variable, mypy does not understand
@@ -155,16 +156,16 @@ class AsyncLlamaCppClient:
         return AsyncToolRun(self, rounds, stream, timeout)
 
     def complete_stream(self, /, prompt: Prompts, **options: Any) -> AsyncCompletionStream:
-        """Continue a text, piece by piece as it is generated; see `LlamaCppClient.complete_stream`."""
+        """Stream the completion of a text while it is generated; see `LlamaCppClient.complete_stream`."""
         return AsyncCompletionStream(self._client.complete_stream(prompt, **options))
 
     def model_events(self, **options: Any) -> AsyncModelEvents:
-        """What happens to the models of a server that has several; see `LlamaCppClient.model_events`."""
+        """Stream the events of a server with several models; see `LlamaCppClient.model_events`."""
         return AsyncModelEvents(self._client.model_events(**options))
 
     @property
     def synchronous(self) -> LlamaCppClient:
-        """The client that does the work; it may be used as well."""
+        """The synchronous client that this one uses; you may use it too."""
         return self._client
 
     async def close(self) -> None:
@@ -184,7 +185,8 @@ class AsyncLlamaCppClient:
 class AsyncServerStream(ThreadIterator["Any"]):
     """`ServerStream` for asyncio: an asynchronous iterator of events, and an asynchronous context manager.
 
-    The server stops generating as soon as the stream is closed, its task is cancelled, or nobody refers to it any more.
+    The server stops generating as soon as the stream is closed, its task is cancelled, or the last reference to it is
+    gone.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -193,7 +195,7 @@ class AsyncServerStream(ThreadIterator["Any"]):
 
     @property
     def response(self) -> Any:
-        """The response assembled from what has come so far: all of it once the stream is exhausted."""
+        """The response assembled so far; complete once the stream is exhausted."""
         return self._stream.response
 
     @property
@@ -211,7 +213,7 @@ class AsyncTextStream(AsyncServerStream):
     """`TextStream` for asyncio."""
 
     async def text(self) -> AsyncIterator[str]:
-        """Only the text of the first choice, piece by piece."""
+        """Yield only the text of the first choice, piece by piece."""
         async with self:
             async for event in self:
                 if event.type == "content" and event.choice == 0:

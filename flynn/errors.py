@@ -1,7 +1,7 @@
-"""Every exception that leaves Flynn, and `suggestion` for their messages.
+"""Every exception that Flynn raises, and `suggestion` for their messages.
 
-Those that mirror a built-in (a refused connection, a timeout, a bad value) are also that built-in. Nothing else is
-raised for what a server, a network or a file does.
+Errors that mirror a built-in (a refused connection, a timeout, a bad value) are also that built-in. No other exception
+is raised for a failure of a server, a network or a file.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ Self = TypeVar("Self", bound="FlynnError")
 
 
 class FlynnError(Exception):
-    """The root of every error that Flynn raises.
+    """The base of every error that Flynn raises.
 
     Attributes:
-        hint: what to do about it, in one line; empty where the message says all. From Python 3.11 on it is also a note
-            of the exception, so that a traceback shows it.
+        hint: what to do about it, in one line; empty if the message says it. From Python 3.11 on it is also a note of
+            the exception, so that a traceback shows it.
     """
 
     hint: str = ""
@@ -30,7 +30,7 @@ class FlynnError(Exception):
 
 
 class ServerNotRunningError(FlynnError, ConnectionError):
-    """Nothing listens there: refused, no such socket, no route, or a name that does not resolve."""
+    """Nothing listens at the endpoint: refused, no such socket, no route, or a name that does not resolve."""
 
     @classmethod
     def at(cls, endpoint: str) -> ServerNotRunningError:
@@ -38,7 +38,7 @@ class ServerNotRunningError(FlynnError, ConnectionError):
 
 
 class RequestTimeoutError(FlynnError, TimeoutError):
-    """The limit that `timeout` sets has passed."""
+    """The call took longer than its `timeout`."""
 
     def __init__(self, message: str = "llama-server request timed out") -> None:
         super().__init__(message)
@@ -48,10 +48,10 @@ class ServerError(FlynnError):
     """The server answered 4xx or 5xx, or sent an error event in a stream. The message is the server's own.
 
     Attributes:
-        status: the HTTP status, or the `code` of an error event; None when the event had none.
-        type: the server's name for the kind of error, e.g. `"invalid_request_error"`; None when it gave none.
-        body: the error as it came, decoded as text.
-        retry_after: seconds after which the server wants to be asked again; None if it did not say.
+        status: the HTTP status, or the `code` of an error event; None if the event has none.
+        type: the server's name for the kind of error, e.g. `"invalid_request_error"`; None if it sent none.
+        body: the body of the error, decoded as text.
+        retry_after: seconds to wait, from the Retry-After header; None without one.
     """
 
     retry_after: Optional[float] = None
@@ -71,7 +71,7 @@ class ContextSizeError(ServerError):
     """The prompt is longer than the context of a slot (400 `exceed_context_size_error`).
 
     Attributes:
-        n_prompt_tokens, n_ctx: the lengths of both in tokens, None if the server did not say.
+        n_prompt_tokens, n_ctx: the length of the prompt and of the context in tokens; None if unknown.
     """
 
     n_prompt_tokens: Optional[int] = None
@@ -83,14 +83,14 @@ class ModelLoadingError(ServerError):
 
 
 class NotSupportedError(ServerError):
-    """501: this server was not started for that route, e.g. embeddings without `--embeddings`."""
+    """501: the server was not started for this route, e.g. embeddings without `--embeddings`."""
 
 
 class StreamInterruptedError(FlynnError, ConnectionError):
     """A stream was cut and could not be resumed.
 
     Attributes:
-        partial: the ChatResponse, or CompletionResponse, so far; how it ended is None unless the cut came after the
+        partial: the ChatResponse or CompletionResponse so far. Its finish_reason is None, unless the cut came after the
             last token.
     """
 
@@ -100,10 +100,10 @@ class StreamInterruptedError(FlynnError, ConnectionError):
 
 
 class ToolRoundsError(FlynnError):
-    """The model still called tools after as many rounds as `run_tools` may take.
+    """The model still calls tools after `max_rounds` requests of `run_tools`.
 
     Attributes:
-        response: the last reply; its calls were not executed.
+        response: the last reply. Its tool calls were not executed.
     """
 
     def __init__(self, message: str, response: Any = None) -> None:
@@ -112,30 +112,30 @@ class ToolRoundsError(FlynnError):
 
 
 class ProtocolError(FlynnError):
-    """The peer does not speak HTTP, SSE or JSON, or sends more than the limits allow."""
+    """The peer does not speak HTTP, SSE or JSON correctly, or sends more than the limits allow."""
 
 
 class ConnectionLostError(ProtocolError, ConnectionError):
-    """The connection was closed or reset in the middle of an answer that is not a stream, or before any of it came.
+    """The connection was closed or reset before a one-shot answer, or in the middle of it.
 
-    A ProtocolError, since an incomplete message is one (RFC 9112 section 8), and a ConnectionError, since to send the
-    request again may well succeed.
+    It is a ProtocolError because the message is incomplete (RFC 9112 section 8), and a ConnectionError because the
+    request may succeed if it is sent again.
 
     Attributes:
-        answered: whether any of the answer had come.
+        answered: whether any of the answer was received.
     """
 
     answered = True
 
 
 class StructuredOutputError(FlynnError, ValueError):
-    """What the model wrote does not fit the schema that was asked for, or the model ran out of tokens before its end.
+    """The model's answer does not fit the requested type, or the model ran out of tokens before its end.
 
-    The message says what is wrong, and where, as a path of keys. No ProtocolError, since the server did what it should.
+    The message says what is wrong and where, as a path of keys.
 
     Attributes:
-        response: the ChatResponse, as far as it came.
-        text: what the model wrote.
+        response: the ChatResponse, or the part received.
+        text: the text that the model generated.
     """
 
     def __init__(self, message: str, response: Any = None) -> None:
@@ -148,15 +148,15 @@ class StructuredOutputError(FlynnError, ValueError):
 
 
 class RequestError(FlynnError, ValueError):
-    """A request cannot be sent as it is: the message says what is wrong with it. Nothing was sent."""
+    """A request is invalid: the message says why. Nothing was sent."""
 
 
 class FileError(FlynnError, OSError):
-    """A file that was named cannot be read or written, or holds something else than it should.
+    """A file cannot be read or written, or its content is wrong.
 
     Attributes:
-        problem: what is wrong; the message has it after the place.
-        file: the file's path; None for an image or a recording that has no other name.
+        problem: what is wrong; the message has the place before it.
+        file: the file's path; None for an image or a recording.
         line, column: 1-based, None when unknown.
     """
 
@@ -173,7 +173,7 @@ class ConfigError(FlynnError, ValueError):
     The message says where (file, line, column and key path, as far as known), what is wrong and what is allowed.
 
     Attributes:
-        file: the file's path, None for a value that came from elsewhere.
+        file: the file's path; None for a value from elsewhere.
         line, column: 1-based, None when unknown.
         key: the dotted key path, e.g. `"models.local.timeout"`, None when unknown.
     """
@@ -196,7 +196,7 @@ def _place(*parts: Union[str, int, None]) -> str:
 
 
 def suggestion(name: str, allowed: Iterable[str]) -> str:
-    """The end of a message that tells which name was probably meant; empty when none of `allowed` is near.
+    """Return the end of a message that suggests the nearest of the allowed names; empty if none is near.
 
     Example:
         >>> "unknown key 'endpont'" + suggestion("endpont", ["endpoint", "model"])

@@ -1,4 +1,4 @@
-"""Files that the user names: read with errors that tell the place, written so that nothing is half done."""
+"""Files that the user names: errors say the place, and a file is replaced as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_SIZE = 64 * 1024 * 1024  # bytes
 
 
 def read_text(path: str, most: int = MAX_SIZE) -> str:
-    """The text in a file. A byte order mark is no part of it.
+    """Return the text in a file, without its byte order mark.
 
     Raises:
         FileError: it cannot be read, is larger than `most` bytes, or is not UTF-8.
@@ -31,7 +31,7 @@ def read_text(path: str, most: int = MAX_SIZE) -> str:
 
 
 def read_json(path: str) -> Any:
-    """The value in a JSON file.
+    """Return the value in a JSON file.
 
     Raises:
         FileError: as `read_text`, or it is not JSON.
@@ -40,7 +40,7 @@ def read_json(path: str) -> Any:
 
 
 def parse_json(text: str, file: str, members: Optional[Callable[[Any], Any]] = None) -> Any:
-    """The value of a text from a file; `members`, if given, makes an object of a list of its members.
+    """Return the value of a JSON text from a file; `members`, if given, turns a list of members into an object.
 
     Raises:
         FileError: it is not JSON.
@@ -59,12 +59,12 @@ def parse_json(text: str, file: str, members: Optional[Callable[[Any], Any]] = N
 
 
 def refuse_constant(name: str) -> NoReturn:
-    """For `parse_constant`: Python's JSON would read NaN and Infinity."""
-    raise ValueError(f"{name} is no number of JSON")
+    """Raise ValueError; for `parse_constant`, because Python's JSON reads NaN and Infinity."""
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def replace_file(path: str, text: str) -> None:
-    """Write a file that only its owner can read; whatever happens, it holds all of the old text or all of the new.
+    """Write a file with mode 600. Whatever happens, it holds all of the old text or all of the new.
 
     Raises:
         OSError: it cannot be written.

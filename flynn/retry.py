@@ -1,4 +1,4 @@
-"""Which failures pass, and how long to wait before the next attempt. No I/O."""
+"""Which failures are temporary, and how long to wait before the next attempt. No I/O."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .errors import ConnectionLostError, FlynnError, ModelLoadingError, ServerEr
 
 FIRST_PAUSE = 0.5  # seconds, at most; doubled with each attempt
 LONGEST_PAUSE = 30.0  # seconds
-_TEMPORARY = (429, 502, 503, 504)  # HTTP statuses: too many requests, and what a proxy says that finds no server
+_TEMPORARY = (429, 502, 503, 504)  # HTTP statuses: too many requests, and a proxy that does not reach the server
 
 
 def is_temporary(error: FlynnError) -> bool:
-    """Return whether the same request may succeed a little later: nothing of its answer came, and nobody refused it."""
+    """Return whether the same request may succeed later: no part of its answer was received, and it was not refused."""
     if isinstance(error, ConnectionLostError):
         return not error.answered
     if isinstance(error, ServerError):
@@ -25,8 +25,8 @@ def pause(attempt: int, retry_after: Optional[float] = None) -> float:
     """Return the seconds to wait before the next attempt.
 
     Args:
-        attempt: how many have failed before this one; 0 for the first.
-        retry_after: what the server asked for, in seconds; it is honoured up to the longest pause.
+        attempt: number of earlier attempts that failed, from 0.
+        retry_after: seconds that the server asked for; honoured up to the longest pause.
 
     Full jitter: a random time up to a limit that doubles, so that many clients do not come back at the same moment
     (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/).

@@ -1,8 +1,8 @@
-"""A blocking iterator as an asynchronous one: a thread iterates, the event loop is woken when there is an item.
+"""`ThreadIterator`: a blocking iterator as an asynchronous one. A thread iterates, and wakes the event loop.
 
-The thread and the consumer share a `_Channel`. Both ends of its deque are atomic, so an item passes without a lock: the
-thread appends the item first and then wakes who waits; the consumer registers that it waits first and then looks for an
-item once more. So whichever of them comes second sees what the first one did.
+The thread and the consumer share a `_Channel`. `append` and `popleft` of its deque are atomic: an item needs no lock.
+The thread first appends an item, then wakes the waiters. The consumer first registers a waiter, then looks for
+an item once more. Whichever is second sees what the other did, so no item is missed.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ T = TypeVar("T")
 Self = TypeVar("Self", bound="ThreadIterator[Any]")
 
 _FOREIGN = "a ThreadIterator belongs to the event loop that it was first used in"
-_LOOK = 1.0  # seconds after which a thread whose buffer is full looks whether the loop was closed
+_LOOK = 1.0  # seconds between two checks whether the loop was closed, while the buffer is full
 
 
 class ThreadIterator(Generic[T]):
-    """Iterates a blocking iterable in a thread of its own.
+    """Iterates a blocking iterable in its own thread.
 
-    The thread begins with the first `async for` or `async with`, in a copy of the caller's context (`contextvars`). It
-    ends with the iterable, or as soon as nobody wants its items any more: the consumer was cancelled, closed this or
-    dropped it, or its event loop was closed. What the iterable raises is raised here, after the items before it.
+    The thread starts with the first `async for` or `async with`, in a copy of the caller's context (`contextvars`). It
+    ends with the iterable, or when its items are no longer wanted: the consumer was cancelled, closed or dropped the
+    iterator, or its event loop was closed. An exception of the iterable is raised here, after the items before it.
 
     Args:
-        iterable: what to iterate. Its `close`, if it has one, is called in the thread, at the end in every case.
-        buffer: most items that may wait here, 256 by default; then the thread pauses until half of them are consumed.
-        interrupt: called, from any thread and without blocking, when the items are not wanted any more; makes a
-            blocked iterable return. Without it the thread ends after the item that it waits for.
+        iterable: the blocking iterable. Its `close`, if it has one, is always called in the thread, at the end.
+        buffer: most items that may wait, 256 by default; then the thread pauses until half of them are consumed.
+        interrupt: called from any thread when the items are no longer wanted. It must not block, and makes a blocked
+            iterable return. Without it the thread ends after the item that it is waiting for.
 
     Example:
         >>> async def lines(path):
@@ -101,9 +101,9 @@ class ThreadIterator(Generic[T]):
 
 
 class _Channel:
-    """What the thread and the consumer share.
+    """The state that the thread and the consumer share.
 
-    The thread refers to nothing else of the consumer's, so a consumer that nobody refers to is collected, and stops it.
+    The thread refers to nothing else of the consumer. So a dropped consumer is collected, which stops the thread.
     """
 
     def __init__(self, iterable: Iterable[Any], size: int, interrupt: Optional[Callable[[], None]]) -> None:
@@ -115,15 +115,15 @@ class _Channel:
         self._size = size
         self._interrupt = interrupt
         self._stopped = False
-        self._waker: Optional[_Waker] = None  # of the consumer's loop, once the thread has begun
-        self._waiters: Deque[asyncio.Future[None]] = deque()  # a reader's, and that of whoever closes meanwhile
-        # Its lock is reentrant, as it has to be: the collector may run `ThreadIterator.__del__` while it is held.
+        self._waker: Optional[_Waker] = None  # of the consumer's loop, once the thread has started
+        self._waiters: Deque[asyncio.Future[None]] = deque()  # of a reader, and of a concurrent `aclose`
+        # The lock of a Condition is reentrant: the collector may run `ThreadIterator.__del__` while it is held.
         self._room = threading.Condition()
 
     # --- in the event loop --------------------------------------------------------------------------------------------
 
     def begin(self) -> _Waker:
-        """Start the thread if it does not run yet; return what wakes the loop that it serves."""
+        """Start the thread if it was not started. Returns the waker of its event loop."""
         waker = _waker_of(asyncio.get_running_loop())
         if self._waker is None and not self.finished:
             self._waker = waker
@@ -137,7 +137,7 @@ class _Channel:
         return waker
 
     def expect(self) -> asyncio.Future[None]:
-        """Return a future that is done when there is an item, or the end."""
+        """Return a future that is done at the next item, or at the end."""
         waiter = self.begin().loop.create_future()
         self._waiters.append(waiter)
         return waiter
@@ -149,12 +149,12 @@ class _Channel:
                 self._room.notify()
 
     def stop(self) -> None:
-        """The items are not wanted any more. From any thread."""
+        """Stop the iteration, from any thread."""
         if self._stopped or self.finished:
             return
         self._stopped = True
         if self._waker is None:
-            self.finished = True  # there is no thread to say so
+            self.finished = True  # no thread was started
         with self._room:
             self._room.notify()
         if self._interrupt is not None:
@@ -179,13 +179,13 @@ class _Channel:
         except BaseException as raised:
             error = raised
         if error is None and not self._stopped and not self._is_wanted():
-            error = RuntimeError(_FOREIGN)  # whoever reads on in another loop must not take this for the end
+            error = RuntimeError(_FOREIGN)  # the loop was closed: a reader in another loop must not see a normal end
         self.error = error
         self.finished = True
         self._wake()
 
     def _put(self, item: Any) -> None:
-        """Hand over an item; wait while too many are unclaimed."""
+        """Pass an item on; wait while too many are not consumed."""
         self.items.append(item)
         self._wake()
         if len(self.items) >= self._size:
@@ -205,7 +205,7 @@ class _Channel:
 
 
 class _Waker:
-    """Resolves futures of one event loop from other threads. The loop is woken once for all that are ready by then."""
+    """Resolves futures of one event loop from other threads. One wake-up resolves all that are ready by then."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -219,17 +219,17 @@ class _Waker:
             try:
                 self.loop.call_soon_threadsafe(self._resolve)
             except RuntimeError:
-                pass  # the loop is closed, which channels see for themselves
+                pass  # the loop is closed; channels check that themselves
 
     def _resolve(self) -> None:
-        self._called = False  # first: who appends from here on calls again
+        self._called = False  # first: an append from here on calls again
         while self._ready:
             waiter = self._ready.popleft()
             if not waiter.done():
                 waiter.set_result(None)
 
 
-# By the id of their loop, which they keep alive.
+# By the `id` of their loop; a waker keeps its loop alive.
 _wakers: weakref.WeakValueDictionary[int, _Waker] = weakref.WeakValueDictionary()
 
 

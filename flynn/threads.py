@@ -9,13 +9,13 @@ from .errors import FlynnError
 
 
 def start(target: Callable[..., object], *arguments: object, name: str) -> None:
-    """Call a function in a thread of its own, which does not keep the process from ending.
+    """Call a function in a daemon thread.
 
-    The size of its stack is left as it is. A smaller one would fit more often into little memory, but CPython allows a
-    recursion that needs 2 MiB of it (3.13), and a server's deeply nested JSON would then end the process.
+    The size of its stack stays the default. A smaller one would save memory, but CPython 3.13 allows a recursion that
+    needs 2 MiB, so deeply nested JSON from a server would crash the process.
 
     Raises:
-        FlynnError: there is no room for another thread.
+        FlynnError: the system cannot start another thread.
     """
     try:
         threading.Thread(target=target, args=arguments, name=name, daemon=True).start()

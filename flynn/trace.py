@@ -1,8 +1,8 @@
-"""What happens in a call, as events for a `trace` callback and as lines for the standard logger `flynn`.
+"""The steps of a call, as events for a `trace` callback and as lines for the standard logger `flynn`.
 
-Where nobody listens, nothing is made: `logging` is not even imported. `FLYNN_LOG=debug` in the environment shows the
-lines on standard error, in a program that has set up no logging too; `FLYNN_LOG=prompts` shows the bodies of requests
-as well, which otherwise are in no line and no event.
+Without a listener no event is created, and `logging` is not imported. `FLYNN_LOG=debug` in the environment shows the
+lines on standard error, even in a program without logging set up. `FLYNN_LOG=prompts` also shows the bodies of
+requests, which no line and no event has otherwise.
 """
 
 from __future__ import annotations
@@ -29,22 +29,25 @@ _LINES = {
     "resume": "the stream goes on from byte {position}",
     "answer": "{bytes} bytes of answer",
     "error": "{error}",
+    "closed": "closed before the end of the answer",
     "cache": "{message}",
 }
 
 
 @dataclass
 class TraceEvent:
-    """Something that happened in a call.
+    """A step of a call.
 
     Attributes:
         name: `"request"` (data: `method`, `path`, `bytes`, `body`), `"response"` (`status`), `"loading"`, `"retry"`
             (`error`; `pause` in seconds; `left`: attempts), `"cut"` (`position` in bytes, `error`), `"resume"`
-            (`position`), `"answer"` (`bytes`; `response`: what they were decoded to, such as a ChatResponse), `"error"`
-            (`error`), `"cache"` (`message`: why a prompt was read anew).
-        call: a number that is the same for all events of one call.
-        seconds: since the call began.
-        data: what belongs to the name. No token is in it; the `body` of a request is empty unless `FLYNN_LOG=prompts`.
+            (`position`), `"answer"` (`bytes`; `response`: the decoded answer, such as a ChatResponse), `"error"`
+            (`error`), `"closed"`, `"cache"` (`message`: why a prompt was read again). One of `"answer"`, `"error"` and
+            `"closed"` is the last event of every request for an answer.
+        call: a number, the same for all events of one call.
+        seconds: time since the call began.
+        data: the data listed above. It never holds a token; the `body` of a request is empty unless
+            `FLYNN_LOG=prompts`.
     """
 
     name: str
@@ -61,10 +64,10 @@ def nothing(name: str, **data: Any) -> None:
 
 
 def reporter(trace: Optional[Tracer]) -> Report:
-    """Return what reports the events of a new call; `nothing` if nobody listens.
+    """Return the function that reports the events of a new call; `nothing` if there is no listener.
 
     Args:
-        trace: a client's callback, called in the thread of the call. What it raises ends the call.
+        trace: a client's callback, called in the thread of the call. An exception in it ends the call.
     """
     log = _log()
     if trace is None and log is None:
@@ -88,7 +91,7 @@ def _shows_prompts() -> bool:
 
 
 def _log() -> Optional[Callable[[TraceEvent], None]]:
-    """Return what logs an event; None if the logger `flynn` is off, as it is where nobody has imported `logging`."""
+    """Return the function that logs an event; None if the logger `flynn` is off, or `logging` is not imported."""
     wanted = os.environ.get("FLYNN_LOG")
     if not wanted and "logging" not in sys.modules:
         return None

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from llama import STREAMS, llama_server  # type: ignore[import-not-found]  # noqa: E402
-from trials import cancels, crowds, cuts, fuzzing, installs  # type: ignore[import-not-found]  # noqa: E402
+from trials import cancels, crowds, cuts, decoding, fuzzing, installs  # type: ignore[import-not-found]  # noqa: E402
 
 # A trial takes a server and a seed, and returns its figure.
 Trial = Callable[[Any, str], str]
@@ -49,6 +49,11 @@ def _fuzz_decoders(server: Any, seed: str) -> str:
 def _fuzz_client(server: Any, seed: str) -> str:
     counts = fuzzing.fuzz_client(server, seed, 20_000)
     return f"{sum(counts.values()):,} responses, {counts['refused']:,} of them refused"
+
+
+def _compare_streams(server: Any, seed: str) -> str:
+    counts = decoding.compare_streams(seed, 100_000)
+    return f"{sum(counts.values()):,} streams read as json.loads reads them, {counts['refused']:,} of them refused"
 
 
 def _share(server: Any, seed: str) -> str:
@@ -91,6 +96,7 @@ def all_trials() -> Dict[str, Trial]:
         for stream in STREAMS:
             made[f"cut at every byte: {stream}{', resumed' if resume else ''}"] = _cuts(stream, resume)
     made["installers killed before a change of a file"] = _kill_installers
+    made["decoder of streams beside json.loads"] = _compare_streams
     made["fuzz: client"] = _fuzz_client
     made["streams cancelled at random moments"] = _cancel
     made["async streams cancelled at random moments"] = _cancel_async(asyncio.run)

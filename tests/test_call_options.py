@@ -307,6 +307,21 @@ def test_a_call_that_fails_tells_its_error(httpserver: HTTPServer, endpoint: str
         assert told[-1].data["error"] is caught.value
 
 
+def test_a_stream_that_is_closed_early_tells_that(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, events(delta("a"), delta("b")))
+    told: List[TraceEvent] = []
+    client = LlamaCppClient(endpoint, trace=told.append)
+    for _ in client.chat_stream("Hi"):
+        break
+    assert names(told) == ["request", "response", "closed"]
+    told.clear()
+    stream = client.chat_stream("Hi")
+    next(stream)
+    stream.abort()
+    stream.close()
+    assert names(told) == ["request", "response", "closed"]
+
+
 def test_a_model_that_loads_is_told(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, reply(error(503, "Loading model", "unavailable_error"), 503), reply(CHAT))
     told: List[TraceEvent] = []

@@ -154,7 +154,7 @@ def test_a_cut_stream_is_resumed_unless_the_configuration_says_otherwise(home: H
     [
         ('{"type": object}', 's.json:1:10: not JSON: Expecting value'),
         ('["object"]', 's.json: a JSON schema is an object, such as {"type": "object"}'),
-        ('{"maximum": NaN}', "s.json: not JSON: NaN is no number of JSON"),
+        ('{"maximum": NaN}', "s.json: not JSON: NaN is not a number in JSON"),
         ("[" * 100_000, "s.json: not JSON: "),
     ],
 )  # fmt: skip

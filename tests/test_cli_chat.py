@@ -171,7 +171,7 @@ def test_saving_overwrites_nothing_but_conversations(home: Home, server: Scripte
     with home.terminal(*chatting(server)) as terminal:
         terminal.expect("> ")
         names = ["notes.txt", "data.json", "link", "pipe", "."]
-        refused = "it exists and is no conversation; choose another name"
+        refused = "it exists and is not a conversation; choose another name"
         shown = talk(terminal, *[f"/save {name}" for name in names], "/save none/talk.json")
     assert shown == [
         *[f"flynn: {name}: {refused}" for name in names],
@@ -192,9 +192,9 @@ def test_a_file_that_cannot_be_replaced_leaves_no_draft_behind(tmp_path: Path) -
     ("text", "message"),
     [
         ("[{]", "1:3: not JSON: Expecting property name enclosed in double quotes"),
-        ("{}", " not a conversation: that is a list of messages"),
-        ('[{"role": "user"}, {"content": "x"}]', " message 2 is no object with a role"),
-        ('[{"role": "user", "content": 5}]', " the content of message 1 is no text and no list of parts"),
+        ("{}", " not a conversation: expected a list of messages"),
+        ('[{"role": "user"}, {"content": "x"}]', " message 2 is not an object with a role"),
+        ('[{"role": "user", "content": 5}]', " the content of message 1 is neither text nor a list of parts"),
     ],
 )
 def test_a_file_that_is_no_conversation_is_not_loaded(

@@ -213,7 +213,7 @@ def test_defaults_hold_nothing_that_json_does_not() -> None:
     deep: Any = 1
     for _ in range(100):
         deep = [deep]
-    for value, message in ((date(2024, 5, 17), "date is nothing that JSON has"), (deep, "more than 64 levels deep")):
+    for value, message in ((date(2024, 5, 17), "JSON has no date"), (deep, "more than 64 levels deep")):
         with pytest.raises(ConfigError, match=f"^models.local.defaults.json_schema: {message}"):
             read_config({"models": {"local": {"defaults": {"json_schema": {"a": value}}}}}, ConfigSource(None, {}))
 

@@ -465,7 +465,7 @@ def test_all_that_was_said_is_saved_and_goes_on_when_it_is_loaded(talk: Callable
 def test_no_other_file_is_written_over(talk: Callable[..., Any], tmp_path: Path) -> None:
     conversation, _, _ = talk()
     (tmp_path / "notes").write_text("important")
-    with pytest.raises(FileError, match="it exists and is no conversation"):
+    with pytest.raises(FileError, match="it exists and is not a conversation"):
         conversation.save(str(tmp_path / "notes"))
     with pytest.raises(FileError, match="not JSON"):
         conversation.load(str(tmp_path / "notes"))

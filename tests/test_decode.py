@@ -20,7 +20,7 @@ from flynn import (
     ServerError,
     ToolCall,
 )
-from flynn.models.local import models, server, text
+from flynn.models.local import models, server, tokens
 from flynn.models.local.decode import ChatStreamDecoder, decode_chat, decode_error, decode_json
 from flynn.models.local.sse import read_events
 from flynn.models.types import ContentEvent, DoneEvent, ProgressEvent, ReasoningEvent, ToolCallEvent, Usage
@@ -217,7 +217,7 @@ def test_what_the_server_says_of_itself_is_checked_too(wrong: Any) -> None:
         server.decode_props,
         models.decode_models,
         server.decode_slots,
-        text.decode_pieces,
+        tokens.decode_pieces,
         server.decode_slot_file,
         server.decode_lora_adapters,
     )

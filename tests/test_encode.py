@@ -380,5 +380,5 @@ def test_a_named_tool_that_is_not_there_is_refused() -> None:
 
 @pytest.mark.parametrize("choice", [{}, {"name": "weather"}, {"function": "weather"}, 5])
 def test_a_malformed_tool_choice_is_refused(choice: Any) -> None:
-    with pytest.raises(ValueError, match='a tool_choice is "auto"'):
+    with pytest.raises(ValueError, match='tool_choice must be "auto"'):
         encoded(tools=[WEATHER], tool_choice=choice)

@@ -11,12 +11,18 @@ import random
 import mutations
 import pytest
 from llama import llama_server
+from trials.decoding import compare_streams
 from trials.fuzzing import fuzz_client, fuzz_decoders
 
 
 def test_decoders_take_mutated_responses_or_refuse_them_as_documented() -> None:
     outcomes = fuzz_decoders("quick", 3000)
     assert min(outcomes.values()) > 1000
+
+
+def test_a_stream_is_read_as_json_loads_reads_its_events() -> None:
+    outcomes = compare_streams("quick", 2000)
+    assert min(outcomes.values()) > 100
 
 
 def test_the_client_takes_mutated_responses_or_refuses_them_as_documented() -> None:

@@ -266,8 +266,9 @@ def test_each_token_is_embedded(token_server: RealServer, connect: Callable[...,
     assert isinstance(first, Embeddings)
     assert (len(first), len(second), first.dimensions) == (3, 1, 576)
     assert first[0] == pytest.approx(second[0], rel=1e-3, abs=1e-3)
-    with pytest.raises(ServerError, match="Pooling type 'none'"):
+    with pytest.raises(ServerError, match="Pooling type 'none'") as refusal:
         client.embed("Hello")
+    assert refusal.value.hint.startswith("embed_tokens returns a vector for each token; for one for each text, start")
 
 
 def test_documents_are_ranked(rank_server: RealServer, connect: Callable[..., Any]) -> None:

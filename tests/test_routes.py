@@ -25,7 +25,8 @@ from flynn import (
 from flynn.models.local.models import ModelEventDecoder
 from flynn.models.local.retrieval import decode_embeddings, decode_ranking, decode_token_embeddings
 from flynn.models.local.server import decode_lora_adapters, decode_metrics
-from flynn.models.local.text import CompletionStreamDecoder, count_completions, decode_completions, decode_pieces
+from flynn.models.local.text import CompletionStreamDecoder, count_completions, decode_completions
+from flynn.models.local.tokens import decode_pieces
 
 
 def answered(reply: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List
 
-from ..models.local.text import TokenPiece
+from ..models.local.tokens import TokenPiece
 from .exits import DONE
 from .options import Given, Parser, connect, read_text
 from .terminal import Terminal

@@ -1,4 +1,4 @@
-"""The configuration: found, read and checked. `flynn.config.schema` holds its shape."""
+"""Finds, reads and checks the configuration. `flynn.config.schema` declares its shape."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def load_config(path: Optional[FilePath] = None, *, environ: Optional[Mapping[st
     """Read the configuration.
 
     Args:
-        path: a `.yaml`, `.yml`, `.json` or (from Python 3.11 on) `.toml` file. By default `$FLYNN_CONFIG`, or else the
-            first that there is of `./flynn.yaml` and `$XDG_CONFIG_HOME/flynn/config.yaml` (`~/.config/...`). Without
-            any of them everything has its default.
-        environ: the environment, by default the process's own. For the model `local`, `FLYNN_ENDPOINT` and
-            `FLYNN_AUTH_TOKEN` in it win over the file. An empty variable counts as unset.
+        path: a `.yaml`, `.yml`, `.json` or (from Python 3.11 on) `.toml` file. By default `$FLYNN_CONFIG`, otherwise
+            the first existing file of `./flynn.yaml` and `$XDG_CONFIG_HOME/flynn/config.yaml` (`~/.config/...`).
+            Without a file, every setting has its default.
+        environ: the environment, by default that of the process. For the model `local`, its `FLYNN_ENDPOINT` and
+            `FLYNN_AUTH_TOKEN` win over the file. An empty variable counts as unset.
 
     Raises:
-        ConfigError: the file is missing, cannot be read, or something in it or in the environment is wrong.
+        ConfigError: the file is missing or cannot be read, or a value in it or in the environment is wrong.
 
     Example:
         >>> load_config(environ={"FLYNN_ENDPOINT": "http://gpu:8080"}).models["local"].endpoint
@@ -61,7 +61,7 @@ def load_config(path: Optional[FilePath] = None, *, environ: Optional[Mapping[st
 
 
 def _with_token(model: ModelConfig, name: str, source: ConfigSource) -> ModelConfig:
-    """Return a model with the token from its file, if it has one."""
+    """Return a model with the token from its `auth_token_file`, if it has one."""
     if model.auth_token_file is None:
         return model
     folder = os.path.dirname(source.file or "")
@@ -71,13 +71,13 @@ def _with_token(model: ModelConfig, name: str, source: ConfigSource) -> ModelCon
 
 
 def _find(path: Optional[FilePath], environ: Mapping[str, str]) -> Optional[str]:
-    """The file to read: the one that was named, or else the first that exists, or None."""
+    """Return the file to read: the given one, or the first that exists, or None."""
     if path is None:
         path = environ.get("FLYNN_CONFIG") or None
     if path is not None:
         return os.path.expanduser(path)
     places = ["flynn.yaml"]
-    # A relative XDG_CONFIG_HOME is to be ignored: XDG Base Directory Specification, "Environment variables".
+    # A relative XDG_CONFIG_HOME is ignored: XDG Base Directory Specification, "Environment variables".
     folder = environ.get("XDG_CONFIG_HOME", "")
     if os.path.isabs(folder):
         places.append(os.path.join(folder, "flynn", "config.yaml"))
@@ -87,10 +87,10 @@ def _find(path: Optional[FilePath], environ: Mapping[str, str]) -> Optional[str]
 
 
 def parse_text(text: str, file: str) -> Tuple[object, Positions]:
-    """The value that a text holds, in the format of the file's suffix, and where its keys stand, as far as is known.
+    """Return the value of a text in the format of the file's suffix, and the positions of its keys if known.
 
     Raises:
-        ConfigError, FileError: the text is not of that format, or no format has that suffix.
+        ConfigError, FileError: the text does not have that format, or no format has that suffix.
     """
     suffix = os.path.splitext(file)[1].lower()
     if suffix in (".yaml", ".yml"):
@@ -100,12 +100,12 @@ def parse_text(text: str, file: str) -> Tuple[object, Positions]:
     if suffix == ".json":
 
         def members(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-            found: Dict[str, Any] = {}
+            mapping: Dict[str, Any] = {}
             for key, value in pairs:
-                if key in found:
+                if key in mapping:
                     raise FileError(f"the key {key!r} is given twice", file)
-                found[key] = value
-            return found
+                mapping[key] = value
+            return mapping
 
         return parse_json(text, file, members), {}
     if suffix != ".toml":
@@ -123,13 +123,13 @@ def parse_text(text: str, file: str) -> Tuple[object, Positions]:
 
 
 def read_token_file(path: str) -> str:
-    """The token in a file that nobody but its owner can open. White space around it is dropped.
+    """Return the token in a file that only its owner can open, without whitespace around it.
 
     Args:
-        path: of the file; a leading `~` is the home directory.
+        path: the file's path; a leading `~` is the home directory.
 
     Raises:
-        ConfigError: the file cannot be read, is open to group or others, or holds no token.
+        ConfigError: the file cannot be read, group or others can open it, or it holds no token.
     """
     path = os.path.expanduser(path)
     try:

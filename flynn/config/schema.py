@@ -1,4 +1,4 @@
-"""The shape of a configuration: what may stand in it, declared once, and how it is checked. No I/O."""
+"""The shape of a configuration: its settings, declared once, and their checks. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..http.checks import DEFAULT_TIMEOUT, TIMEOUTS, check_retries, check_timeou
 from ..http.endpoint import DEFAULT_ENDPOINT, parse_endpoint
 from .yaml import Positions
 
-DEFAULT_MODEL = "local"  # the key of `models` that is used unless another one is named
+DEFAULT_MODEL = "local"  # the default key of `models`
 
 _MAX_NESTING = 64  # of the values in `defaults`
 _WORDS = {
@@ -20,7 +20,7 @@ _WORDS = {
 
 
 class Provider(str, Enum):
-    """What serves a model."""
+    """The kinds of servers."""
 
     LLAMACPP = "llamacpp"
 
@@ -42,7 +42,7 @@ def _provider(value: object) -> Provider:
 
 
 def check_endpoint(value: object) -> str:
-    """The endpoint itself, if `parse_endpoint` takes it."""
+    """Return the endpoint. Raises ConfigError if it is invalid."""
     return parse_endpoint(_text(value)).text
 
 
@@ -61,13 +61,13 @@ class ModelConfig:
     """A model and how to reach it.
 
     Attributes:
-        provider: what serves it.
+        provider: the kind of its server.
         endpoint: `http://`, `https://` or `unix:///path/to.sock`.
         auth_token: for a server with `--api-key`; `repr` does not show it.
-        auth_token_file: the absolute path that `load_config` read `auth_token` from, None if it did not.
+        auth_token_file: the absolute path of the file that `load_config` read `auth_token` from; None without one.
         timeout, connect_timeout: seconds, None for no limit; see `LlamaCppClient`.
         retries: how often a call is sent again; see `LlamaCppClient`.
-        model: which one to ask for, where a server has several.
+        model: the model to request, on a server with several.
         defaults: request options (fields of `ChatRequest`, `resume`, `resume_for`) for calls that do not set them.
     """
 
@@ -87,14 +87,14 @@ class Config:
     """A configuration.
 
     Attributes:
-        models: each under its name; `local` is always there.
+        models: by name; `local` always exists.
     """
 
     models: Mapping[str, ModelConfig]
 
 
 class ConfigSource:
-    """Where values come from, so that an error can name the place of what is wrong."""
+    """The file that values come from, and their positions in it, for errors."""
 
     def __init__(self, file: Optional[str], positions: Positions) -> None:
         self.file = file
@@ -107,11 +107,11 @@ class ConfigSource:
     def mapping(
         self, value: object, path: Tuple[str, ...], allowed: Optional[Collection[str]] = None, known: str = ""
     ) -> Dict[str, Any]:
-        """Return the mapping at a path, empty if there is nothing.
+        """Return the mapping at a path; an empty one for None.
 
         Args:
-            allowed: its keys; None for any.
-            known: what errors name in place of all that are allowed.
+            allowed: the allowed keys; None for any.
+            known: a summary of the allowed keys, for errors.
         """
         if value is None:
             return {}
@@ -126,7 +126,7 @@ class ConfigSource:
         return value
 
     def checked(self, value: object, path: Tuple[str, ...], check: Callable[[Any], object]) -> Any:
-        """What `check` makes of the value at a path; what it raises then names the place."""
+        """Return `check(value)`. A ConfigError gets the place of the value."""
         try:
             return check(value)
         except ConfigError as error:
@@ -134,10 +134,10 @@ class ConfigSource:
 
 
 def read_config(value: object, source: ConfigSource) -> Config:
-    """Check the plain values that a file holds, None if it is empty, and make a Config of them.
+    """Return the Config in the plain values of a file; None stands for an empty file.
 
     Raises:
-        ConfigError: a key is unknown, or a value is not what it should be.
+        ConfigError: a key is unknown, or a value is wrong.
 
     Example:
         >>> read_config({"models": {"local": {"timeout": 5}}}, ConfigSource(None, {})).models["local"].timeout
@@ -153,16 +153,16 @@ def read_config(value: object, source: ConfigSource) -> Config:
 
 def _read_model(value: object, path: Tuple[str, ...], source: ConfigSource) -> ModelConfig:
     settings = fields(ModelConfig)
-    found = source.mapping(value, path, [setting.name for setting in settings])
-    read: Dict[str, Any] = {"defaults": _read_defaults(found.get("defaults"), (*path, "defaults"), source)}
+    values = source.mapping(value, path, [setting.name for setting in settings])
+    checked: Dict[str, Any] = {"defaults": _read_defaults(values.get("defaults"), (*path, "defaults"), source)}
     for setting in settings:
         name = setting.name
-        # A key whose value was left out, `auth_token:`, is the same as no key where nothing is the default.
-        if name in found and name != "defaults" and not (found[name] is None and setting.default is None):
-            read[name] = source.checked(found[name], (*path, name), setting.metadata["check"])
-    if "auth_token" in read and "auth_token_file" in read:
+        # A key without a value, `auth_token:`, counts as missing if its default is None.
+        if name in values and name != "defaults" and not (values[name] is None and setting.default is None):
+            checked[name] = source.checked(values[name], (*path, name), setting.metadata["check"])
+    if "auth_token" in checked and "auth_token_file" in checked:
         raise source.error((*path, "auth_token_file"), "give auth_token or auth_token_file, not both")
-    return ModelConfig(**read)
+    return ModelConfig(**checked)
 
 
 def _read_defaults(value: object, path: Tuple[str, ...], source: ConfigSource) -> Dict[str, Any]:
@@ -171,33 +171,33 @@ def _read_defaults(value: object, path: Tuple[str, ...], source: ConfigSource) -
     from ..models.request import option_types
 
     types = {**option_types(), "resume": (bool,), "resume_for": (int, float)}
-    found = source.mapping(value, path, types, "the options of ChatRequest, resume, resume_for")
-    for name, option in found.items():
-        # The exact type: a bool is an int to isinstance.
+    options = source.mapping(value, path, types, "the options of ChatRequest, resume, resume_for")
+    for name, option in options.items():
+        # Compare the exact type: for isinstance, a bool is an int.
         if type(option) not in types[name]:
             wanted = [word for kind, word in _WORDS.items() if kind in types[name]]
             if float in types[name]:
                 wanted.remove(_WORDS[int])
             raise source.error((*path, name), f"expected {' or '.join(wanted)}, not {_shown(option)}")
         source.checked(option, (*path, name), _check_plain)
-    if found.get("resume_for", 0) < 0:
-        raise source.error((*path, "resume_for"), f"expected seconds, 0 or more, not {_shown(found['resume_for'])}")
-    return dict(found)
+    if options.get("resume_for", 0) < 0:
+        raise source.error((*path, "resume_for"), f"expected seconds, 0 or more, not {_shown(options['resume_for'])}")
+    return dict(options)
 
 
 def _check_plain(value: object, depth: int = 0) -> None:
-    """Refuse what the JSON of a request cannot hold: TOML has dates, and YAML and TOML have infinity."""
+    """Raise ConfigError for a value that JSON cannot hold: TOML has dates, and YAML and TOML have infinity."""
     if depth > _MAX_NESTING:
         raise ConfigError(f"more than {_MAX_NESTING} levels deep")
     if isinstance(value, (list, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             _check_plain(item, depth + 1)
     elif isinstance(value, (int, float)):
-        # llama-server's integers have 64 bits; of floats, infinity and NaN are out.
+        # llama-server's integers have 64 bits; JSON has no infinity and no NaN.
         if not (abs(value) < float("inf") if isinstance(value, float) else -(2**63) <= value < 2**64):
             raise ConfigError(f"{_shown(value)} is beyond the numbers of JSON")
     elif value is not None and not isinstance(value, str):
-        raise ConfigError(f"{_kind(value)} is nothing that JSON has: put it in quotes")
+        raise ConfigError(f"JSON has no {_kind(value)}: put it in quotes")
 
 
 def _kind(value: object) -> str:
@@ -205,7 +205,7 @@ def _kind(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value in an error: a scalar itself, the kind of the rest. Nothing long, and nothing that may hold a token."""
+    """Return a value as an error shows it: scalars, shortened; of the rest only the kind, as it may hold a token."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (str, float)) or (isinstance(value, int) and abs(value) < 2**64):

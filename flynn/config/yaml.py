@@ -1,9 +1,10 @@
-"""The part of YAML 1.1 that a configuration needs, read without a package. No I/O.
+"""Reads the part of YAML 1.1 that a configuration needs, without a package. No I/O.
 
-Block mappings nested in each other, whose values are scalars or lists of scalars (`- x` on lines of their own, or
-`[a, b]` on one); plain, single and double quoted scalars, each on one line; comments; one `---` before it all.
-What is accepted reads as PyYAML's `safe_load` reads it, down to `yes`, `017` and `1:30`. Everything else is refused
-with its line and column, also where PyYAML would guess: a key twice, a key that is no string, a scalar over two lines.
+That part is: nested block mappings whose values are scalars or lists of scalars (`- x` on separate lines, or `[a, b]`);
+plain, single-quoted and double-quoted scalars on one line; comments; one `---` at the beginning.
+
+Accepted text reads as PyYAML's `safe_load` reads it, including `yes`, `017` and `1:30`. Everything else is refused
+with its line and column, also where PyYAML would guess: a key twice, a key that is not a string, a scalar on two lines.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ Value = Union[Scalar, List[Scalar], Dict[str, "Value"]]
 KeyPath = Tuple[Union[str, int], ...]
 Positions = Dict[KeyPath, Tuple[int, int]]
 
-MAX_DEPTH = 16  # mappings in mappings
+MAX_DEPTH = 16  # nested mappings
 _MAX_KEY = 1024  # characters from a key's start to its colon (YAML 1.1, 9.3: "simple keys")
 _MAX_NUMBER = 100  # characters; int() takes quadratic time
 
-# YAML 1.1, 5.1: the character set. NEL, LS and PS are left out although they are in it: PyYAML ends a line, and even a
-# comment, at each of them. So is a byte order mark in the middle of a text.
+# YAML 1.1, 5.1: the character set, without NEL, LS and PS: PyYAML ends a line, and even a comment, at each of them. A
+# byte order mark in the middle of a text is left out too.
 _UNREADABLE = re.compile("[^\t\n\r -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _MARKER = re.compile(r"(?:---|\.\.\.)(?:[ \t]|$)")
 _ITEM = re.compile(r" *-(?:[ \t]|$)")
 
-# A plain scalar: what may begin it, then anything up to ": ", " #" or the end. In brackets more ends it.
+# A plain scalar: a first character, then anything up to ": ", " #" or the end. In brackets more characters end it.
 _PLAIN = re.compile(
     r"""(?:[^ \t\-?:,\[\]{}#&*!|>'"%@`] | [-?:](?=[^ \t]))
         (?:[^ \t:]+ | :(?=[^ \t]) | [ ]+(?=[^ \t#]))*""",
@@ -47,7 +48,7 @@ _ESCAPED = {
     "e": "\x1b", " ": " ", '"': '"', "\\": "\\", "/": "/", "N": "\x85", "_": "\xa0", "L": "\u2028", "P": "\u2029",
 }  # fmt: skip
 
-# What plain scalars mean: the patterns of PyYAML's resolver.py, which are those of yaml.org/type for YAML 1.1.
+# The types of plain scalars: the patterns of PyYAML's resolver.py, which are those of yaml.org/type for YAML 1.1.
 _NULL = ("~", "null", "Null", "NULL")
 _BOOL = {
     form: value
@@ -112,7 +113,7 @@ def parse(text: str, file: Optional[str] = None) -> Tuple[Optional[Dict[str, Val
         Its mapping, None if it is empty; and the line and column of every key and list item, by its path.
 
     Raises:
-        ConfigError: it is not YAML, or not of the part described above.
+        ConfigError: it is not YAML, or outside the part described above.
 
     Example:
         >>> parse("models:\n  local:\n    timeout: 1:30\n")[0]
@@ -123,7 +124,7 @@ def parse(text: str, file: Optional[str] = None) -> Tuple[Optional[Dict[str, Val
 
 
 class _Reader:
-    """Goes through a document line by line. In here, `at` is an index of the line where the reader is."""
+    """Reads a document line by line. `at` is always an index in the current line."""
 
     def __init__(self, text: str, file: Optional[str]) -> None:
         self.file = file
@@ -132,7 +133,7 @@ class _Reader:
         self.advance()
 
     def advance(self) -> None:
-        """Go to the next line that holds more than a comment; at the end, its indentation is -1."""
+        """Go to the next line that is not blank or a comment; at the end, `indent` is -1."""
         for number, line in self.rest:
             self.number, self.line = number, line
             bad = _UNREADABLE.search(line)
@@ -149,13 +150,13 @@ class _Reader:
         raise ConfigError(message, file=self.file, line=self.number, column=at + 1)
 
     def skip(self, at: int) -> int:
-        """The index of the first character from `at` on that is not a space."""
+        """Return the index of the first character from `at` on that is not a space."""
         while self.line[at : at + 1] == " ":
             at += 1
         return at
 
     def is_empty(self, at: int) -> bool:
-        """Whether nothing but a comment follows."""
+        """Return whether only a comment follows, or nothing."""
         return self.line[at : at + 1] in ("", "#")
 
     def document(self) -> Optional[Dict[str, Value]]:
@@ -183,7 +184,7 @@ class _Reader:
         return result
 
     def key(self) -> Tuple[str, int]:
-        """The key of the line, and the index after its colon."""
+        """Return the key of the line, and the index after its colon."""
         if _MARKER.match(self.line):
             self.refuse(0, "one document only: remove this line and what follows")
         key, end = self.scalar(self.indent, _PLAIN)
@@ -198,7 +199,7 @@ class _Reader:
         return key, self.skip(colon + 1)
 
     def value(self, at: int, indent: int, path: KeyPath) -> Value:
-        """What belongs to the key at `path`: from index `at`, or else from the lines below. Leaves these behind."""
+        """Return the value of the key at `path`: from index `at`, otherwise from the lines below. Go past them."""
         if self.is_empty(at):
             self.advance()
             if _ITEM.match(self.line) and self.indent >= indent:
@@ -211,7 +212,7 @@ class _Reader:
         return value
 
     def items(self, indent: int, path: KeyPath) -> List[Scalar]:
-        """A list whose items are lines that begin with "- "."""
+        """Return a list whose items are lines that begin with "- "."""
         result: List[Scalar] = []
         while self.indent == indent and _ITEM.match(self.line):
             at = self.skip(indent + 1)
@@ -224,7 +225,7 @@ class _Reader:
         return result
 
     def brackets(self, start: int) -> Tuple[List[Scalar], int]:
-        """A list on one line, and the index after it."""
+        """Return a list on one line, and the index after it."""
         result: List[Scalar] = []
         at = self.skip(start + 1)
         while self.line[at : at + 1] not in ("]", ""):
@@ -241,7 +242,7 @@ class _Reader:
         return result, at + 1
 
     def scalar(self, at: int, plain: Pattern[str]) -> Tuple[Scalar, int]:
-        """The scalar that begins at an index, and the index after it."""
+        """Return the scalar that begins at an index, and the index after it."""
         char = self.line[at]
         match = (_QUOTED if char in "'\"" else plain).match(self.line, at)
         if not match:
@@ -268,7 +269,7 @@ class _Reader:
         return _ESCAPE.sub(character, text)
 
     def expect_end(self, at: int, colon: str = _COMMENT) -> None:
-        """Refuse what follows index `at` unless it is a comment; `colon` is the message for a colon."""
+        """Refuse anything but a comment after index `at`; `colon` is the message for a colon."""
         end = self.skip(at)
         after = self.line[end : end + 1]
         if after and not (after == "#" and self.line[end - 1] == " "):
@@ -276,7 +277,7 @@ class _Reader:
 
 
 def _resolve(text: str) -> Scalar:
-    """What a plain scalar means; ValueError for what is not read."""
+    """Return the value of a plain scalar. Raises ValueError for one that is not read."""
     if text in _NULL:
         return None
     if text in _BOOL:
@@ -294,7 +295,7 @@ def _resolve(text: str) -> Scalar:
 
 
 def _number(text: str) -> Union[int, float]:
-    """As PyYAML's constructor.py: `construct_yaml_int`, `construct_yaml_float`."""
+    """Return a number as PyYAML's constructor.py does: `construct_yaml_int`, `construct_yaml_float`."""
     convert = int if _INT.fullmatch(text) else float
     sign = -1 if text[0] == "-" else 1
     digits = text.replace("_", "").lower().lstrip("+-")

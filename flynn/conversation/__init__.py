@@ -1,10 +1,10 @@
 """`Conversation`: a history that fits the context.
 
-fitting   which messages may go, and how many have to: without I/O
-token_count  how many tokens a request is
-stream    an answer that joins the conversation as it ends
-cache     why a prompt was read anew
-file      the file that a conversation is kept in
+fitting      which messages can be dropped, and how many must be; no I/O
+token_count  the number of tokens of a request
+stream       a streamed answer that joins the conversation
+cache        why the server read a prompt again
+file         the file of a conversation
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .stream import ConversationStream
 from .token_count import LIMITS, TokenCount, size, whole_size
 
 T = TypeVar("T")
-# Gets a conversation that holds the turns which do not fit; returns the messages that take their place.
+# Called with a conversation of the turns that do not fit; returns the messages that take their place.
 Rule = Callable[["Conversation"], Sequence[AnyMessage]]
 
 _OF_STREAMS = ("resume", "resume_for")
-_OF_THE_CALL = ("timeout", *_OF_STREAMS)  # and not of the request
+_OF_CALLS = ("timeout", "headers", *_OF_STREAMS)  # options that are not fields of the request
 _SUMMARISE = (
     "Summarise our conversation so far in at most {} words, for yourself: you will not see it again. "
     "Keep names, numbers, facts, decisions and open questions."
@@ -39,15 +39,15 @@ _SUMMARISE = (
 
 
 def drop(oldest: Conversation) -> Sequence[AnyMessage]:
-    """A rule: forget the oldest turns."""
+    """Drop the oldest turns. A rule for `Conversation`."""
     return ()
 
 
 def summarise(oldest: Conversation) -> Sequence[AnyMessage]:
-    """A rule: have the model sum the oldest turns up, in up to an eighth of the context.
+    """Let the model summarise the oldest turns, in up to an eighth of the context. A rule for `Conversation`.
 
-    The summary is a turn like any other: it answers a question that ends the old turns, so that the server's prompt
-    cache knows all that comes before it, and one day it is summed up with the turns that followed it.
+    The summary is a normal turn: the answer to a question after the old turns. So the server's prompt cache has
+    everything before it, and later the summary is itself summarised with the turns after it.
     """
     limit = max(1, (oldest.n_ctx or 0) // 8)
     reply = oldest.chat(_SUMMARISE.format(limit // 2), max_tokens=limit)
@@ -55,27 +55,28 @@ def summarise(oldest: Conversation) -> Sequence[AnyMessage]:
 
 
 class Conversation:
-    """What was said, made to fit the server's context before each request.
+    """A history of messages that is shortened to fit the server's context before each request.
 
-    The system prompt, what the user said last and what the answer is to follow upon are always sent, and no result of a
-    tool without its call. When all together is too long, the oldest turns go, many at a time (`how_many`).
+    It always sends the system prompt, the user's last message and the messages that the answer follows, and never the
+    result of a tool without its call. If the whole is too long, the oldest turns are dropped, many at a time (see
+    `fitting.how_many`).
+
+    A call that fails leaves the conversation as it was. Use it from one thread at a time.
 
     Args:
-        client: of the server.
+        client: the server's client.
         system: the system prompt, None for none.
-        reserve: tokens to keep free for the answer. By default the `max_tokens` of the request, or else a quarter of
-            the context; then no more than half of it, and less where the newest messages leave no more.
-        rule: what becomes of the turns that do not fit: `drop`, `summarise`, or any function that takes a conversation,
-            of these turns alone, and returns the messages that take their place (if these do not fit, they are
-            dropped). It may `chat` with the conversation that it gets.
-        options: of every request, as for `LlamaCppClient.chat`; those of `chat_stream` apply to streams.
+        reserve: tokens to keep free for the answer. By default the request's `max_tokens`, otherwise a quarter of the
+            context; at most half of the context, and less if the newest messages need more.
+        rule: what happens to turns that do not fit: `drop`, `summarise`, or a function that takes a conversation of
+            these turns and returns the messages that replace them (dropped if they do not fit). It may `chat` with the
+            conversation that it gets.
+        options: options of every request, as for `LlamaCppClient.chat`; those of `chat_stream` apply to streams.
 
     Attributes:
-        messages: what is sent before the next prompt, the system prompt apart. Yours to change.
-        dropped: what is not sent any more, the oldest first.
-        system, reserve, rule, options: as above, and yours to change.
-
-    A call that fails leaves the conversation as it was. For one thread at a time.
+        messages: the messages sent before the next prompt, without the system prompt. You may change them.
+        dropped: the messages that are no longer sent, the oldest first.
+        system, reserve, rule, options: as above. You may change them.
 
     Example:
         >>> conversation = Conversation(client, "Be brief.", rule=summarise)                 # doctest: +SKIP
@@ -106,7 +107,7 @@ class Conversation:
 
     @property
     def n_ctx(self) -> Optional[int]:
-        """The context in tokens; None where the server does not tell before a prompt is too long.
+        """The context in tokens; None if the server tells it only when a prompt is too long.
 
         Raises:
             FlynnError: the server cannot be asked.
@@ -114,54 +115,54 @@ class Conversation:
         return self._token_count.n_ctx
 
     def chat(self, /, prompt: Prompt, **options: Any) -> ChatResponse:
-        """Answer a prompt, in one piece; then prompt and answer are part of the conversation.
+        """Return the answer to a prompt, in one piece. Prompt and answer join the conversation.
 
         Args:
-            prompt: what comes next: text, or messages, such as the results of tools.
+            prompt: the next text, or messages such as the results of tools.
             options: as for `LlamaCppClient.chat`.
 
         Raises:
-            ContextSizeError: what is always sent does not fit.
-            FlynnError: as for `LlamaCppClient.chat`, also while tokens are counted or old turns are summed up.
+            ContextSizeError: the messages that are always sent do not fit.
+            FlynnError: as for `LlamaCppClient.chat`, also while tokens are counted or old turns summarised.
         """
-        how, options = self._parted(options, apart=_OF_STREAMS)
-        turn, response = self._send(prompt, options, lambda request: self._client.chat(request, **how))
+        call_options, options = self._split(options, apart=_OF_STREAMS)
+        turn, response = self._send(prompt, options, lambda request: self._client.chat(request, **call_options))
         self._add(turn, response)
         return response
 
     def chat_stream(self, /, prompt: Prompt, **options: Any) -> ConversationStream:
-        """`chat`, piece by piece as the answer is generated; options as for `LlamaCppClient.chat_stream`."""
-        how, options = self._parted(options)
+        """Stream the answer to a prompt while it is generated. Options as for `LlamaCppClient.chat_stream`."""
+        call_options, options = self._split(options)
 
         def send(request: ChatRequest) -> ChatStream:
-            return self._client.chat_stream(request, **how).__enter__()
+            return self._client.chat_stream(request, **call_options).__enter__()
 
         return ConversationStream(lambda: self._send(prompt, options, send), self._add)
 
     def fit(self, /, prompt: Prompt, **options: Any) -> List[AnyMessage]:
-        """Shorten the conversation as far as a prompt needs it, and return all that is to be sent with it.
+        """Shorten the conversation to fit a prompt, and return all messages to send.
 
-        For requests that are not made here: what comes of them is yours to add to `messages`. Otherwise as `chat`.
+        For requests that you send yourself: add the prompt and the answer to `messages`. Raises what `chat` raises.
         """
-        turn = self._fit(prompt, self._parted(options)[1])
+        turn = self._fit(prompt, self._split(options)[1])
         self._keep(turn, [])
         return list(turn.request.messages)
 
     def save(self, path: str) -> None:
-        """Write all that was said to a file, what was dropped included: a JSON list of messages.
+        """Write the whole conversation to a file, dropped messages included, as a JSON list of messages.
 
-        An older conversation is replaced, whatever happens as a whole; no other file is.
+        It replaces the file of a conversation, as a whole or not at all, and no other file.
 
         Raises:
-            FileError: there is a file that holds something else, or it cannot be written.
+            FileError: the file exists and is not a conversation, or it cannot be written.
         """
         write_messages(path, [*self._instructions, *self.dropped, *self.messages])
 
     def load(self, path: str) -> None:
-        """Go on with the conversation in a file.
+        """Continue the conversation in a file.
 
         Raises:
-            FileError: the file holds something else, or cannot be read.
+            FileError: the file cannot be read, or is not a conversation.
         """
         messages = read_messages(path)
         self.system = None
@@ -171,18 +172,18 @@ class Conversation:
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
-    def _parted(self, options: Mapping[str, Any], apart: Sequence[str] = ()) -> Tuple[Dict[str, Any], Dict[str, Any]]:
-        """The options that are of the call, and those that are of the request; own ones in `apart` are neither."""
+    def _split(self, options: Mapping[str, Any], apart: Sequence[str] = ()) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+        """Return the options of the call and those of the request, without the conversation's own in `apart`."""
         own = {name: value for name, value in self.options.items() if name not in apart}
         options = {**own, **options}
-        return {name: options.pop(name) for name in _OF_THE_CALL if name in options}, options
+        return {name: options.pop(name) for name in _OF_CALLS if name in options}, options
 
     def _send(self, prompt: Prompt, options: Mapping[str, Any], send: Callable[[ChatRequest], T]) -> Tuple[Turn, T]:
         turn = self._fit(prompt, options)
         try:
             return turn, send(turn.request)
         except ContextSizeError as error:
-            # The context was not known or is another one now, or there are images, whose tokens are not counted.
+            # The context was unknown or has changed, or there are images, whose tokens are not counted.
             if not error.n_ctx or not error.n_prompt_tokens or not droppable([*turn.history, *turn.prompt]):
                 raise
             self._token_count.n_ctx = error.n_ctx
@@ -190,18 +191,18 @@ class Conversation:
             return turn, send(turn.request)
 
     def _add(self, turn: Turn, response: ChatResponse) -> None:
-        """Prompt and answer become part of the conversation; an answer that was cut short, as far as it makes sense."""
+        """Add prompt and answer to the conversation; an answer that was cut short without its tool calls."""
         message = response.message
         if response.finish_reason is None:
             message = replace(message, tool_calls=())
             if not message.content:
-                return  # two prompts in a row are refused by some templates
+                return  # some templates refuse two prompts in a row
         self._keep(turn, [*turn.prompt, message])
         self._token_count.learn(turn.request, response)
         self._explain(turn.request, response)
 
     def _explain(self, request: ChatRequest, response: ChatResponse) -> None:
-        """Tell who listens why a prompt was read anew, where one was."""
+        """Report why the server read the prompt again, if it did and anybody listens."""
         last, self._last = self._last, (request, response)
         report = reporter(self._client.transport.trace)
         if report is not nothing and last and last[1].usage:
@@ -226,11 +227,11 @@ class Conversation:
         return replace(request, messages=[*self._instructions, *messages])
 
     def _fit(self, prompt: Prompt, options: Mapping[str, Any], tokens: Optional[int] = None) -> Turn:
-        """What is to be sent with a prompt; `tokens` are of the whole conversation with it, if known."""
+        """Return the messages to send with a prompt; `tokens` is the size of the whole, if known."""
         request = with_defaults(chat_request(prompt, options), self._client.defaults)
-        asked = list(request.messages)
-        request = self._with(request, [*self.messages, *asked])
-        whole = Turn(request, list(self.messages), asked, [])
+        new = list(request.messages)
+        request = self._with(request, [*self.messages, *new])
+        whole = Turn(request, list(self.messages), new, [])
         if self.n_ctx is None:
             return whole
         room = self.n_ctx - self._reserve(request, self.n_ctx)

@@ -14,7 +14,7 @@ class AsyncConversation:
     """`Conversation` for asyncio: the same names, `chat` and `fit` awaited.
 
     Args:
-        client: of the server.
+        client: the server's client.
         system, options: as for `Conversation`. A rule is called in the thread of the call, with a `Conversation`.
 
     Example:
@@ -32,23 +32,23 @@ class AsyncConversation:
     fit = awaited(Conversation.fit)
 
     def chat_stream(self, /, prompt: Prompt, **options: Any) -> AsyncChatStream:
-        """Answer a prompt, piece by piece as it is generated; see `Conversation.chat_stream`."""
+        """Stream the answer to a prompt while it is generated; see `Conversation.chat_stream`."""
         return AsyncChatStream(self._client.chat_stream(prompt, **options))
 
     def save(self, path: str) -> None:
-        """Write all that was said to a file; see `Conversation.save`."""
+        """Write the whole conversation to a file; see `Conversation.save`."""
         self._client.save(path)
 
     def load(self, path: str) -> None:
-        """Go on with the conversation in a file; see `Conversation.load`."""
+        """Continue the conversation in a file; see `Conversation.load`."""
         self._client.load(path)
 
     @property
     def messages(self) -> List[AnyMessage]:
-        """What is sent before the next prompt, the system prompt apart. Yours to change."""
+        """The messages sent before the next prompt, without the system prompt. You may change them."""
         return self._client.messages
 
     @property
     def dropped(self) -> List[AnyMessage]:
-        """What is not sent any more, the oldest first."""
+        """The messages that are no longer sent, the oldest first."""
         return self._client.dropped

@@ -1,4 +1,4 @@
-"""Why a server read a prompt anew, instead of taking its beginning from the prompt cache."""
+"""Why the server read a prompt again, instead of taking its beginning from the prompt cache."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SHOWN = 12  # tokens of each prompt, from the first difference on
 
 @dataclass
 class PromptDifference:
-    """Where two prompts part.
+    """The first difference of two prompts.
 
     Attributes:
-        tokens: how many they have in common, from the beginning.
-        before, after: what each of them has from there on, a dozen tokens of it.
+        tokens: number of tokens that they have in common, from the beginning.
+        before, after: the next dozen tokens of each, as text.
     """
 
     tokens: int
@@ -30,15 +30,17 @@ class PromptDifference:
 
 
 def compare_prompts(client: LlamaCppClient, before: Prompt, after: Prompt) -> Optional[PromptDifference]:
-    """Return where the prompts of two requests part, chat template included; None if one begins with all of the other.
+    """Return the first difference of two requests' prompts, chat template included.
 
-    llama-server reuses the tokens that a prompt has in common with the last one of its slot. So a date in the system
-    prompt, tools in another order, or a template that drops the reasoning of earlier answers makes it read all that
-    follows once more.
+    llama-server reuses the tokens that a prompt has in common with the last prompt of its slot. A date in the system
+    prompt, tools in another order, or a template that drops earlier reasoning make it read everything after that again.
 
     Args:
-        client: of the server, which applies its template and tokenizer: four requests.
+        client: the server's client. It sends up to six requests, for the server's template and tokenizer.
         before, after: the requests, as for `LlamaCppClient.chat`.
+
+    Returns:
+        The difference; None if one prompt is the beginning of the other.
 
     Raises:
         FlynnError: as for `LlamaCppClient.apply_template` and `tokenize`.
@@ -56,17 +58,17 @@ def compare_prompts(client: LlamaCppClient, before: Prompt, after: Prompt) -> Op
 
 
 def why_read_anew(client: LlamaCppClient, before: Prompt, expected: int, after: Prompt, response: ChatResponse) -> str:
-    """Return in one line why fewer tokens came from the cache than could have; empty if they all did.
+    """Return in one line why the cache supplied fewer tokens than the last prompt had; empty if it did not.
 
     Args:
-        client: of the server.
-        before: the request before, in the same conversation.
-        expected: tokens that its prompt had.
-        after, response: the request, and the answer to it.
+        client: the server's client.
+        before: the last request of the same conversation.
+        expected: the tokens of its prompt.
+        after, response: the request, and its answer.
     """
     usage = response.usage
     if usage is None or usage.cached_tokens >= expected:
         return ""
-    why = compare_prompts(client, before, after)
-    reason = why or "the prompt goes on from the last one, which the server's slot does not hold any more"
+    difference = compare_prompts(client, before, after)
+    reason = difference or "the prompt continues the last one, but the server's slot no longer holds it"
     return f"cached {usage.cached_tokens:,} of {usage.prompt_tokens:,} tokens: {reason}"

@@ -1,4 +1,4 @@
-"""Which messages of a conversation may go, and how many of them have to. Decided from values alone."""
+"""Which messages of a conversation can be dropped, and how many must be. No I/O."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _INSTRUCTIONS = ("system", "developer")
 
 @dataclass(frozen=True)
 class Turn:
-    """A request that fits, with all messages."""
+    """A request that fits, and its messages by origin."""
 
     request: ChatRequest
-    history: List[AnyMessage]  # those that the conversation had already, or that stand for what is dropped
-    prompt: List[AnyMessage]  # those that are new
-    dropped: List[AnyMessage]  # what is not sent any more
+    history: List[AnyMessage]  # messages of the conversation, or in place of dropped ones
+    prompt: List[AnyMessage]  # new messages
+    dropped: List[AnyMessage]  # messages that are no longer sent
 
 
 def _role(message: AnyMessage) -> str:
@@ -26,11 +26,11 @@ def _role(message: AnyMessage) -> str:
 
 
 def droppable(messages: Sequence[AnyMessage]) -> List[List[int]]:
-    """The messages that may go, as groups of their places, the oldest group first; those of a group go together.
+    """Return the messages that can be dropped, as groups of indices, the oldest first. A group is dropped as a whole.
 
-    A group is a turn: what the user said and all that came of it. Of the newest turn, each of the assistant's messages
-    is one, with the results of the tools that it calls. In no group are system messages, what the user said last, and
-    what the answer is to follow upon.
+    A group is a turn: a message of the user and all messages up to the next. In the newest turn, each message of the
+    assistant is a group, together with the results of its tool calls. System messages, the user's last message, and the
+    messages that the answer follows are in no group.
 
     Example:
         >>> droppable([{"role": "system"}, {"role": "user"}, {"role": "assistant"}, {"role": "user"}])
@@ -52,26 +52,26 @@ def droppable(messages: Sequence[AnyMessage]) -> List[List[int]]:
 
 
 def without(messages: Sequence[AnyMessage], groups: Iterable[Sequence[int]]) -> List[AnyMessage]:
-    """The messages that are left when these groups are gone."""
+    """Return the messages without these groups."""
     gone = {place for group in groups for place in group}
     return [message for place, message in enumerate(messages) if place not in gone]
 
 
 def how_many(sizes: Sequence[int], tokens: int, room: int, count: Callable[[int], int]) -> Tuple[int, int]:
-    """How many of the oldest groups have to go for the rest to fit.
+    """Return how many of the oldest groups must be dropped for the rest to fit.
 
-    Half of what they may take up is cleared, for each time that the beginning of a prompt changes, the server reads
-    all of it anew. (llama.cpp itself discards half when a context is full.) Few requests are counted: the sizes tell
-    about how many groups to take, and where they mislead, each count rules out at least half of the numbers left.
+    It clears half of their room, because the server reads the whole prompt again each time its beginning changes.
+    (llama.cpp itself discards half when a context is full.) Few requests are counted: the sizes give an estimate, and
+    if it is wrong, each count rules out at least half of the remaining numbers.
 
     Args:
-        sizes: of the request in bytes, with none of the groups gone, with one gone, and so on to all of them.
-        tokens: of the request with none of them gone.
-        room: the most tokens that fit.
-        count: the tokens of the request with so many groups gone.
+        sizes: the request's size in bytes with no group dropped, with one dropped, and so on to all.
+        tokens: the request's tokens with no group dropped.
+        room: the largest number of tokens that fits.
+        count: returns the request's tokens with a number of groups dropped.
 
     Returns:
-        The number, and the tokens that are left: more than `room` if not even all are enough.
+        The number of groups, and the tokens left: more than `room` if dropping all is not enough.
     """
     gone, last = 0, len(sizes) - 1
     while tokens > room and gone < last:

@@ -1,4 +1,4 @@
-"""A chat answer as it is generated, which becomes part of a conversation."""
+"""A streamed answer that joins its conversation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .fitting import Turn
 
 
 class ConversationStream:
-    """`ChatStream` within a conversation, with the same methods. Made by `Conversation.chat_stream`.
+    """`ChatStream` in a conversation, with the same methods. Returned by `Conversation.chat_stream`.
 
-    The conversation is made to fit, and the request sent, when iteration or the `with` block begins. Prompt and answer
-    join the conversation when the stream ends or is closed: an answer that was cut short as it is, but without calls of
-    tools, which may not be whole, and a prompt only if it got a word of an answer.
+    The conversation is shortened to fit, and the request sent, when iteration or the `with` block begins. Prompt and
+    answer join the conversation when the stream ends or is closed. An answer that was cut short joins without its tool
+    calls, which may be incomplete; without any text, neither the prompt nor the answer joins.
 
     Raises, while iterating: what `Conversation.chat` and `ChatStream` raise.
     """
@@ -26,13 +26,13 @@ class ConversationStream:
         self._end = end
         self._turn: Optional[Turn] = None
         self._stream: Optional[ChatStream] = None
-        self._scope = CancelScope()  # of what is sent before there is a stream
+        self._scope = CancelScope()  # of the requests before the stream
         self._closed = False
-        self._ending = threading.Lock()  # taken once and for all
+        self._joined = threading.Lock()  # acquired once, never released
 
     @property
     def response(self) -> ChatResponse:
-        """The response assembled from what has come so far: all of it once the stream is exhausted."""
+        """The response assembled so far; complete once the stream is exhausted."""
         return self._stream.response if self._stream else ChatResponse([Choice(Message("assistant", ""))])
 
     @property
@@ -41,7 +41,7 @@ class ConversationStream:
         return self._stream.resumes if self._stream else 0
 
     def text(self) -> Iterator[str]:
-        """Only the text of the first choice, piece by piece."""
+        """Yield only the text of the first choice, piece by piece."""
         with self:
             for event in self:
                 if event.type == "content" and event.choice == 0:
@@ -75,7 +75,7 @@ class ConversationStream:
             self._join()
 
     def abort(self) -> None:
-        """End the stream without waiting for anything; `close` has to follow, and tells the server."""
+        """End the stream without blocking, from any thread. Call `close` afterwards: it tells the server."""
         self._closed = True
         if self._stream is None:
             self._scope.abort()
@@ -83,7 +83,7 @@ class ConversationStream:
             self._stream.abort()
 
     def _open(self) -> Optional[ChatStream]:
-        """The answer; None if it was not wanted any more before it began."""
+        """Send the request if it was not sent. Returns the stream, None if it was closed before that."""
         if self._stream is None and not self._closed:
             try:
                 with self._scope:
@@ -95,5 +95,5 @@ class ConversationStream:
         return self._stream
 
     def _join(self) -> None:
-        if self._turn is not None and self._ending.acquire(blocking=False):
+        if self._turn is not None and self._joined.acquire(blocking=False):
             self._end(self._turn, self.response)

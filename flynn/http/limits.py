@@ -1,12 +1,12 @@
-"""What a call may take, and how any thread ends it: asked before every wait for the peer.
+"""The limits of a call, and its abort from any thread: both are checked before every wait for the peer.
 
     Call            the limits of one call, which outlives the connections that it uses
     CancelScope     calls that are aborted together
     LimitedSocket   a socket as `http.client` uses it, each operation under the limits of a call
 
-The sockets never block: all waiting is in `Call.wait`, by poll(2). So a limit cannot be got round by a peer that sends
-a byte now and then, `abort` ends every wait, and what a signal's handler raises comes out as it is, since no exception
-of a system call is caught around a wait.
+The sockets never block: all waiting is in `Call.wait`, by poll(2). So a peer that sends a byte now and then cannot get
+round a limit, `abort` ends every wait, and an exception that a signal handler raises passes through unchanged: no
+`except` stands around a wait.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ MAX_HEAD = 1024 * 1024  # bytes; http.client limits lines and their number, but 
 
 # Seconds to wait in one go: a signal that arrives just before a blocking system call is handled only when that returns.
 _LONGEST_WAIT = 1.0
-_SILENCE = 2.0  # seconds after which a TLS server should have said something
-_TICK = 0.05  # seconds after which a pause looks whether the call was aborted
+_SILENCE = 2.0  # seconds without an answer after which a TLS handshake looks for the reason
+_TICK = 0.05  # seconds between two checks for an abort during a pause
 _BUFFER = 16 * 1024  # bytes
-_SEND = 256 * 1024  # bytes to send at once, so that the limits are asked in between
+_SEND = 256 * 1024  # bytes to send at once; the limits are checked in between
 
 
 class CallAborted(FlynnError):
@@ -74,7 +74,7 @@ class CancelScope:
             call.abort()
 
     def abort(self) -> None:
-        """End the calls under way, and those that are still to be made."""
+        """Abort the calls under way, and those that will be made in the scope."""
         self._aborted = True
         for call in self._calls:
             call.abort()
@@ -91,7 +91,7 @@ class Call:
         whole: True if the limit is for all of the call, False if it is for each silence on the wire.
         connect_timeout: seconds for each attempt to connect to an address, None for no other limit than the call's.
         scoped: whether the `CancelScope` around it ends it too.
-        report: is told of what happens, for logs and traces.
+        report: called with each event of the call, for logs and traces.
     """
 
     def __init__(
@@ -120,8 +120,15 @@ class Call:
 
     @property
     def is_ours(self) -> bool:
-        """False in a process that was forked off: what the call began is its parent's."""
+        """False in a forked child: the call belongs to its parent."""
         return self._pid == os.getpid()
+
+    def ended(self, error: BaseException) -> None:
+        """Report that the call ended without an answer."""
+        if isinstance(error, FlynnError) and not isinstance(error, CallAborted):
+            self.report("error", error=error)
+        else:
+            self.report("closed")
 
     def check(self, silent_since: float = math.inf) -> float:
         """Return the seconds that the call may go on waiting, `math.inf` for no limit.
@@ -143,7 +150,7 @@ class Call:
     def wait(
         self, sock: socket.socket, silent_since: float, *, writing: bool = False, most: Optional[float] = None
     ) -> bool:
-        """Wait until a socket can be read or written, or `most` seconds have passed: then return False.
+        """Wait until a socket is readable or writable. Returns False once `most` seconds have passed.
 
         Raises what `check` raises.
         """
@@ -172,7 +179,7 @@ class Call:
             self._socket = None
 
     def abort(self) -> None:
-        """End the call, from any thread, also while another one is blocked in it."""
+        """Abort the call, from any thread, even while another thread is blocked in it."""
         self.aborted = True
         if not self.is_ours:
             return
@@ -199,14 +206,14 @@ class LimitedSocket:
 
     Args:
         sock: connected; it is made non-blocking.
-        call: the call that has the connection.
-        expected: what the peer should speak, for errors.
+        call: the call that uses the connection.
+        expected: what the peer should send, for errors.
 
     Attributes:
         received: bytes since the call began to use the connection.
         ended: whether the peer has closed the connection.
-        in_head: whether the head of a response is being read, which has a limit.
-        draining: whether reads return only what was received already.
+        in_head: whether the head of a response is being read; its size is limited.
+        draining: whether reads return only bytes that are already buffered.
     """
 
     def __init__(self, sock: socket.socket, call: Call, expected: str = "an HTTP response") -> None:
@@ -233,12 +240,12 @@ class LimitedSocket:
         return io.BufferedReader(_Reader(self), _BUFFER)
 
     def recv_into(self, buffer: Any) -> Optional[int]:
-        """Receive bytes as soon as some have come. Returns their number, 0 at the end, None while `draining`."""
+        """Wait for bytes and receive them. Returns their number, 0 at the end, None while `draining`."""
         if self.draining:
             return None
-        size = self._patiently(self.sock.recv_into, buffer)
+        size = self._complete(self.sock.recv_into, buffer)
         if not size:
-            self.call.check()  # the end may be that of `abort`
+            self.call.check()  # `abort` ends the connection too
             self.ended = True
         self.received += size
         if self.in_head and self.received > MAX_HEAD:
@@ -246,48 +253,48 @@ class LimitedSocket:
         return size
 
     def sendall(self, data: bytes) -> None:
-        """Send bytes. Stops without an error if the peer reads no more: it may have answered already (401, 413)."""
+        """Send bytes. Stops without an error if the peer has stopped reading: it may have answered (401, 413)."""
         view = memoryview(data)
         try:
             while view:
-                view = view[self._patiently(self.sock.send, view[:_SEND], writing=True) :]
+                view = view[self._complete(self.sock.send, view[:_SEND], writing=True) :]
         except ConnectionLostError:
             pass
 
     def secured(self, context: Any, endpoint: Endpoint, when_silent: Callable[[], None]) -> LimitedSocket:
-        """Shake hands for TLS. Returns the socket to go on with. The limit is for the handshake as a whole.
+        """Do the TLS handshake, limited as a whole. Returns the encrypted socket.
 
         Args:
-            when_silent: called if the server does not answer at once; it may be waiting for the end of a line.
+            when_silent: called if the server does not answer for a while: it may be waiting for plain HTTP.
         """
         wrapped = context.wrap_socket(self.sock, server_hostname=endpoint.host, do_handshake_on_connect=False)
         limited = LimitedSocket(wrapped, self.call, f"a TLS server at {endpoint.text}")
         try:
             self.call.attach(wrapped)
-            limited._patiently(wrapped.do_handshake, when_silent=when_silent)
+            limited._complete(wrapped.do_handshake, when_silent=when_silent)
         except BaseException:
             limited.close()
             raise
         limited._expected = self._expected
         return limited
 
-    def _patiently(
+    def _complete(
         self,
         operation: Callable[..., T],
         *arguments: Any,
         writing: bool = False,
         when_silent: Optional[Callable[[], None]] = None,
     ) -> T:
-        """Repeat an operation that does not block until it is done.
+        """Repeat a non-blocking operation until it is done, waiting in between.
 
         Args:
-            writing: whether it is the operation that waits for room to write.
-            when_silent: called once if the peer says nothing for `_SILENCE` seconds.
+            writing: whether the operation waits for room to write.
+            when_silent: called once if the peer sends nothing for `_SILENCE` seconds.
 
         Raises:
             RequestTimeoutError, CallAborted: see `Call.check`.
             ConnectionLostError: the connection was reset.
-            ProtocolError: the peer does not speak TLS as it should.
+            ProtocolError: the peer violates TLS, or its certificate is not trusted.
         """
         began = time.monotonic()
         while True:
@@ -301,7 +308,7 @@ class LimitedSocket:
             except SSLWantWriteError:
                 wants_write = True
             except OSError as error:
-                if error.errno is None:  # not the system's: a signal's handler raised it
+                if error.errno is None:  # not from the system: a signal handler raised it
                     raise
                 raise self._failure(error) from error
             if when_silent and not self.call.wait(self.sock, began, writing=wants_write, most=_SILENCE):
@@ -310,7 +317,7 @@ class LimitedSocket:
             self.call.wait(self.sock, began, writing=wants_write)
 
     def _failure(self, error: OSError) -> FlynnError:
-        self.call.check()  # raises if the call was aborted, which is then the reason
+        self.call.check()  # an abort is then the reason
         if not isinstance(error, SSLError):
             return ConnectionLostError(f"expected {self._expected}, but the connection was lost: {error.strerror}")
         if isinstance(error, (SSLEOFError, SSLZeroReturnError)):
@@ -320,7 +327,7 @@ class LimitedSocket:
 
     @property
     def is_dropped(self) -> bool:
-        """Whether the peer has closed this idle connection, or sent what nobody asked for."""
+        """Whether the peer has closed this idle connection, or sent bytes without a request."""
         try:
             self.sock.recv(1)
         except (BlockingIOError, SSLWantReadError):
@@ -330,7 +337,7 @@ class LimitedSocket:
         return True
 
     def close(self) -> None:
-        """Close the socket as soon as no file that `makefile` returned is open any more, as `socket.socket` does."""
+        """Close the socket once every file that `makefile` returned is closed, as `socket.socket` does."""
         self._closed = True
         self._close_unused()
 

@@ -15,15 +15,15 @@ from .response import Response
 if TYPE_CHECKING:
     import ssl
 
-# More idle connections than this are closed when they come back. llama-server closes its end after 5 s anyway.
+# Idle connections beyond this are closed. llama-server closes its end after 5 s anyway.
 MAX_IDLE = 32
 
 
 class ConnectionPool:
     """Sends requests to one endpoint.
 
-    The idle connections are in a deque, without a lock: its `append` and `pop` are atomic, and a response that the
-    garbage collector finds may give its connection back at any moment, also in the middle of `request`.
+    The idle connections are in a deque, whose `append` and `pop` are atomic, without a lock. A lock could deadlock: the
+    garbage collector may end a response, and so return its connection, in the middle of `request`.
     """
 
     def __init__(self, endpoint: Endpoint, ssl_context: Optional[ssl.SSLContext] = None) -> None:
@@ -57,8 +57,8 @@ class ConnectionPool:
 
     def _take(self) -> Optional[Connection]:
         if self._pid != os.getpid():
-            # After a fork the connections are the parent's. Closing them here only lets go of this process's
-            # descriptors; nothing is sent, and the parent's stay open.
+            # After a fork the connections belong to the parent. Closing them here closes this process's descriptors
+            # only: nothing is sent, and the parent's stay open.
             self._pid = os.getpid()
             self._close_idle()
         while True:
@@ -72,7 +72,7 @@ class ConnectionPool:
             connection.close()
 
     def _look_at_oldest(self) -> None:
-        """Close the oldest connection if it is dead: since only the newest is taken, it would stay for good."""
+        """Close the oldest connection if the peer has closed it: only the newest is taken, so it would stay open."""
         try:
             oldest = self._idle.popleft()
         except IndexError:
@@ -83,7 +83,7 @@ class ConnectionPool:
             self._idle.appendleft(oldest)
 
     def _release(self, connection: Connection) -> None:
-        # An idle connection does not refer to the pool, so that a forgotten pool is closed there and then.
+        # An idle connection does not refer to the pool, so that a pool without references is closed at once.
         connection.release = None
         self._idle.append(connection)
         if len(self._idle) > MAX_IDLE or self._closed:

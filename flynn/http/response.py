@@ -1,7 +1,8 @@
 """A response whose body is read by lines, or whole up to a limit.
 
-`http.client` reads the head. Of the body it would take what no grammar allows (`-1`, `0x1f` and `1_0` for the size of a
-chunk, any coding) and set no limit to a line or a trailer, so the framing of RFC 9112 sections 6 and 7 is read here.
+`http.client` reads the head. For the body it accepts what the grammar does not (`-1`, `0x1f` and `1_0` as the size of a
+chunk, any transfer coding) and limits neither lines nor trailers. So the framing of RFC 9112 sections 6 and 7 is read
+here, with `readline` and `read` of the same buffered file.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Response(http.client.HTTPResponse):
 
     Attributes:
         status, reason, headers: as `http.client` has them.
-        on_end: called once: with True when the body is complete and the connection free for another request, with False
-            when the connection is of no use any more.
+        on_end: called once: with True when the body is complete and the connection can be reused, with False when it
+            cannot.
     """
 
     on_end: Optional[Callable[[bool], None]] = None
@@ -36,14 +37,14 @@ class Response(http.client.HTTPResponse):
 
         Raises:
             ConnectionLostError: the connection ended in the middle of it.
-            ProtocolError, http.client.HTTPException: the bytes are not a head, or a head without a certain meaning.
+            ProtocolError, http.client.HTTPException: the bytes are not a response head, or an ambiguous one.
         """
         super().begin()
         self._connection = self.fp.raw.limited  # type: ignore[attr-defined]
-        if self._connection.ended:  # http.client takes the end of the connection for the end of the headers
+        if self._connection.ended:  # to http.client the end of the connection is the end of the headers
             raise ConnectionLostError("expected an HTTP response, but the connection was closed in the middle of it")
         self._connection.in_head = False
-        if self.headers.defects:  # email.parser takes what follows a malformed line for a body
+        if self.headers.defects:  # to email.parser, what follows a malformed line is a body
             raise ProtocolError("expected headers, got a line that is not one")
         if self.status < 200:
             raise ProtocolError(f"expected a final response, got HTTP {self.status}")
@@ -54,7 +55,7 @@ class Response(http.client.HTTPResponse):
         values = {value.strip() for line in lengths for value in line.split(",")}
         if len(values) > 1 or not all(value.isascii() and value.isdigit() and len(value) < 19 for value in values):
             raise ProtocolError(f"expected one number as Content-Length, got {', '.join(lengths)!r}")
-        if self.length == 0:  # so is that of a 204, a 304 and the answer to a HEAD, whatever they announce
+        if self.length == 0:  # also for a 204, a 304 and the answer to a HEAD, whatever their headers say
             self.chunked = False
 
     @property
@@ -63,10 +64,10 @@ class Response(http.client.HTTPResponse):
         return (self.headers.get("content-type") or "").split(";")[0].strip().lower()
 
     def lines(self, limit: int = MAX_LINE) -> Iterator[bytes]:
-        """Yield the lines of the body, each with its line feed, as soon as all of it has come.
+        """Yield the lines of the body, each with its line feed, as soon as it is complete.
 
-        What comes after the last line feed is a line only if it ends in a CR, as in a text that has no line feeds. The
-        connection is closed when the iterator is closed early.
+        Bytes after the last line feed are a line only if they end in a CR, as in a text without line feeds. Closing the
+        iterator early closes the connection.
 
         Args:
             limit: longest line, in bytes.
@@ -74,9 +75,9 @@ class Response(http.client.HTTPResponse):
         Raises:
             ConnectionLostError: the connection ended before the body did.
             RequestTimeoutError: the limit of the call has passed.
-            ProtocolError: a line is longer than `limit`, or what came is not the body of a response.
+            ProtocolError: a line is longer than `limit`, or the framing is invalid.
         """
-        begun: List[bytes] = []  # the pieces of a line that several chunks have
+        begun: List[bytes] = []  # the pieces of a line that spans several chunks
         size = 0
         try:
             for piece in self._pieces(self.fp.readline, limit + 1):
@@ -116,11 +117,11 @@ class Response(http.client.HTTPResponse):
     # --- framing ------------------------------------------------------------------------------------------------------
 
     def _pieces(self, read: Callable[[int], bytes], most: int) -> Iterator[bytes]:
-        """Yield the body in pieces, and hand the connection back at its end.
+        """Yield the body in pieces, then end the response.
 
         Args:
-            read: reads a piece of at most so many bytes from the connection.
-            most: bytes of a piece.
+            read: `read` or `readline` of the connection's file.
+            most: largest piece, in bytes.
         """
         readline = self.fp.readline
         if self.chunked:
@@ -142,10 +143,10 @@ class Response(http.client.HTTPResponse):
                     raise _cut(f"{left} of {self.length} bytes are")
                 left -= len(piece)
                 yield piece
-        else:  # the end of the connection is that of the body
+        else:  # the body ends where the connection ends
             while piece := read(most):
                 yield piece
-        # Bytes after the body make the connection useless: they would be the next call's answer.
+        # With bytes after the body, the connection is closed: the next call would take them for its answer.
         self._connection.draining = True
         self._end(reusable=not self.will_close and not self.fp.peek(1))
 
@@ -165,7 +166,7 @@ class Response(http.client.HTTPResponse):
             on_end(reusable)
 
 
-@functools.lru_cache(maxsize=256)  # the chunks of a stream have few sizes
+@functools.lru_cache(maxsize=256)  # the chunks of a stream have few different sizes
 def _chunk_size(line: bytes) -> int:
     """Return the size in chunk-size [ chunk-ext ] CRLF (RFC 9112 section 7.1). A bare LF is fine too (section 2.2)."""
     digits = line.partition(b";")[0].rstrip()

@@ -1,4 +1,4 @@
-"""Images and recordings as the chat route takes them: from bytes, from a file, or by URL."""
+"""Images and recordings to the JSON of the chat route: from bytes, base64, a file, or a URL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IMAGES = (
 
 
 def encode_media(media: Union[Image, Audio]) -> Dict[str, Any]:
-    """The part of a message's JSON for an image or a recording.
+    """Return the JSON part of a message for an image or a recording.
 
     Raises:
         FileError: the file cannot be read.
@@ -59,7 +59,7 @@ def _bytes(source: Union[bytes, str, os.PathLike[str]], what: str) -> bytes:
 
 
 def _from_base64(source: object) -> Optional[bytes]:
-    """Return what a text that is no path holds in base64, if it begins as an image or a recording does."""
+    """Return the bytes in a base64 text, if they begin like an image or a recording."""
     try:
         data = base64.b64decode(source if isinstance(source, str) else "", validate=True)
     except ValueError:

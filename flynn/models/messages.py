@@ -1,4 +1,4 @@
-"""What a conversation is made of: messages, and the images, recordings and calls of tools in them. Data, no I/O."""
+"""Messages, and the images, recordings and tool calls in them. Data, no I/O."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Image:
     """An image in a message.
 
     Args:
-        source: the image's bytes, also as base64; the path of a file; or an `http:`, `https:` or `data:` URL. A URL
-            goes to the server as it is, the rest as base64.
+        source: the image's bytes; its base64; the path of a file; or an `http:`, `https:` or `data:` URL. A URL is sent
+            as it is, everything else as base64.
     """
 
     source: Union[bytes, str, os.PathLike[str]]
@@ -24,7 +24,7 @@ class Audio:
     """A recording in a message, WAV or MP3.
 
     Args:
-        source: its bytes, also as base64, the path of a file, or a URL, as for `Image`.
+        source: its bytes, its base64, the path of a file, or a URL, as for `Image`.
     """
 
     source: Union[bytes, str, os.PathLike[str]]
@@ -32,11 +32,11 @@ class Audio:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call of a tool that the model asks for.
+    """A tool call of the model.
 
     Attributes:
-        id: goes back as the `tool_call_id` of the result.
-        name: of the function.
+        id: the `tool_call_id` of the message with its result.
+        name: the function's name.
         arguments: JSON, as the model wrote it.
     """
 
@@ -52,10 +52,10 @@ class Message:
     Args:
         role: `"system"`, `"user"`, `"assistant"` or `"tool"`.
         content: text, or a sequence of parts: strings, `Image`, `Audio`, or mappings in the server's own form.
-        tool_calls: the calls that an assistant's message asks for.
-        tool_call_id: in a tool's message, the call that it is the result of.
-        name: of who speaks, for templates that tell people apart.
-        reasoning: what an assistant thought before it answered; templates that want it get it.
+        tool_calls: the tool calls of an assistant's message.
+        tool_call_id: the ID of the call whose result a tool's message holds.
+        name: the speaker's name, for templates that use it.
+        reasoning: the reasoning before an assistant's answer, for templates that use it.
 
     Example:
         >>> Message("user", ["What is this?", Image("photo.jpg")])

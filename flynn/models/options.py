@@ -1,6 +1,6 @@
-"""The options of calls, for type checkers and editors: each is a field of `ChatRequest`, which describes it.
+"""The options of calls as TypedDicts, for type checkers and editors. `ChatRequest` declares and describes them.
 
-A test holds this file to that declaration. Nothing imports it at run time.
+A test compares this file with that declaration. Nothing imports it at run time.
 """
 
 from __future__ import annotations

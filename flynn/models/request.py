@@ -14,7 +14,12 @@ from .messages import AnyMessage
 
 
 def _option(meaning: str, *, command: bool = False, completion: bool = True) -> Any:
-    """A field of the chat route, and of `completion` routes. The command line offers it if `command` is true."""
+    """A field of the chat route, and of the completion routes unless `completion` is false.
+
+    Args:
+        meaning: its help text.
+        command: whether the command has an option for it.
+    """
     return field(default=None, metadata={"help": meaning, "command": command, "completion": completion})
 
 
@@ -27,13 +32,13 @@ def _chat_option(meaning: str, *, command: bool = False) -> Any:
 class ChatRequest:
     """A request to the chat route.
 
-    Every field but `messages` and `extra` is sent under its own name, and not at all when it is None; what it then is
-    the server decides. Names and meanings are llama-server's: the chat and completion routes of
-    `tools/server/README.md`, and `tools/server/server-schema.cpp`, in ggml-org/llama.cpp.
+    Every field is sent under its own name. A field that is None is not sent: the server's default applies. Names and
+    meanings are llama-server's: see the chat and completion routes in `tools/server/README.md`, and
+    `tools/server/server-schema.cpp`, in ggml-org/llama.cpp.
 
     Args:
-        messages: the conversation. An assistant's message at its end is continued (prefill).
-        extra: merged into the JSON last, for what has no field here.
+        messages: the conversation. The model continues an assistant's message at its end (prefill).
+        extra: merged into the JSON last, for fields that are missing here.
 
     Example:
         >>> ChatRequest([Message("user", "Hi")], max_tokens=20, temperature=0.2).temperature
@@ -41,7 +46,7 @@ class ChatRequest:
     """
 
     messages: Sequence[AnyMessage]
-    model: Optional[str] = _option("model to answer, where a server has several", command=True)
+    model: Optional[str] = _option("model to use, on a server with several", command=True)
     # length
     max_tokens: Optional[int] = _option("most tokens to generate; -1: until the model stops", command=True)
     max_completion_tokens: Optional[int] = _option("the same as max_tokens")
@@ -54,7 +59,7 @@ class ChatRequest:
     n: Optional[int] = _option("number of choices to generate")
     n_cmpl: Optional[int] = _option("the same as n")
     logprobs: Optional[bool] = _chat_option("return the log-probability of each token")
-    top_logprobs: Optional[int] = _chat_option("number of likely tokens to return at each place; wants logprobs")
+    top_logprobs: Optional[int] = _chat_option("number of likely tokens to return at each position; needs logprobs")
     n_probs: Optional[int] = _option("the same as top_logprobs, in the server's own form")
     post_sampling_probs: Optional[bool] = _option("return probabilities after sampling instead of before")
     # sampling
@@ -70,8 +75,8 @@ class ChatRequest:
     xtc_threshold: Optional[float] = _option("least probability of a top choice to exclude; over 0.5: off")
     repeat_penalty: Optional[float] = _option("penalty for repeated tokens; 1: off", command=True)
     repeat_last_n: Optional[int] = _option("number of last tokens that count as repeated; 0: off")
-    presence_penalty: Optional[float] = _option("penalty for tokens that came at all; 0: off", command=True)
-    frequency_penalty: Optional[float] = _option("penalty for tokens by how often they came; 0: off", command=True)
+    presence_penalty: Optional[float] = _option("penalty for tokens that occur at all; 0: off", command=True)
+    frequency_penalty: Optional[float] = _option("penalty for tokens by how often they occur; 0: off", command=True)
     dry_multiplier: Optional[float] = _option("strength of the DRY repetition penalty; 0: off")
     dry_base: Optional[float] = _option("base of the DRY penalty")
     dry_allowed_length: Optional[int] = _option("longest repetition without a DRY penalty, in tokens")
@@ -81,7 +86,7 @@ class ChatRequest:
     mirostat_tau: Optional[float] = _option("target entropy of Mirostat")
     mirostat_eta: Optional[float] = _option("learning rate of Mirostat")
     adaptive_target: Optional[float] = _option("probability that adaptive-p aims at; negative: off")
-    adaptive_decay: Optional[float] = _option("how slowly adaptive-p forgets, 0 to 0.99")
+    adaptive_decay: Optional[float] = _option("decay of the average of adaptive-p, 0 to 0.99")
     seed: Optional[int] = _option("seed of the random numbers; -1: a random one", command=True)
     samplers: Union[str, Sequence[str], None] = _option("samplers in the order in which they apply")
     min_keep: Optional[int] = _option("least number of tokens that samplers leave; 0: off")
@@ -90,7 +95,7 @@ class ChatRequest:
     # constraints
     grammar: Optional[str] = _option("grammar of the answer, in GBNF", command=True)
     grammar_lazy: Optional[bool] = _option("apply the grammar only after one of grammar_triggers")
-    grammar_triggers: Optional[Sequence[Any]] = _option("what makes a lazy grammar apply")
+    grammar_triggers: Optional[Sequence[Any]] = _option("texts or tokens from which a lazy grammar applies")
     preserved_tokens: Optional[Sequence[str]] = _option("strings that are kept as single tokens")
     json_schema: Optional[Mapping[str, Any]] = _option("JSON schema of the answer")
     response_format: Optional[Mapping[str, Any]] = _chat_option("JSON or a JSON schema, in OpenAI's form")
@@ -98,13 +103,13 @@ class ChatRequest:
     tools: Optional[Sequence[Mapping[str, Any]]] = _chat_option("functions that the model may call, in OpenAI's form")
     tool_choice: Union[str, Mapping[str, Any], None] = _chat_option("auto, none, required, or the one function to call")
     parallel_tool_calls: Optional[bool] = _chat_option("allow several tool calls at once")
-    parse_tool_calls: Optional[bool] = _chat_option("find tool calls in the text that was generated")
+    parse_tool_calls: Optional[bool] = _chat_option("find tool calls in the generated text")
     # reasoning and the chat template
-    reasoning_effort: Optional[str] = _chat_option("none, low, medium, high: for templates that know it", command=True)
-    reasoning_format: Optional[str] = _chat_option("none: leave reasoning in the text; deepseek: apart", command=True)
+    reasoning_effort: Optional[str] = _chat_option("none, low, medium, high: for templates that use it", command=True)
+    reasoning_format: Optional[str] = _chat_option("none: reasoning stays in the text; deepseek: apart", command=True)
     reasoning_budget_tokens: Optional[int] = _option("most tokens of reasoning; -1: no limit", command=True)
     reasoning_budget_message: Optional[str] = _option("text that ends reasoning when its budget is used up")
-    reasoning_control: Optional[bool] = _option("allow reasoning to be ended while it goes on")
+    reasoning_control: Optional[bool] = _option("let end_reasoning stop the reasoning")
     chat_template_kwargs: Optional[Mapping[str, Any]] = _chat_option("variables for the chat template")
     add_generation_prompt: Optional[bool] = _chat_option("let the template open the assistant's message")
     continue_final_message: Union[bool, str, None] = _chat_option("go on with the last message instead of a new one")
@@ -120,13 +125,13 @@ class ChatRequest:
     return_tokens: Optional[bool] = _option("return the IDs of the generated tokens")
     timings_per_token: Optional[bool] = _option("send timings with each token")
     sse_ping_interval: Optional[int] = _option("seconds between pings in a silent stream; -1: none")
-    response_fields: Optional[Sequence[str]] = _option("fields that the reply is reduced to")
+    response_fields: Optional[Sequence[str]] = _option("return only these fields of the reply")
     echo: Optional[bool] = _chat_option("begin the answer with the prefilled text")
     verbose: Optional[bool] = _option("return debug information in __verbose")
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Only the fields that are set: there are over 70."""
+        """Show only the fields that are set: there are over 70."""
         given = (f"{name}={value!r}" for name, value in vars(self).items() if value not in (None, {}))
         return f"ChatRequest({', '.join(given)})"
 
@@ -137,7 +142,7 @@ if ChatRequest.__doc__:  # not under -OO
 
 Prompt = Union[str, Sequence[AnyMessage], ChatRequest]
 
-# Python types of a JSON value, by the words that the annotations above are made of.
+# The Python types of a JSON value, by the words of the annotations above.
 _JSON_TYPES: Dict[str, Tuple[type, ...]] = {
     "bool": (bool,),
     "int": (int,),
@@ -149,7 +154,7 @@ _JSON_TYPES: Dict[str, Tuple[type, ...]] = {
 
 
 def option_types() -> Dict[str, Tuple[type, ...]]:
-    """The options of a chat request, each with the Python types that its value may have.
+    """Return the options of a chat request, each with the Python types that its value may have.
 
     Example:
         >>> option_types()["max_tokens"]

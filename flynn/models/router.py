@@ -1,4 +1,4 @@
-"""From a configuration to the client of a model."""
+"""Creates the client of a model in the configuration."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def _llamacpp(model: ModelConfig) -> LlamaCppClient:
 
 
 Maker = Callable[[ModelConfig], ModelClient]
-# What makes the client of each provider.
+# The function that creates a client, by provider.
 PROVIDERS: Mapping[str, Maker] = {Provider.LLAMACPP: _llamacpp}
 
 
 def create_client(
     config: Config, role: str = DEFAULT_MODEL, *, providers: Mapping[str, Maker] = PROVIDERS
 ) -> ModelClient:
-    """Make the client of a model, as its provider wants it.
+    """Create the client of a model in the configuration.
 
     Args:
-        config: what `load_config` returned.
-        role: the key under `models` in the configuration.
-        providers: what makes a client, by the provider's name.
+        config: from `load_config`.
+        role: the model's key under `models`; `"local"` by default.
+        providers: functions that create a client, by provider; a program may add its own.
 
     Raises:
-        ConfigError: the configuration has no such model, or names a provider that is not known.
+        ConfigError: the configuration has no such model, or its provider is unknown.
 
     Example:
         >>> create_client(load_config(environ={}), "local")
@@ -55,12 +55,12 @@ def create_client(
 
 
 def create_llamacpp_client(config: Config, role: str = DEFAULT_MODEL) -> LlamaCppClient:
-    """As `create_client`, for what only a llama-server can do.
+    """Create a client as `create_client` does, for features that only llama-server has.
 
     Raises:
         ConfigError: see `create_client`, or the model has another provider.
     """
     client = create_client(config, role)
     if not isinstance(client, LlamaCppClient):
-        raise ConfigError(f"models.{role} must have the provider {Provider.LLAMACPP.value!r} for this")
+        raise ConfigError(f"models.{role} needs the provider {Provider.LLAMACPP.value!r} for this")
     return client

@@ -1,6 +1,6 @@
-"""What a model's client answers, and the interface that every such client has. Data, no I/O.
+"""Responses, stream events, and the interface of every model client. Data, no I/O.
 
-What goes in is in messages.py and request.py, and importable from here.
+Messages and requests are in messages.py and request.py, and can be imported from here.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ __all__ = [
 
 @dataclass
 class Usage:
-    """Tokens that a request cost.
+    """Token counts of a request.
 
     Attributes:
-        prompt_tokens: of the prompt, cached ones included.
-        completion_tokens: generated, over all choices.
-        cached_tokens: of the prompt that the server's prompt cache supplied.
+        prompt_tokens: tokens of the prompt, cached ones included.
+        completion_tokens: generated tokens of all choices.
+        cached_tokens: tokens of the prompt that came from the server's prompt cache.
     """
 
     prompt_tokens: int = 0
@@ -55,7 +55,7 @@ class Usage:
 
 @dataclass
 class Timings:
-    """How long the server took, under its own names: `_n` counts tokens, `_ms` is milliseconds."""
+    """Counts and durations, under the server's names: `_n` is a number of tokens, `_ms` milliseconds."""
 
     cache_n: int = 0
     prompt_n: int = 0
@@ -73,9 +73,9 @@ class Choice:
     """One of the `n` answers to a request.
 
     Attributes:
-        message: what the model said; to be appended to the history.
-        finish_reason: `"stop"`, `"length"` or `"tool_calls"`; None while it is not finished.
-        logprobs: one mapping a token, as the server sends them, if `logprobs` was asked for.
+        message: the model's message; append it to the history.
+        finish_reason: `"stop"`, `"length"` or `"tool_calls"`; None before its end.
+        logprobs: one mapping a token, as the server sends them, with `logprobs=True`.
     """
 
     message: Message
@@ -85,15 +85,15 @@ class Choice:
 
 @dataclass
 class ChatResponse:
-    """The reply to a request. What concerns one choice is also here, for the first one; `content` is then a string.
+    """The reply to a request. It has the properties of the first choice; `content` is always a string.
 
     Attributes:
-        choices: the answers, `n` of them.
-        usage: tokens that it cost; None if the server did not say.
-        timings: how long it took; None if the server did not say.
-        id: the server's name for the completion.
+        choices: the `n` answers.
+        usage: token counts; None if the server sent none.
+        timings: how long it took; None if the server did not send it.
+        id: the server's ID of the completion.
         model: the model that answered.
-        raw: the server's JSON, untouched. Of a stream, the last chunk.
+        raw: the server's JSON, untouched; of a stream, the last chunk.
     """
 
     choices: Sequence[Choice]
@@ -134,7 +134,7 @@ class ContentEvent:
     """A piece of the answer's text.
 
     Attributes:
-        logprobs: of the tokens in this piece, if they were asked for.
+        logprobs: those of the tokens in this piece, with `logprobs=True`.
     """
 
     text: str
@@ -145,7 +145,7 @@ class ContentEvent:
 
 @dataclass
 class ReasoningEvent:
-    """A piece of what the model thinks before it answers."""
+    """A piece of the model's reasoning before its answer."""
 
     text: str
     choice: int = 0
@@ -157,9 +157,9 @@ class ToolCallEvent:
     """A fragment of a tool call.
 
     Attributes:
-        index: which call of the choice it belongs to.
-        id, name: whole, in the first fragment of a call; empty in the others.
-        arguments: the next piece of its JSON.
+        index: the number of the call in its choice, from 0.
+        id, name: in the first fragment of a call; empty in the others.
+        arguments: the next piece of the JSON of its arguments.
     """
 
     index: int
@@ -172,11 +172,13 @@ class ToolCallEvent:
 
 @dataclass
 class ProgressEvent:
-    """How far the server has read the prompt (`return_progress=True`).
+    """Progress of reading the prompt, with `return_progress=True`.
 
     Attributes:
-        total, cached, processed: tokens: of the prompt, from the prompt cache, and read so far (cached ones included).
-        time_ms: milliseconds since it began to read.
+        total: tokens of the prompt.
+        cached: tokens that came from the prompt cache.
+        processed: tokens read so far, cached ones included.
+        time_ms: milliseconds since reading began.
     """
 
     total: int
@@ -192,7 +194,7 @@ class DoneEvent:
     """The end of a stream.
 
     Attributes:
-        response: all that came, assembled.
+        response: the assembled response.
     """
 
     response: ChatResponse
@@ -205,35 +207,35 @@ StreamEvent = Union[ContentEvent, ReasoningEvent, ToolCallEvent, ProgressEvent, 
 
 @runtime_checkable
 class ModelClient(Protocol):
-    """A client of a model. `timeout` is in seconds, None for no limit; options are fields of `ChatRequest`."""
+    """The interface of every model client: `timeout` in seconds, None for no limit; options as in `ChatRequest`."""
 
     def chat(
         self, request: Prompt, *, timeout: Optional[float] = ..., **options: Unpack[ChatOptions]
     ) -> ChatResponse:
-        """Answer a request, in one piece."""
+        """Return the answer to a request, in one piece."""
 
     def chat_stream(
         self, request: Prompt, *, timeout: Optional[float] = ..., **options: Unpack[ChatOptions]
     ) -> EventStream:
-        """Answer a request, piece by piece as it is generated."""
+        """Stream the answer to a request while it is generated."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the idle connections."""
 
 
 @runtime_checkable
 class EventStream(Protocol):
-    """What `chat_stream` returns: an iterator of events, and a context manager."""
+    """A stream: an iterator of events, and a context manager."""
 
     @property
     def response(self) -> ChatResponse:
-        """All that came so far."""
+        """The response assembled so far."""
 
     def text(self) -> Iterator[str]:
-        """Only the text, piece by piece."""
+        """Yield only the text, piece by piece."""
 
     def close(self) -> None:
-        """Make the model stop."""
+        """Stop the model."""
 
     def __iter__(self) -> Iterator[StreamEvent]: ...
 

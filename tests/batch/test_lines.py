@@ -172,7 +172,7 @@ def test_jsonl_with_blank_and_bad_lines() -> None:
     found = entries(read_jsonl, data)
     assert found[0] == (1, {"a": 1})
     assert found[1] == (3, "a line is an object, not list")
-    assert found[2] == (4, "not JSON: NaN is no number of JSON")
+    assert found[2] == (4, "not JSON: NaN is not a number in JSON")
     assert found[3][1].startswith("not JSON: ")
     assert found[4:] == [(6, "not UTF-8"), (7, {"a": 2})]
 

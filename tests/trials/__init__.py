@@ -4,6 +4,7 @@
     cancels   streams that are stopped at random moments, and what they leave behind
     crowds    many streams or threads at once
     fuzzing   mutated responses
+    decoding  random streams, read in two ways
     installs  installers that are killed
 
 Each raises AssertionError, or returns what it counted.

@@ -9,7 +9,7 @@ import mutations
 from llama import LlamaServer
 
 from flynn import FlynnError, LlamaCppClient, RequestTimeoutError, ServerError
-from flynn.models.local import models, retrieval, server, text
+from flynn.models.local import models, retrieval, server, text, tokens
 from flynn.models.local.decode import ChatStreamDecoder, decode_chat, decode_error, decode_json
 from flynn.models.local.sse import read_events
 
@@ -70,13 +70,17 @@ def _decode_reply(data: bytes) -> None:
         except FlynnError as error:
             refusals.append(error)
     try:
+        repr(text.decode_completions(data))
+    except FlynnError as error:
+        refusals.append(error)
+    try:
         repr(server.decode_metrics(data))
     except FlynnError as error:
         assert str(error).startswith("expected a metric")
     try:
         _expect_types(decode_chat(data))
     except FlynnError as error:
-        if len(refusals) == len(_OF_VALUES):
+        if len(refusals) > len(_OF_VALUES):  # no decoder takes it
             raise error
 
 
@@ -88,10 +92,10 @@ def _expect_types_of_error(error: ServerError) -> None:
 
 _OF_VALUES: List[Callable[[Any], object]] = [
     value
-    for module in (models, server, text, retrieval)
+    for module in (models, server, text, tokens, retrieval)
     for name, value in sorted(vars(module).items())
     if name.startswith("decode_")
-    and name not in ("decode_metrics", "decode_ranking")
+    and name not in ("decode_metrics", "decode_ranking", "decode_completions")
     and value.__module__ == module.__name__
 ]
 _OF_VALUES.append(lambda value: retrieval.decode_ranking(value, ["one", "two"]))

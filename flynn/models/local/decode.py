@@ -1,6 +1,6 @@
-"""llama-server's JSON as typed responses, events and errors. No I/O.
+"""llama-server's JSON to typed responses, events and errors. No I/O.
 
-The server is not trusted: whatever comes that is not as documented is a ProtocolError, never a TypeError further on.
+The server is not trusted: a value of an undocumented type raises ProtocolError here, never a TypeError further on.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def decode_json(data: bytes) -> Any:
 
 
 def get(mapping: Mapping[str, Any], key: str, default: T) -> T:
-    """A member of a JSON object, which must be of the default's type; the default if it is missing or null."""
+    """Return a member of a JSON object, or the default if it is missing or null. It must have the default's type."""
     value = mapping.get(key, default)
     if isinstance(value, type(default)):
         return value
@@ -62,7 +62,7 @@ def get(mapping: Mapping[str, Any], key: str, default: T) -> T:
 
 
 def objects(mapping: Mapping[str, Any], key: str) -> List[Dict[str, Any]]:
-    """`get` for a list of objects."""
+    """Return a member that is a list of objects, as `get` does."""
     values: List[Any] = get(mapping, key, [])
     for value in values:
         if not isinstance(value, dict):
@@ -71,7 +71,7 @@ def objects(mapping: Mapping[str, Any], key: str) -> List[Dict[str, Any]]:
 
 
 def number(mapping: Mapping[str, Any], key: str) -> Optional[float]:
-    """`get` for a number; None if it is missing or null."""
+    """Return a member that is a number, None if it is missing or null."""
     value = mapping.get(key)
     if value is None or isinstance(value, (int, float)):
         return value
@@ -79,7 +79,7 @@ def number(mapping: Mapping[str, Any], key: str) -> Optional[float]:
 
 
 def integers(mapping: Mapping[str, Any], key: str) -> List[int]:
-    """`get` for a list of integers."""
+    """Return a member that is a list of integers, as `get` does."""
     values: List[Any] = get(mapping, key, [])
     if not all(isinstance(value, int) for value in values):
         raise ProtocolError(f"expected a list of integers as {key!r}, got {_shown(values)}")
@@ -87,13 +87,13 @@ def integers(mapping: Mapping[str, Any], key: str) -> List[int]:
 
 
 def expect_object(value: Any, what: str = "response") -> Dict[str, Any]:
-    """The value, which must be a JSON object."""
+    """Return the value. Raises ProtocolError if it is not a JSON object."""
     if not isinstance(value, dict):
         raise ProtocolError(f"expected a JSON object as {what!r}, got {_shown(value)}")
     return value
 
 
-# Looks at no more of a value than it shows: a peer decides how large the value is.
+# Formats only the part of a value that it shows: a peer decides how large the value is.
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = 80
 
@@ -103,12 +103,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-# What the member of a JSON object has to be, by the annotation of its field.
+# The type of a JSON member, by the annotation of its field.
 _KINDS: Dict[str, Type[Any]] = {"str": str, "int": int, "bool": bool, "Mapping[str, Any]": dict}
 
 
 def decode_fields(kind: Type[T], value: Any, **known: Any) -> T:
-    """Return an instance of a data class: its fields from the members of a JSON object, `raw` and `known` apart."""
+    """Return an instance of a data class, its fields from a JSON object, except for `raw` and those in `known`."""
     raw = known["raw"] = expect_object(value)
     for option in fields(kind):  # type: ignore[arg-type]
         if option.name not in known:
@@ -117,12 +117,12 @@ def decode_fields(kind: Type[T], value: Any, **known: Any) -> T:
 
 
 def decode_error(status: Optional[int], body: bytes, reason: str = "") -> ServerError:
-    """The error that the server answered with, as the exception that is raised for it.
+    """Return the exception for an error that the server answered with.
 
     Args:
         status: of the HTTP response, None for an error event in a stream.
-        body: JSON `{"error": {…}}` from llama-server, plain text or HTML from a proxy before it.
-        reason: the words after the status.
+        body: JSON `{"error": {…}}` from llama-server, or plain text or HTML from a proxy.
+        reason: the reason phrase after the status.
     """
     text = body.decode("utf-8", "replace")
     try:
@@ -141,12 +141,12 @@ def decode_error(status: Optional[int], body: bytes, reason: str = "") -> Server
         if not 0 < len(message) <= 500 or message.startswith(("<", "{")):
             no_words = "the server sent an error without a message"
             message = no_words if status is None else f"HTTP {status} {reason}".strip()
-    made = _error_class(status, kind, message)(message, status=status, type=kind, body=text)
-    if isinstance(made, ContextSizeError):
+    exception = _error_class(status, kind, message)(message, status=status, type=kind, body=text)
+    if isinstance(exception, ContextSizeError):
         for name in ("n_prompt_tokens", "n_ctx"):
             if isinstance(error.get(name), int):
-                setattr(made, name, error[name])
-    return made
+                setattr(exception, name, error[name])
+    return exception
 
 
 def _error_class(status: Optional[int], kind: Optional[str], message: str) -> Type[ServerError]:
@@ -162,16 +162,16 @@ def _error_class(status: Optional[int], kind: Optional[str], message: str) -> Ty
 
 
 def decode_chat(data: bytes) -> ChatResponse:
-    """The reply to a request without `stream`."""
+    """Return the reply to a request without `stream`."""
     raw = expect_object(decode_json(data))
     choices = []
     for item in objects(raw, "choices"):
-        said = expect_object(item.get("message"), "message")
+        answer = expect_object(item.get("message"), "message")
         message = Message(
-            get(said, "role", "assistant"),
-            get(said, "content", ""),
-            tuple(decode_tool_call(call) for call in objects(said, "tool_calls")),
-            reasoning=get(said, "reasoning_content", "") or None,
+            get(answer, "role", "assistant"),
+            get(answer, "content", ""),
+            tuple(decode_tool_call(call) for call in objects(answer, "tool_calls")),
+            reasoning=get(answer, "reasoning_content", "") or None,
         )
         choices.append(Choice(message, get(item, "finish_reason", "") or None, decode_logprobs(item)))
     if not choices:
@@ -208,6 +208,14 @@ def decode_timings(raw: Mapping[str, Any]) -> Optional[Timings]:
 # --- a stream ---------------------------------------------------------------------------------------------------------
 
 
+def decode_event(data: bytes) -> Dict[str, Any]:
+    """Return the JSON object in the data of a server-sent event. Raises the ServerError that it may hold."""
+    event = expect_object(decode_json(data), "event")
+    if event.get("error") is not None:
+        raise decode_error(None, data)
+    return event
+
+
 class _ChoiceSoFar:
     """The pieces of one choice."""
 
@@ -234,10 +242,10 @@ class _ChoiceSoFar:
 
 
 class ChatStreamDecoder:
-    """Makes typed events of the data of a chat stream's events, and assembles the response on the way.
+    """Turns the data of a chat stream into typed events, and assembles the response.
 
     Args:
-        progress: whether to return progress events, which every stream has.
+        progress: whether to return progress events. Every stream has them, see `encode_chat`.
 
     Attributes:
         done: whether the answer is complete.
@@ -259,14 +267,11 @@ class ChatStreamDecoder:
         self._last: Dict[str, Any] = {}
 
     def feed(self, data: bytes) -> List[StreamEvent]:
-        """Return the events in the data of one server-sent event. Raises the ServerError that it may be."""
+        """Return the typed events in the data of one server-sent event. Raises the ServerError that it may hold."""
         if data == b"[DONE]":
             self.done = True
             return [DoneEvent(self.response())]
-        chunk = expect_object(decode_json(data), "event")
-        if chunk.get("error") is not None:
-            raise decode_error(None, data)
-        self._last = chunk
+        self._last = chunk = decode_event(data)
         events: List[StreamEvent] = []
         index = 0
         for item in objects(chunk, "choices"):
@@ -297,11 +302,11 @@ class ChatStreamDecoder:
         return events
 
     def response(self) -> ChatResponse:
-        """Return the response so far. Never raises: what is not as documented is left out."""
+        """Return the response so far. Never raises: an undocumented value is left out."""
         choices = [so_far.choice() for _, so_far in sorted(self._choices.items())] or [_ChoiceSoFar().choice()]
         usage = None
         if self._usages:
-            # With n > 1 each choice ends with a usage of its own; the prompt was read once.
+            # With n > 1 each choice ends with its own usage; the prompt was read once.
             completion_tokens = sum(usage.completion_tokens for usage in self._usages)
             usage = Usage(self._usages[-1].prompt_tokens, completion_tokens, self._usages[0].cached_tokens)
         id, model = (value if isinstance(value := self._last.get(key), str) else "" for key in ("id", "model"))

@@ -1,4 +1,4 @@
-"""A chat request as llama-server's JSON. No I/O, but for the files of images and recordings."""
+"""Chat requests to llama-server's JSON. No I/O, except to read the files of images and recordings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _A_PROMPT = "a prompt is a string, a sequence of Message or mappings, or a ChatR
 
 
 def chat_request(prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
-    """The request that a prompt and keyword options make; an option wins over the same field of a request."""
+    """Return a ChatRequest from a prompt and keyword options. An option wins over the same field of a request."""
     check_options(options, _OPTIONS)
     if isinstance(prompt, ChatRequest):
         return replace(prompt, **options) if options else prompt
@@ -38,17 +38,17 @@ def chat_request(prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
 
 
 def check_options(options: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse, with a TypeError, what a route does not have."""
+    """Raise TypeError for an option that a route does not have."""
     for name in options:
         if name not in known:
             raise TypeError(
                 f"unknown option {name!r}{suggestion(name, known)} "
-                f"(what llama-server knows and Flynn does not goes into extra={{{name!r}: ...}})"
+                f"(pass options that Flynn does not know yet in extra={{{name!r}: ...}})"
             )
 
 
 def with_defaults(request: ChatRequest, defaults: Mapping[str, Any]) -> ChatRequest:
-    """The request with its empty fields, and members that its `extra` does not have, taken from the defaults."""
+    """Return the request with its empty fields, and the missing members of its `extra`, taken from the defaults."""
     missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
     if "extra" in defaults:
         missing["extra"] = {**(defaults["extra"] or {}), **(request.extra or {})}
@@ -56,22 +56,22 @@ def with_defaults(request: ChatRequest, defaults: Mapping[str, Any]) -> ChatRequ
 
 
 def encode_chat(request: ChatRequest, *, stream: bool) -> bytes:
-    """The body of a request to the chat route."""
+    """Return the body of a request to the chat route."""
     if not stream:
         return encode_json(encode_prompt(request))
-    # Progress always: while it reads a prompt llama-server finds out that its client has gone only by writing.
+    # Always ask for progress: while llama-server reads a prompt, it notices a disconnected client only by writing.
     usage = {"include_usage": True}
     return encode_json(encode_prompt(request, stream=True, stream_options=usage, return_progress=True))
 
 
 def encode_json(value: Any) -> bytes:
-    """A value as JSON in UTF-8; a ValueError or TypeError if JSON cannot hold it."""
-    # Not ASCII only: text in most languages is half as long in UTF-8 as in \\u escapes. A lone surrogate has no UTF-8.
+    """Return a value as JSON in UTF-8. Raises ValueError or TypeError if JSON cannot hold it."""
+    # UTF-8 is half as long as \\u escapes in most languages. A lone surrogate has no UTF-8: it becomes "?".
     return _ENCODE(value).encode("utf-8", "replace")
 
 
 def encode_prompt(request: ChatRequest, **fixed: Any) -> Dict[str, Any]:
-    """The JSON of a request: its messages and every field that is set, what is fixed, and its `extra` last."""
+    """Return the JSON of a request: messages, all fields that are set, then `fixed`, then `extra`; the last wins."""
     body = {name: value for name, value in vars(request).items() if value is not None}
     body["messages"] = [_encode_numbered(number, message) for number, message in enumerate(request.messages, 1)]
     extra = body.pop("extra", {})
@@ -81,14 +81,14 @@ def encode_prompt(request: ChatRequest, **fixed: Any) -> Dict[str, Any]:
 
 
 def _force_tool(body: Dict[str, Any]) -> None:
-    """llama-server takes a named `tool_choice` for "auto": to force one tool, it gets no other and must call one."""
+    """Keep only the named tool, and require a call: llama-server reads a named `tool_choice` as "auto"."""
     try:
         name = body["tool_choice"]["function"]["name"]
         tools = [tool for tool in body.get("tools", ()) if tool["function"]["name"] == name]
     except (KeyError, TypeError):
         raise ValueError(
-            'a tool_choice is "auto", "none", "required" or {"type": "function", "function": {"name": ...}}, '
-            'and each of tools is {"type": "function", "function": {"name": ..., "parameters": ...}}'
+            'tool_choice must be "auto", "none", "required" or {"type": "function", "function": {"name": ...}}, '
+            'and each of tools {"type": "function", "function": {"name": ..., "parameters": ...}}'
         ) from None
     if not tools:
         raise ValueError(f"tool_choice names {name!r}, which is not among tools")
@@ -97,7 +97,7 @@ def _force_tool(body: Dict[str, Any]) -> None:
 
 
 def encode_message(message: AnyMessage) -> Dict[str, Any]:
-    """A message as JSON. A mapping is taken to be in the server's form already, but for `Image` and `Audio` parts."""
+    """Return a message as JSON. A mapping is in the server's form already, except for `Image` and `Audio` parts."""
     if not isinstance(message, Message):
         encoded = dict(message)
     else:

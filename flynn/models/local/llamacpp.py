@@ -16,6 +16,7 @@ from .retrieval import RetrievalRoutes
 from .server import ServerRoutes
 from .stream import ChatStream
 from .text import TextRoutes
+from .tokens import TokenRoutes
 from .transport import OWN, Transport
 
 if TYPE_CHECKING:
@@ -36,34 +37,34 @@ DEFAULT_RESULT = 20_000  # characters
 _CHAT = "/v1/chat/completions"
 
 
-class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
-    """A client of one llama-server. It may be shared by threads, and keeps connections alive between calls.
+class LlamaCppClient(TextRoutes, TokenRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
+    """A client of one llama-server. Threads may share it; it keeps connections alive between calls.
 
-    The `timeout` of a method is in seconds, for all of the call, None for no limit; by default it is the client's. What
-    goes wrong in a call is raised as one of `flynn.errors`.
+    Every method takes `timeout` in seconds for the whole call, None for no limit; the default is the client's. Every
+    failure of a call is raised as one of `flynn.errors`.
 
     Args:
         endpoint: `http://HOST:PORT`, `https://HOST:PORT` (a path after it is a prefix of every route), or
             `unix:///path/to.sock`.
         auth_token: sent as `Authorization: Bearer`, for a server with `--api-key`.
-        timeout: seconds that a call may take, and that a stream may be silent; 60 by default, None for no limit.
-        model: of every request that names none; for a server with several models.
+        timeout: seconds that a one-shot call may take, and that a stream may be silent; 60 by default, None for no
+            limit.
+        model: the model of requests that name none, on a server with several models.
         defaults: request options (fields of `ChatRequest`, `resume`, `resume_for`) for calls that do not set them.
-        connect_timeout: seconds for each attempt to connect to an address, so that one that drops packets is noticed
-            before a long `timeout` has passed; None, the default, for no limit but that.
-        retries: how often a call is sent again after a failure that passes: a refused connection, a connection that was
-            lost before any of the answer came, HTTP 429, 502, 503, 504. Pauses are random, grow, and honour
-            Retry-After; `timeout` bounds them all. 0 by default.
-        headers: sent with every request, e.g. for a proxy that wants a login of its own; methods that generate take
-            `headers` as well. No log and no error shows their values.
-        trace: called with a `TraceEvent` whenever something happens in a call; see `flynn.trace`.
-        ssl_context: for `https:`; by default what `ssl.create_default_context` returns.
+        connect_timeout: seconds for each attempt to connect to an address, to notice an address that drops packets
+            before a long `timeout` has passed; None by default: only `timeout` limits it.
+        retries: how often to send a call again after a temporary failure: a refused connection, a connection lost
+            before the answer began, HTTP 429, 502, 503, 504. Pauses are random, grow, and honour Retry-After;
+            `timeout` bounds the whole. 0 by default.
+        headers: sent with every request, such as the login of a proxy. No log and no error shows their values.
+        trace: called with a `TraceEvent` for each step of a call; see `flynn.trace`.
+        ssl_context: for `https:`; by default that of `ssl.create_default_context`.
 
     Attributes:
-        transport: sends any request; what the methods here are made of.
+        transport: sends the requests of all methods.
 
     Raises:
-        ConfigError: the endpoint is no URL, or the token has characters that no header may have.
+        ConfigError: the endpoint is not a URL, or the token has characters that a header cannot carry.
 
     Example:
         >>> client = LlamaCppClient("http://localhost:8080")
@@ -102,11 +103,11 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         self._resume = self.defaults.pop("resume", False)
         self._resume_for = self.defaults.pop("resume_for", DEFAULT_RESUME_FOR)
         if self.defaults:
-            chat_request("", self.defaults)  # refuses unknown names now rather than at the first call
+            chat_request("", self.defaults)  # raises for unknown names now, not at the first call
 
     @property
     def timeout(self) -> Optional[float]:
-        """The client's own."""
+        """The client's timeout in seconds, None for no limit."""
         return self.transport.timeout
 
     def chat(
@@ -118,18 +119,18 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         headers: Optional[Mapping[str, str]] = None,
         **options: Unpack[ChatOptions],
     ) -> ChatResponse:
-        """Answer a request, in one piece.
+        """Return the answer to a request, in one piece.
+
+        llama-server checks for a disconnected client only once a second, and only when idle. Prefer `chat_stream` for
+        calls that you may cancel.
 
         Args:
             request: a prompt, a sequence of `Message` or mappings, or a `ChatRequest`.
             headers: sent with this request besides the client's.
             options: fields of `ChatRequest`.
 
-        A server that answers in one piece looks only once a second, and only while it has nothing to send to anybody,
-        whether its client has gone. A call that may have to be cancelled is better streamed.
-
         Raises:
-            TypeError: an option is no field of `ChatRequest`.
+            TypeError: an option is not a field of `ChatRequest`.
 
         Example:
             >>> client.chat([Message("user", "Hi")], temperature=0).content
@@ -151,15 +152,15 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         resume_for: Optional[float] = None,
         **options: Unpack[ChatOptions],
     ) -> ChatStream:
-        """Answer a request, piece by piece as it is generated. The request is sent when iteration begins.
+        """Stream the answer to a request while it is generated. The request is sent when iteration begins.
 
         Args:
             request, headers, options: as for `chat`.
-            timeout: seconds of silence.
-            resume: go on where the stream was when its connection is cut. The server then keeps what it sent (4 MiB of
-                it) until the stream ends or is closed. If this process is killed, the server generates to the end
-                and forgets the stream 300 seconds later.
-            resume_for: seconds for which to try, 60 by default.
+            timeout: longest silence, in seconds.
+            resume: after a cut connection, go on where the stream stopped; False by default. The server then keeps the
+                last 4 MiB that it sent until the stream ends or is closed. If this process is killed, the server
+                generates to the end and forgets the stream 300 seconds later.
+            resume_for: seconds to try to resume after a cut, 60 by default.
 
         Returns:
             An iterator of events; see `ServerStream` for what it raises.
@@ -170,10 +171,10 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
             ...         if event.type == "content":
             ...             print(event.text, end="")
         """
-        asked = self._request(request, options)
-        body = encode_chat(asked, stream=True)
-        streamed = self._stream(_CHAT, body, asked.model, timeout, headers, resume, resume_for)
-        return ChatStream(streamed, ChatStreamDecoder(progress=bool(asked.return_progress)))
+        request = self._request(request, options)
+        body = encode_chat(request, stream=True)
+        streamed = self._stream(_CHAT, body, request.model, timeout, headers, resume, resume_for)
+        return ChatStream(streamed, ChatStreamDecoder(progress=bool(request.return_progress)))
 
     @overload
     def chat_json(
@@ -285,7 +286,7 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         return ToolRun(self, rounds, stream, timeout)
 
     def count_tokens(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> int:
-        """The number of prompt tokens that `chat` would send to the model, chat template included."""
+        """Return the number of prompt tokens of a `chat` request, chat template included."""
         body = encode_prompt(self._request(request, options))
         reply = expect_object(self.transport.json("POST", f"{_CHAT}/input_tokens", body, timeout))
         count = get(reply, "input_tokens", -1)
@@ -294,7 +295,7 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         return count
 
     def apply_template(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> str:
-        """The prompt that the chat template makes of a request; it could be altered and given to `complete`.
+        """Return the prompt that the chat template makes of a request. `complete` takes it, changed or not.
 
         Example:
             >>> client.apply_template("Hi")
@@ -304,13 +305,13 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         return get(expect_object(self.transport.json("POST", "/apply-template", body, timeout)), "prompt", "")
 
     def end_reasoning(self, id: str, *, timeout: Optional[float] = OWN) -> bool:
-        """Make a model that thinks in a stream stop that and answer. Wants `reasoning_control=True` in its request.
+        """Make a reasoning model stop thinking and answer. Its request needs `reasoning_control=True`.
 
         Args:
-            id: of the answer: `stream.response.id`, once something of it has come.
+            id: the ID of the answer: `stream.response.id`, set after the first event.
 
         Returns:
-            False if no such answer is being generated, or not with `reasoning_control`.
+            False if no answer with this ID and `reasoning_control` is being generated.
 
         Example:
             >>> stream = client.chat_stream("Why?", reasoning_control=True)
@@ -330,11 +331,11 @@ class LlamaCppClient(TextRoutes, RetrievalRoutes, ModelRoutes, ServerRoutes):
         timeout: Optional[float] = OWN,
         headers: Optional[Mapping[str, str]] = None,
     ) -> Any:
-        """Call any route of the server, for what has no method here.
+        """Call any route of the server, such as one that has no method here.
 
         Args:
             method: e.g. `"POST"`.
-            path: from the endpoint's prefix on, with a query if the route wants one.
+            path: below the endpoint's prefix, with its query.
             body: sent as JSON; None for no body.
             headers: sent with this request besides the client's.
 

@@ -1,4 +1,4 @@
-"""The models of a server that may have several: types, decoders and the methods of the client."""
+"""The models of a server, which may have several: types, decoders and the methods of the client."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class ModelInfo:
     """A model that the server offers.
 
     Attributes:
-        id: what a request calls it.
+        id: its name in requests.
         meta: e.g. `n_ctx_train`, `n_params`, `size`; empty while it loads.
         raw: the server's JSON, untouched.
-        status: of a server with several models: `"unloaded"`, `"loading"`, `"loaded"`, `"sleeping"`, `"downloading"`;
-            None of a server with one.
+        status: `"unloaded"`, `"loading"`, `"loaded"`, `"sleeping"` or `"downloading"` on a server with several models;
+            None on a server with one.
     """
 
     id: str
@@ -34,15 +34,15 @@ class ModelInfo:
 
 @dataclass
 class ModelEvent:
-    """Something that happened to a model of a server that has several.
+    """An event about a model, on a server with several models.
 
     Attributes:
-        model: which one; `"*"` for all of them.
-        event: what, in the server's words: `"model_status"` or `"status_change"`, `"download_progress"`,
+        model: its name; `"*"` for all models.
+        event: the server's name of the event: `"model_status"` or `"status_change"`, `"download_progress"`,
             `"download_finished"`, `"download_failed"`, `"model_remove"`, `"models_reload"`.
-        status: what the model is now, as in `ModelInfo`; None if that did not change.
-        stage: what is being loaded, e.g. `"text_model"`; None if nothing is.
-        progress: how far that is, 0 to 1; None if nothing is being loaded.
+        status: the model's new status, as in `ModelInfo`; None if it did not change.
+        stage: the part that is being loaded, e.g. `"text_model"`; None if nothing is being loaded.
+        progress: how much of the stage is loaded, 0 to 1; None if nothing is being loaded.
         raw: the server's JSON, untouched.
     """
 
@@ -60,7 +60,7 @@ def decode_models(value: Any) -> List[ModelInfo]:
 
 
 class ModelEventDecoder:
-    """A `flynn.models.local.stream.Decoder` of the events of `/models/sse`, which has no end."""
+    """A `flynn.models.local.stream.Decoder` of the events of `/models/sse`, which never ends."""
 
     done = False
 
@@ -73,11 +73,11 @@ class ModelEventDecoder:
         return [decode_fields(ModelEvent, raw, status=status, stage=stage, progress=progress)]
 
     def response(self) -> None:
-        """Nothing: the events do not add up to anything."""
+        """Return None: these events are not parts of a response."""
 
 
 class ModelEvents(ServerStream):
-    """What happens to the models of a server. Made by `LlamaCppClient.model_events`; see `ServerStream`."""
+    """Events about a server's models. Returned by `LlamaCppClient.model_events`; see `ServerStream`."""
 
     if TYPE_CHECKING:
 
@@ -88,20 +88,20 @@ class ModelRoutes(Routes):
     """The part of `LlamaCppClient` about the models that a server offers."""
 
     def models(self, *, timeout: Optional[float] = OWN) -> List[ModelInfo]:
-        """The models that the server offers."""
+        """Return the models that the server offers."""
         return decode_models(self.transport.json("GET", "/v1/models", None, timeout))
 
     def load_model(self, model: str, *, wait: bool = True, timeout: Optional[float] = OWN) -> None:
-        """Load a model of a server that has several (router mode). `model_events` tells how far it is.
+        """Load a model on a server with several (router mode). `model_events` reports the progress.
 
         Args:
-            model: as `models` calls it.
-            wait: return when it is loaded, instead of at once.
-            timeout: seconds for all of that.
+            model: its `id` in `models`.
+            wait: whether to wait until it is loaded, True by default.
+            timeout: seconds for the whole, waiting included.
 
         Raises:
             ServerError: there is no such model, it is loaded already, or loading it failed.
-            RequestTimeoutError: it was not loaded in time, and may still be.
+            RequestTimeoutError: it was not loaded in time. The server goes on loading it.
         """
         call = self._ask("load", model, timeout)
         if wait:
@@ -111,7 +111,7 @@ class ModelRoutes(Routes):
                 raise ServerError(f"model {model!r} could not be loaded; the server's log says why")
 
     def unload_model(self, model: str, *, wait: bool = True, timeout: Optional[float] = OWN) -> None:
-        """Unload a model of a server that has several; also ends its download, or its loading.
+        """Unload a model on a server with several. Also stops its download, or its loading.
 
         Args:
             model, wait, timeout: as for `load_model`.
@@ -129,18 +129,18 @@ class ModelRoutes(Routes):
         return call
 
     def _status(self, call: Call, model: str) -> Optional[str]:
-        """What a model is now; None if there is none of that name or alias."""
+        """Return the status of a model, None if no model has that name or alias."""
         models = decode_models(decode_json(self.transport.read(self.transport.send(call, "GET", "/models"))))
         return next((m.status for m in models if model == m.id or model in get(m.raw, "aliases", [])), None)
 
     def model_events(self, *, timeout: Optional[float] = None) -> ModelEvents:
-        """What happens to the models of a server that has several, as it happens: loading and its progress, downloads.
+        """Stream the events of a server with several models: changes of status, loading and download progress.
 
         Args:
-            timeout: seconds of silence, by default None for no limit: while nothing happens the server sends nothing.
+            timeout: longest silence in seconds; None by default, because the server sends nothing between events.
 
         Returns:
-            An iterator of `ModelEvent` without end, to be closed. It hears what happens once it is iterated or entered.
+            An endless iterator of `ModelEvent`; close it. Events count from its first iteration, or from `with`.
 
         Example:
             >>> with client.model_events() as events:

@@ -1,11 +1,11 @@
-"""The lines of a streamed answer: from one connection or, if it can be resumed, after cuts from as many as it takes.
+"""The lines of a streamed answer. After a cut they go on from another connection, if the answer is resumable.
 
-A request with the header `X-Conversation-Id` makes llama-server keep the bytes of its answer under that name. It then
-replays them from any byte on, and no longer stops when its client goes away, only when the answer is deleted by name
-(`tools/server/server-stream.cpp` in ggml-org/llama.cpp). A server that is too old for it ignores the header.
+The header `X-Conversation-Id` makes llama-server keep the bytes of its answer under that name. It then replays them
+from any byte on. It no longer stops generating when its client disconnects, only when the answer is deleted by name
+(`tools/server/server-stream.cpp` in ggml-org/llama.cpp). A server that is too old for this ignores the header.
 
-The position in a stream is the number of bytes of the whole lines that came. A cut drops the line that had begun, and
-costs a request for the bytes from the position on; whoever reads the lines notices nothing.
+The position in a stream is the number of bytes of all whole lines received. A cut drops the incomplete line; a new
+request asks for the bytes from the position on, so the reader of the lines notices nothing.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _EVENT_STREAM = "text/event-stream"
 # Seconds between two attempts to resume; doubled each time.
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
-# Seconds for which 404 is no answer: a cut may be seen before the server has begun to handle the request.
+# Seconds during which 404 is not final: a cut may be seen before the server begins to handle the request.
 _UNKNOWN_FOR = 1.0
-# Seconds that the server may take to begin with a request, and to be told that its answer is not wanted any more.
+# Seconds that the server may take to begin with a request, and to answer the request to delete its answer.
 _END_TIMEOUT = 3.0
 
 
 class State(enum.Enum):
-    """The life of a stream. It goes on from each state to a later one, and never back."""
+    """The life of a stream. It moves from a state to a later one, never back."""
 
     NEW = "the request was not sent yet"
-    OPEN = "the answer is coming"
+    OPEN = "the answer is being read"
     DONE = "the answer is complete"
-    ABORTED = "ended before its end; the server does not know it yet"
-    CLOSED = "ended before its end, and the server knows"
+    ABORTED = "ended early; the server was not told yet"
+    CLOSED = "ended early, and the server was told"
 
 
 class ResumableBody:
@@ -50,19 +50,19 @@ class ResumableBody:
 
     Args:
         transport: sends requests.
-        timeout: seconds of silence.
-        path, body: of the request: a POST, or a GET if there is no body.
+        path, body: the request: a POST, or a GET if there is no body.
+        timeout: longest silence, in seconds.
         headers: sent with each request, besides the client's.
-        name: under which the server keeps the answer; empty if a cut is final.
-        resume_for: seconds for which reaching the server again is tried after a cut.
+        name: the name under which the server keeps the answer; empty if a cut is final.
+        resume_for: seconds to try to resume after a cut.
 
     Attributes:
-        state: what was done and what comes next.
-        position: bytes of the whole lines that came.
+        state: where in its life the stream is.
+        position: bytes of all whole lines received.
         resumes: how often the connection was cut and replaced.
         lost: why the last connection was lost, without its traceback, which would refer to this object; None if a body
-            ended where it should not.
-        report: tells what happens to logs and traces.
+            ended too early.
+        call: the limits of the stream.
     """
 
     def __init__(
@@ -86,24 +86,23 @@ class ResumableBody:
         self._headers = check_headers(headers)
         self._name = name
         self._resume_for = resume_for
-        self._call = transport.call(timeout, whole=False)
-        self.report = self._call.report
+        self.call = transport.call(timeout, whole=False)
         self._response: Optional[Response] = None
         self._kept = False  # whether the server may keep the answer
-        self._resumed_from = 0  # the position at which the current response began
-        self._cut_at = 0.0  # when bytes stopped coming, by `time.monotonic`
+        self._resumed_from = 0  # the position where the current response begins
+        self._cut_at = 0.0  # when the last bytes were received (`time.monotonic`)
         self._pause = 0.0  # seconds before the next attempt to resume
-        self._changing = threading.RLock()  # reentrant: a signal's handler may close the stream that it interrupts
+        self._changing = threading.RLock()  # reentrant: a signal handler may close the stream that it interrupts
 
     def open(self) -> None:
-        """Send the request. Raises what `Transport.send` raises, but for a lost connection that can be resumed."""
+        """Send the request. Raises what `Transport.send` raises, except for a lost connection: `lines` resumes it."""
         if not self._change(State.OPEN, State.NEW):
             return
         self._kept = bool(self._name)
         session = {"X-Conversation-Id": self._name} if self._name else {}
         try:
             self._response = self._transport.send(
-                self._call,
+                self.call,
                 "GET" if self._body is None else "POST",
                 self._path,
                 self._body,
@@ -118,7 +117,7 @@ class ResumableBody:
             raise
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the lines, each with its line feed. Ends when no more can be had; `lost` then says why."""
+        """Yield the lines, each with its line feed. Ends when the stream cannot go on; `lost` then says why."""
         response = self._response
         while response is not None or (response := self._resume()):
             self.lost = None
@@ -129,58 +128,58 @@ class ResumableBody:
             except ConnectionLostError as error:
                 self.lost = error.with_traceback(None)
             response = None
-            self.report("cut", position=self.position, error=self.lost or "the body ended too early")
+            self.call.report("cut", position=self.position, error=self.lost or "the body ended too early")
 
     def finish(self) -> None:
-        """The answer is complete: let go of the connection, which llama-server closes too, and of what it keeps."""
+        """The answer is complete: delete what the server keeps of it."""
         if self._change(State.DONE, State.OPEN):
             self._delete()
 
     def disconnect(self) -> None:
-        """Close the connection. Not while a thread reads: its descriptor might be another connection's by then."""
+        """Close the connection. Never while another thread reads: the descriptor could be reused under it."""
         if self._response is not None:
             self._response.close()
 
     def abort(self) -> None:
-        """End the stream without waiting for anything, from any thread; `close` has to follow, and tells the server."""
+        """End the stream without blocking, from any thread. Call `close` afterwards: it tells the server."""
         if self._change(State.ABORTED, State.NEW, State.OPEN):
-            self._call.abort()
+            self.call.abort()
 
     def close(self) -> None:
         """End the stream and make the server stop generating, from any thread. Closing twice is fine.
 
-        In a process that was forked off nothing is sent: the stream is its parent's.
+        In a forked child nothing is sent: the stream belongs to the parent.
         """
         self.abort()
-        if self._change(State.CLOSED, State.ABORTED) and self._call.is_ours:
+        if self._change(State.CLOSED, State.ABORTED) and self.call.is_ours:
             self._delete()
 
     def _change(self, state: State, *before: State) -> bool:
-        """Go on to another state, if the stream is in one of those before it; return whether it was."""
+        """Move to a state if the stream is in one of those `before`. Returns whether it was."""
         with self._changing:
-            changes = self.state in before
-            if changes:
-                self.state = state
-            return changes
+            if self.state not in before:
+                return False
+            self.state = state
+            return True
 
     # --- resuming -----------------------------------------------------------------------------------------------------
 
     def _resume(self) -> Optional[Response]:
-        """Go on from the position, on another connection. Returns None if that cannot be done."""
+        """Request the rest of the answer on a new connection. Returns None if that is impossible."""
         if not self._cut_at or self.position > self._resumed_from:
             self._cut_at, self._pause = time.monotonic(), 0.0
         elif self.lost is None:
-            return None  # a replay that ends at once: the server has no more of it
+            return None  # the replay ended at once: the server has no more bytes
         while self._name:
-            self._call.pause(self._pause)
+            self.call.pause(self._pause)
             self._pause = min(2 * self._pause or _FIRST_PAUSE, _LONGEST_PAUSE)
             if time.monotonic() >= self._cut_at + self._resume_for:
                 break
             try:
-                self._response = self._replay(self._call, self.position)
+                self._response = self._replay(self.call, self.position)
                 self.resumes += 1
                 self._resumed_from = self.position
-                self.report("resume", position=self.position)
+                self.call.report("resume", position=self.position)
                 return self._response
             except (ServerNotRunningError, ConnectionLostError) as error:
                 self.lost = error.with_traceback(None)
@@ -198,14 +197,14 @@ class ResumableBody:
         return f"/v1/stream?conv_id={quote(self._name, safe='')}"
 
     def _replay(self, call: Call, position: int) -> Response:
-        """Ask for the answer from a byte on."""
+        """Request the answer from a byte on."""
         path = f"{self._kept_at}&from={position}"
         return self._transport.send(
             call, "GET", path, kind=_EVENT_STREAM, headers=self._headers, patient=False, streamed=True
         )
 
     def _delete(self) -> None:
-        """Make the server stop generating and forget the answer. Nothing else does."""
+        """Make the server stop generating and forget the answer, if it may keep one."""
         if self._kept:
             self._kept = False
             if self._response is None:
@@ -213,11 +212,11 @@ class ResumableBody:
             self._ask_to_delete()
 
     def _ask_to_delete(self) -> None:
-        """Send the request to delete the answer. Failing to is not an error: the server is gone, or too old.
+        """Send the request to delete the answer. A failure is not an error: the server is gone, or too old.
 
-        llama-server answers 204 whether it has the stream or not, so 404 means that the route is missing. A proxy that
-        lacks it does not pass on that a stream is to be stopped. So no stream is named any more, and closing its
-        connection stops it.
+        llama-server answers 204 whether it has the stream or not, so 404 means that the route is missing, as behind a
+        proxy that does not pass it on. From then on no stream of this client gets a name, and closing its connection
+        stops it.
         """
         if self._transport.resumable:
             call = Call(_END_TIMEOUT, whole=True, scoped=False)
@@ -230,32 +229,32 @@ class ResumableBody:
                 pass
 
     def _wait_until_begun(self) -> None:
-        """Wait until the server handles the request. An answer that was deleted before would be begun afterwards."""
+        """Wait until the server handles the request: if the answer was deleted earlier, it would begin afterwards."""
         call = Call(_END_TIMEOUT, whole=True, scoped=False)
-        asked = False
+        deleted = False
         while self._transport.resumable:
             try:
                 return self._replay(call, 0).close()
             except ServerError as error:
                 if error.status != 404:
                     return None
-                if not asked:
-                    asked = True
-                    self._ask_to_delete()  # shows whether there is any use in waiting
+                if not deleted:
+                    deleted = True
+                    self._ask_to_delete()  # shows whether the server has the route at all
             except FlynnError:
                 return None
             time.sleep(_FIRST_PAUSE)
 
     @property
     def why_lost(self) -> str:
-        """Why the stream could not go on, in words; empty if nobody knows."""
+        """Why the stream could not go on, in words; empty if the reason is unknown."""
         if isinstance(self.lost, ServerError) and self.lost.status == 404:
             return "the server has no such stream any more: it was restarted, or it cannot resume streams"
         return str(self.lost or "")
 
 
 class StreamRoutes(Routes):
-    """Routes whose answers are streamed. How they are resumed is the client's default, unless a call says otherwise."""
+    """Routes whose answers are streamed, with the client's defaults for `resume` and `resume_for`."""
 
     _resume: bool
     _resume_for: float
@@ -270,12 +269,12 @@ class StreamRoutes(Routes):
         resume: Optional[bool],
         resume_for: Optional[float],
     ) -> ResumableBody:
-        """Return the body of a streamed answer; None stands for the client's own setting."""
+        """Return the body of a streamed answer. `resume` and `resume_for` are the client's where they are None."""
         name = ""
         if self.transport.resumable and (self._resume if resume is None else resume):
-            name = os.urandom(18).hex()  # unguessable: it is all that protects the answer from other clients
+            name = os.urandom(18).hex()  # unguessable: nothing else protects the answer from other clients
             if model and model.isascii() and model.isprintable():
-                name += f"::{model}"  # a server with several models asks this one for it
+                name += f"::{model}"  # a server with several models takes it from this one
         resume_for = self._resume_for if resume_for is None else resume_for
         return ResumableBody(
             self.transport, path, body, timeout=timeout, headers=headers, name=name, resume_for=resume_for

@@ -16,15 +16,15 @@ from .transport import OWN, Routes
 
 @dataclass
 class Embeddings:
-    """Vectors, one after the other: `len(embeddings)` of them, and each `embeddings[i]` a list of floats.
+    """A sequence of vectors: `embeddings[i]` is a list of floats.
 
-    `numpy.asarray(embeddings)`, of the shape `(len(embeddings), dimensions)`, shares their memory: nothing is copied.
+    `numpy.asarray(embeddings)`, of shape `(len(embeddings), dimensions)`, shares its memory: nothing is copied.
 
     Attributes:
-        data: the numbers, 32-bit floats in little-endian order, vector after vector.
+        data: 32-bit floats in little-endian order, vector after vector.
         dimensions: numbers in a vector.
-        usage: tokens that they cost; None if the server did not say.
-        model: the model that made them.
+        usage: token counts; None if the server sent none.
+        model: the model that computed them.
         raw: the server's JSON, untouched.
     """
 
@@ -46,17 +46,17 @@ class Embeddings:
 
     @property
     def __array_interface__(self) -> Dict[str, Any]:
-        """How NumPy is told of the memory: https://numpy.org/doc/stable/reference/arrays.interface.html"""
+        """Describes the memory to NumPy: https://numpy.org/doc/stable/reference/arrays.interface.html"""
         return {"version": 3, "shape": (len(self), self.dimensions), "typestr": "<f4", "data": self.data}
 
 
 @dataclass
 class RankedDocument:
-    """A document and how well it fits the query.
+    """A document and its relevance to the query.
 
     Attributes:
-        index: its place among the documents that were asked about.
-        score: the model's; higher is better.
+        index: its index in `documents`.
+        score: the model's score; higher is better.
         document: its text.
     """
 
@@ -67,12 +67,12 @@ class RankedDocument:
 
 @dataclass
 class Ranking:
-    """Documents, the best one first.
+    """Documents, the most relevant first.
 
     Attributes:
         results: the documents with their scores.
-        usage: tokens that it cost; None if the server did not say.
-        model: the model that judged.
+        usage: token counts; None if the server sent none.
+        model: the model that scored them.
         raw: the server's JSON, untouched.
     """
 
@@ -83,14 +83,14 @@ class Ranking:
 
 
 def decode_embeddings(value: Any) -> Embeddings:
-    """What `/v1/embeddings` answers, in either of its encodings."""
+    """Return the reply of `/v1/embeddings`, in either of its encodings."""
     raw = expect_object(value)
     items = sorted(objects(raw, "data"), key=lambda item: get(item, "index", 0))
     return _embeddings([_vector(item.get("embedding")) for item in items], decode_usage(raw), raw)
 
 
 def decode_token_embeddings(value: Any) -> List[Embeddings]:
-    """What `/embeddings` answers: vectors for each input."""
+    """Return the reply of `/embeddings`: several vectors for each input."""
     items = sorted(objects({"response": value}, "response"), key=lambda item: get(item, "index", 0))
     vectors: Iterator[List[Any]] = (get(item, "embedding", []) for item in items)
     return [_embeddings([*map(_vector, several)], None, item) for several, item in zip(vectors, items)]
@@ -115,7 +115,7 @@ def _vector(value: Any) -> bytes:
 
 
 def decode_ranking(value: Any, documents: Sequence[str]) -> Ranking:
-    """What `/rerank` answers about documents."""
+    """Return the reply of `/rerank`."""
     raw = expect_object(value)
     results = []
     for item in objects(raw, "results"):
@@ -127,7 +127,7 @@ def decode_ranking(value: Any, documents: Sequence[str]) -> Ranking:
 
 
 class RetrievalRoutes(Routes):
-    """The part of `LlamaCppClient` for models that embed and rank."""
+    """The part of `LlamaCppClient` for embedding and reranking models."""
 
     def embed(
         self,
@@ -140,17 +140,17 @@ class RetrievalRoutes(Routes):
         timeout: Optional[float] = OWN,
         headers: Optional[Mapping[str, str]] = None,
     ) -> Embeddings:
-        """The embedding of each input. Wants a server started with `--embeddings`.
+        """Return the embedding of each input. Needs a server started with `--embeddings`.
 
         Args:
             input: one or more texts or lists of tokens, as for `complete`.
-            embd_normalize: the norm to divide by; 2: Euclidean, -1: none. By default the server's, which is 2.
-            model: which one, where a server has several.
-            extra: merged into the JSON, for what has no argument here.
+            embd_normalize: the norm to divide by: 2 is Euclidean, -1 none; by default the server's, 2.
+            model: the model, on a server with several.
+            extra: merged into the JSON, for fields that have no argument here.
             headers: sent with this request besides the client's.
 
         Returns:
-            A sequence of lists of floats, one for each input; `numpy.asarray` of it copies nothing.
+            A sequence of lists of floats, one for each input; `numpy.asarray` reads it without a copy.
 
         Raises:
             NotSupportedError: the server was started without `--embeddings`.
@@ -159,7 +159,7 @@ class RetrievalRoutes(Routes):
             >>> len(client.embed(["The sky is blue.", "Grass is green."])[0])
             576
         """
-        # In base64 the numbers are a quarter as long, and need no reading digit by digit.
+        # In base64 the numbers take a quarter of the bytes, and no parsing of digits.
         body = {"input": input, "embd_normalize": embd_normalize, "model": model, "encoding_format": "base64"}
         return decode_embeddings(self._post("/v1/embeddings", timeout, body, extra, headers))
 
@@ -173,7 +173,7 @@ class RetrievalRoutes(Routes):
         timeout: Optional[float] = OWN,
         headers: Optional[Mapping[str, str]] = None,
     ) -> List[Embeddings]:
-        """For each input the embeddings of its tokens. Wants a server started with `--embeddings --pooling none`.
+        """Return the embeddings of each input's tokens. Needs a server started with `--embeddings --pooling none`.
 
         Example:
             >>> [tokens] = client.embed_tokens("The sky is blue.")
@@ -195,12 +195,12 @@ class RetrievalRoutes(Routes):
         timeout: Optional[float] = OWN,
         headers: Optional[Mapping[str, str]] = None,
     ) -> Ranking:
-        """Order documents by how well they fit a query. Wants a reranking model, and `--reranking`.
+        """Rank documents by their relevance to a query. Needs a reranking model, and `--reranking`.
 
         Args:
-            query: what is looked for.
+            query: the text to compare with.
             documents: texts.
-            top_n: how many to return; by default all.
+            top_n: how many to return; all by default.
             model, extra, headers: as for `embed`.
 
         Raises:

@@ -19,12 +19,12 @@ from ...errors import (
     ServerNotRunningError,
 )
 from .decode import decode_fields, decode_json, expect_object, get, number, objects
-from .transport import LOADING_PAUSE, MAX_ERROR, OWN, Routes, about
+from .transport import LOADING_PAUSE, OWN, Routes, about
 
 
 @dataclass
 class Health:
-    """Whether the server is ready; true or false accordingly.
+    """Whether the server is ready: true if it is, in an `if`.
 
     Attributes:
         status: `"ok"` or `"loading"`.
@@ -38,15 +38,15 @@ class Health:
 
 @dataclass
 class Props:
-    """What the server runs.
+    """Properties of the server.
 
     Attributes:
-        model_path: the GGUF, as it was given to the server.
-        model_alias: the name that it goes by.
-        n_ctx: context of one slot, in tokens; None if the server does not say.
-        total_slots: requests that it serves at the same time.
+        model_path: the GGUF, as given to the server.
+        model_alias: the model's name.
+        n_ctx: context of one slot in tokens; None if the server does not report it.
+        total_slots: number of requests that it serves at the same time.
         build_info: build number and commit.
-        chat_template: Jinja.
+        chat_template: the Jinja template.
         modalities: e.g. `{"vision": False, "audio": False}`.
         raw: the server's JSON, untouched.
     """
@@ -63,12 +63,12 @@ class Props:
 
 @dataclass
 class Slot:
-    """One of the places where the server answers requests.
+    """A slot: the server answers one request at a time in each.
 
     Attributes:
-        id: counted from 0.
+        id: its number, from 0.
         is_processing: whether it is busy.
-        n_ctx: its context, in tokens.
+        n_ctx: its context in tokens.
         raw: the server's JSON, untouched.
     """
 
@@ -80,13 +80,13 @@ class Slot:
 
 @dataclass
 class SlotFile:
-    """What a slot's prompt cache was saved to, or restored from.
+    """The file that a slot's prompt cache was saved to, or restored from.
 
     Attributes:
-        id_slot: the slot.
-        filename: in the server's directory for them (`--slot-save-path`).
-        n_tokens: tokens saved or restored.
-        n_bytes: bytes written or read.
+        id_slot: the slot's number.
+        filename: the file, in the directory of `--slot-save-path`.
+        n_tokens: number of tokens saved or restored.
+        n_bytes: number of bytes written or read.
         raw: the server's JSON, untouched.
     """
 
@@ -102,9 +102,9 @@ class LoraAdapter:
     """A LoRA adapter that the server was started with.
 
     Attributes:
-        id: counted from 0.
-        path: the GGUF, as it was given to the server.
-        scale: how strongly it applies; 0: not at all.
+        id: its number, from 0.
+        path: the GGUF, as given to the server.
+        scale: its weight; 0 switches it off.
         raw: the server's JSON, untouched.
     """
 
@@ -120,10 +120,10 @@ class Metric:
 
     Attributes:
         name: e.g. `"llamacpp:requests_processing"`.
-        value: a number, perhaps NaN or infinite.
-        type: `"counter"`, `"gauge"`, …; `"untyped"` if the server did not say.
-        help: what it means, in the server's words.
-        labels: what tells it from others of the same name, e.g. `{"position": "0"}`.
+        value: a number; may be NaN or infinite.
+        type: `"counter"`, `"gauge"`, …; `"untyped"` if the server does not name it.
+        help: the server's description.
+        labels: e.g. `{"position": "0"}`.
     """
 
     name: str
@@ -135,10 +135,10 @@ class Metric:
 
 @dataclass
 class Metrics:
-    """What the server measures. `metrics[name]` is the value of the one that has this name and no labels.
+    """The server's metrics. `metrics[name]` is the value of the metric with this name and no labels.
 
     Attributes:
-        samples: all of them, in the server's order.
+        samples: all metrics, in the server's order.
         raw: the server's text, untouched.
     """
 
@@ -172,13 +172,13 @@ def decode_lora_adapters(value: Any) -> List[LoraAdapter]:
     return [decode_fields(LoraAdapter, item, scale=number(item, "scale") or 0.0) for item in items]
 
 
-# Each is matched at one place only, and none can match a text in two ways: no line takes longer than it is long.
+# Each is matched at one place, and matches a text in one way only: the time is linear in the length of a line.
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|(?=}))')
 
 
 def decode_metrics(data: bytes) -> Metrics:
-    """The metrics in a Prometheus text.
+    """Return the metrics in a Prometheus text.
 
     Example:
         >>> decode_metrics(b'# TYPE requests gauge\\nrequests{slot="0"} 2\\n').samples
@@ -224,27 +224,26 @@ def _unescaped(text: str) -> str:
 
 
 class ServerRoutes(Routes):
-    """The part of `LlamaCppClient` that looks after the server."""
+    """The part of `LlamaCppClient` about the server itself."""
 
     def health(self, *, timeout: Optional[float] = OWN) -> Health:
-        """Whether the server is ready, without waiting for it.
+        """Return whether the server is ready, without waiting for it.
 
         Returns:
             Health: true if it is ready, false while its model loads.
         """
-        call = self.transport.call(timeout)
         try:
-            reply = self.transport.send(call, "GET", "/health", patient=False).read_all(MAX_ERROR)
+            reply = self.transport.fetch("GET", "/health", None, timeout, patient=False, decode=decode_json)
         except ModelLoadingError:
             return Health("loading")
-        return Health(get(expect_object(decode_json(reply)), "status", ""))
+        return Health(get(expect_object(reply), "status", ""))
 
     def wait_until_ready(self, timeout: Optional[float] = OWN) -> None:
         """Wait until the server is up and its model is loaded.
 
         Raises:
             ServerNotRunningError: it is not up after `timeout` seconds.
-            ModelLoadingError: it still loads the model then.
+            ModelLoadingError: it is still loading the model after `timeout` seconds.
         """
         call = self.transport.call(timeout)
         down: Optional[FlynnError] = None
@@ -254,21 +253,22 @@ class ServerRoutes(Routes):
                     call.pause(LOADING_PAUSE)
                 self.transport.send(call, "GET", "/health").close()
                 return
-            except (ServerNotRunningError, ConnectionLostError) as error:  # the latter while it goes down
+            except (ServerNotRunningError, ConnectionLostError) as error:  # the latter while it stops
                 down = error
             except RequestTimeoutError:
                 raise down or RequestTimeoutError() from None
 
     def props(self, *, model: Optional[str] = None, timeout: Optional[float] = OWN) -> Props:
-        """What the server runs: model, context, slots, build.
+        """Return the properties of the server: model, context, slots, build.
 
         Args:
-            model: the one to ask about, where a server has several: it is loaded if it is not. By default the server.
+            model: on a server with several models, the one to ask about; it is loaded if necessary. By default the
+                answer is about the server.
         """
         return decode_props(self.transport.json("GET", about("/props", model), None, timeout))
 
     def slots(self, *, timeout: Optional[float] = OWN) -> List[Slot]:
-        """What each slot of the server is doing.
+        """Return the state of each slot.
 
         Raises:
             NotSupportedError: the server was started with `--no-slots`.
@@ -276,31 +276,31 @@ class ServerRoutes(Routes):
         return decode_slots(self._get("/slots", timeout))
 
     def save_slot(self, id_slot: int, filename: str, *, timeout: Optional[float] = OWN) -> SlotFile:
-        """Save the prompt cache of a slot to a file on the server. Wants a server started with `--slot-save-path`.
+        """Save the prompt cache of a slot to a file on the server. Needs a server started with `--slot-save-path`.
 
         Args:
-            id_slot: counted from 0.
-            filename: a name in that directory, without a path.
+            id_slot: the slot's number, from 0.
+            filename: a file name without a path.
 
         Raises:
-            NotSupportedError: the server was started without it.
-            ServerError: the file cannot be written or has no good name.
+            NotSupportedError: the server was started without `--slot-save-path`.
+            ServerError: the file cannot be written, or its name is not valid.
         """
         return decode_slot_file(self._slot(id_slot, "save", timeout, filename=filename))
 
     def restore_slot(self, id_slot: int, filename: str, *, timeout: Optional[float] = OWN) -> SlotFile:
-        """Restore the prompt cache of a slot from a file that `save_slot` has made.
+        """Restore the prompt cache of a slot from a file that `save_slot` wrote.
 
         Raises:
-            ServerError: there is no such file, or the slot has no room for it.
+            ServerError: the file does not exist, or does not fit the slot.
         """
         return decode_slot_file(self._slot(id_slot, "restore", timeout, filename=filename))
 
     def erase_slot(self, id_slot: int, *, timeout: Optional[float] = OWN) -> int:
-        """Forget the prompt cache of a slot. Wants a server started with `--slot-save-path`, like `save_slot`.
+        """Erase the prompt cache of a slot. Needs a server started with `--slot-save-path`, like `save_slot`.
 
         Returns:
-            The number of tokens that were in it.
+            The number of tokens erased.
         """
         return get(expect_object(self._slot(id_slot, "erase", timeout)), "n_erased", 0)
 
@@ -308,27 +308,27 @@ class ServerRoutes(Routes):
         return self._post(f"/slots/{int(id_slot)}?action={action}", timeout, fields)
 
     def lora_adapters(self, *, timeout: Optional[float] = OWN) -> List[LoraAdapter]:
-        """The LoRA adapters that the server was started with."""
+        """Return the LoRA adapters that the server was started with."""
         return decode_lora_adapters(self._get("/lora-adapters", timeout))
 
     def set_lora_adapters(
         self, adapters: Union[Mapping[int, float], Sequence[Mapping[str, Any]]], *, timeout: Optional[float] = OWN
     ) -> None:
-        """Set how strongly each LoRA adapter applies to requests without a `lora` of their own.
+        """Set the scale of each LoRA adapter, for requests without `lora`.
+
+        The server keeps using prompts that it cached with the old scales (b11549). `cache_prompt=False` makes it read
+        the prompt of a request again.
 
         Args:
-            adapters: scales by adapter, `{0: 0.5}`, or the same in the server's form, `[{"id": 0, "scale": 0.5}]`.
-                An adapter that is missing is switched off.
-
-        What the server has cached of a prompt was read with the scales of then, and it uses that (b11549): a request
-        with `cache_prompt=False` reads its prompt anew.
+            adapters: scales by adapter number, `{0: 0.5}`, or the server's form, `[{"id": 0, "scale": 0.5}]`. A missing
+                adapter is switched off.
         """
         if isinstance(adapters, Mapping):
             adapters = [{"id": id, "scale": scale} for id, scale in adapters.items()]
         self.transport.json("POST", "/lora-adapters", list(adapters), timeout)
 
     def metrics(self, *, timeout: Optional[float] = OWN) -> Metrics:
-        """What the server counts and measures.
+        """Return the server's metrics.
 
         Raises:
             NotSupportedError: the server was started without `--metrics`.

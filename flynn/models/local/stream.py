@@ -1,10 +1,10 @@
-"""What a server sends piece by piece: an iterator of typed events that can be ended at any time, from any thread."""
+"""Streams: iterators of typed events that any thread can end at any time."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generator, Iterator, List, Protocol, TypeVar
 
-from ...errors import FlynnError, StreamInterruptedError
+from ...errors import StreamInterruptedError
 from ...http.limits import CallAborted
 from ..types import ChatResponse, StreamEvent
 from .resumable import ResumableBody, State
@@ -14,14 +14,14 @@ Self = TypeVar("Self", bound="ServerStream")
 
 
 class Decoder(Protocol):
-    """Makes typed events of the data of server-sent events, and assembles the response on the way. Does no I/O."""
+    """Turns the data of server-sent events into typed events, and assembles the response. No I/O."""
 
     @property
     def done(self) -> bool:
-        """Whether nothing more is to come."""
+        """Whether the answer is complete."""
 
     def feed(self, data: bytes) -> List[Any]:
-        """Return the events in the data of one server-sent event. Raises the ServerError that it may be."""
+        """Return the typed events in the data of one server-sent event. Raises the ServerError that it may hold."""
 
     def response(self) -> Any:
         """Return the response so far."""
@@ -31,20 +31,20 @@ class ServerStream:
     """An iterator of events, and a context manager.
 
     The request is sent when iteration, or the `with` block, begins. The server stops generating as soon as the stream
-    is closed: by `close`, by leaving the `with` block, by an exception, or because nobody refers to it any more.
+    is closed: by `close`, at the end of the `with` block, by an exception, or when the last reference to it is gone.
 
     One thread iterates; any thread may close.
 
     Args:
         body: the lines of the answer.
-        decoder: makes events of them.
+        decoder: turns them into events.
 
     Raises, while iterating:
         StreamInterruptedError: the stream was cut and could not be resumed.
         ServerError: the server answered with an error, or sent one in the stream.
-        RequestTimeoutError: nothing came for `timeout` seconds.
-        ServerNotRunningError: nothing answers at the endpoint.
-        ProtocolError: what came is not a stream of events.
+        RequestTimeoutError: the server sent nothing for `timeout` seconds.
+        ServerNotRunningError: nothing listens at the endpoint.
+        ProtocolError: the answer is not a stream of events.
     """
 
     def __init__(self, body: ResumableBody, decoder: Decoder) -> None:
@@ -54,7 +54,7 @@ class ServerStream:
 
     @property
     def response(self) -> Any:
-        """The response assembled from what has come so far: all of it once the stream is exhausted."""
+        """The response assembled so far; complete once the stream is exhausted."""
         return self._decoder.response()
 
     @property
@@ -67,7 +67,7 @@ class ServerStream:
 
     def __next__(self) -> Any:
         try:
-            return next(self._events) or next(self._events)  # None comes first, when the request was sent
+            return next(self._events) or next(self._events)  # the first item is None: the request was sent
         except StopIteration:
             raise
         except CallAborted:
@@ -92,7 +92,7 @@ class ServerStream:
         self.close()
 
     def abort(self) -> None:
-        """End the stream without waiting for anything, from any thread; `close` has to follow, and tells the server."""
+        """End the stream without blocking, from any thread. Call `close` afterwards: it tells the server."""
         self._body.abort()
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class ServerStream:
         try:
             self._events.close()
         except ValueError:
-            pass  # a thread reads: it wakes since the call was aborted, and then leaves the generator
+            pass  # another thread reads: the aborted call wakes it, and it leaves the generator
 
     def __del__(self) -> None:
         if hasattr(self, "_events"):
@@ -111,8 +111,8 @@ class ServerStream:
 def _events(body: ResumableBody, decoder: Decoder) -> Generator[Any, None, None]:
     """Send the request and yield None, then yield the events of the answer.
 
-    All that reads is in this generator, so only one thread can be in it, and none while it is closed. It does not refer
-    to the stream, which otherwise would refer to itself, and so not end as soon as it is forgotten.
+    All reading happens in this generator, because Python lets only one thread into a generator, and none while it is
+    being closed. It does not refer to the stream: a cycle of references would keep a dropped stream open.
     """
     try:
         body.open()
@@ -122,7 +122,7 @@ def _events(body: ResumableBody, decoder: Decoder) -> Generator[Any, None, None]
                 events = decoder.feed(data)
                 if decoder.done:
                     body.finish()
-                    body.report("answer", bytes=body.position, response=decoder.response())
+                    body.call.report("answer", bytes=body.position, response=decoder.response())
                     yield from events
                     return
                 yield from events
@@ -132,15 +132,15 @@ def _events(body: ResumableBody, decoder: Decoder) -> Generator[Any, None, None]
             message += f", {len(partial.content)} characters of text"
         why = f" ({body.why_lost})" if body.lost else ""
         raise StreamInterruptedError(message + why, partial) from body.lost
-    except FlynnError as error:
-        body.report("error", error=error)
+    except BaseException as error:  # GeneratorExit too: the stream was closed
+        body.call.ended(error)
         raise
     finally:
         body.disconnect()
 
 
 class TextStream(ServerStream):
-    """A stream with text in it."""
+    """A stream of text."""
 
     def text(self) -> Iterator[str]:
         """Yield only the text of the first choice, piece by piece."""
@@ -151,7 +151,7 @@ class TextStream(ServerStream):
 
 
 class ChatStream(TextStream):
-    """A chat answer as it is generated. Made by `LlamaCppClient.chat_stream`; see `ServerStream`."""
+    """A chat answer while it is generated. Returned by `LlamaCppClient.chat_stream`; see `ServerStream`."""
 
     if TYPE_CHECKING:
 

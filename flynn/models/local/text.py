@@ -1,4 +1,4 @@
-"""Text without a chat template: completion, infill, tokens. Types, decoders and the methods of the client.
+"""Text without a chat template: completion and infill. Types, decoders and the methods of the client.
 
 Source: `tools/server/README.md`, and `server-task.cpp` and `server-context.cpp` beside it, in ggml-org/llama.cpp.
 """
@@ -6,12 +6,11 @@ Source: `tools/server/README.md`, and `server-task.cpp` and `server-context.cpp`
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union, overload
+from typing import TYPE_CHECKING, Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union
 
-from ...errors import ProtocolError
 from ..request import ChatRequest
 from ..types import ContentEvent, ProgressEvent, Timings, Usage
-from .decode import decode_error, decode_json, decode_progress, decode_timings, expect_object, get, integers, objects
+from .decode import decode_event, decode_json, decode_progress, decode_timings, get, integers, objects
 from .encode import check_options, encode_json
 from .resumable import StreamRoutes
 from .stream import TextStream
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
 
     from ..options import CompletionOptions
 
-# A prompt is text, tokens, both mixed, or an object in the server's own form; and there may be several.
+# A prompt is text, tokens, a mix of both, or an object in the server's own form; or a list of these.
 Prompts = Union[str, Mapping[str, Any], Sequence[Union[int, str, Mapping[str, Any], Sequence[Union[int, str]]]]]
-Text = Union[str, Sequence[Union[int, str]]]
 
 # The options that the completion routes have in common with the chat route.
 _OPTIONS = tuple(option.name for option in fields(ChatRequest) if option.metadata.get("completion"))
@@ -35,15 +33,15 @@ class Completion:
     """One completion of one prompt.
 
     Attributes:
-        content: what the model wrote, without the prompt.
-        tokens: the IDs of that; of a reply in one piece only if `return_tokens` was asked for. A stream lacks those
-            that end within a character, which the server does not send.
-        stop_type: why it ended: `"eos"`, `"limit"` (of tokens), `"word"` (one of `stop`); None while it goes on.
-        stopping_word: the one of `stop` that ended it, which is not in `content`; else empty.
-        usage: tokens that it cost; None if the server did not say.
-        timings: how long it took; None while it goes on.
-        logprobs: one mapping a token, as the server sends them, if `n_probs` was asked for.
-        raw: the server's JSON, untouched. Of a stream, the last chunk.
+        content: the text that the model generated, without the prompt.
+        tokens: the IDs of its tokens; in a one-shot reply only with `return_tokens`. A stream lacks tokens that end
+            inside a character: the server does not send them.
+        stop_type: why it ended: `"eos"`, `"limit"` (of tokens), `"word"` (one of `stop`); None before its end.
+        stopping_word: the one of `stop` that ended it, which is not in `content`; empty if none did.
+        usage: token counts; None if the server sent none.
+        timings: how long it took; None before its end.
+        logprobs: one mapping a token, as the server sends them, with `n_probs`.
+        raw: the server's JSON, untouched; of a stream, the last chunk.
     """
 
     content: str
@@ -58,12 +56,12 @@ class Completion:
 
 @dataclass
 class CompletionResponse:
-    """The reply to a request for completions. What a `Completion` says is also here, for the first one.
+    """The reply to a request for completions. It has the properties of the first `Completion`.
 
     Attributes:
         choices: the completions: `n_cmpl` of the first prompt, then those of the second, and so on.
-        raw: the server's JSON, untouched: an object, or a list of them where there are several completions. Of a
-            stream, the last chunk of each.
+        raw: the server's JSON, untouched: an object, or a list of them if there are several completions; of a stream,
+            the last chunk of each.
     """
 
     choices: Sequence[Completion]
@@ -103,7 +101,7 @@ class CompletionDoneEvent:
     """The end of a stream of completions.
 
     Attributes:
-        response: all that came, assembled.
+        response: the assembled response.
     """
 
     response: CompletionResponse
@@ -114,28 +112,15 @@ class CompletionDoneEvent:
 CompletionEvent = Union[ContentEvent, ProgressEvent, CompletionDoneEvent]
 
 
-@dataclass
-class TokenPiece:
-    """A token and what it stands for.
-
-    Attributes:
-        id: the token.
-        piece: text, or bytes where they are no UTF-8 by themselves.
-    """
-
-    id: int
-    piece: Union[str, bytes]
-
-
 def encode_completion(
     prompt: Mapping[str, Any], options: Mapping[str, Any], defaults: Mapping[str, Any], *, stream: bool = False
 ) -> Dict[str, Any]:
-    """The body of a request to a completion route.
+    """Return the body of a request to a completion route.
 
     Args:
-        prompt: the fields that the route has for it.
-        options: given by the caller.
-        defaults: the client's, for fields that the caller does not set; those of the chat route alone are left out.
+        prompt: the route's fields for the prompt.
+        options: the caller's.
+        defaults: the client's, for fields that the caller does not set. Fields of the chat route alone are left out.
     """
     check_options(options, (*_OPTIONS, "extra"))
     body = {name: value for name, value in prompt.items() if value is not None}
@@ -144,14 +129,15 @@ def encode_completion(
         body.update((name, given[name]) for name in _OPTIONS if given.get(name) is not None)
         extra.update(given.get("extra") or {})
     if stream:
-        body.update(stream=True, return_progress=True)  # progress always, as in `encode_chat`
+        body.update(stream=True, return_progress=True)  # always ask for progress, as in `encode_chat`
     return {**body, **extra}
 
 
 def count_completions(body: Mapping[str, Any]) -> int:
-    """How many completions a body asks for: a stream of them has no other sign of its end.
+    """Return the number of completions that a body asks for: a stream of them has no other sign of its end.
 
-    A list is one prompt if any number is in it, else a list of prompts (`tokenize_input_prompts`, server-common.cpp).
+    A list with a number in it is one prompt, any other list a list of prompts (`tokenize_input_prompts` in
+    server-common.cpp).
     """
     prompt = body.get("prompt")
     several = isinstance(prompt, (list, tuple)) and not any(isinstance(item, (int, float)) for item in prompt)
@@ -163,9 +149,9 @@ def decode_completions(data: bytes) -> CompletionResponse:
     value = decode_json(data)
     choices = []
     for raw in objects({"response": value if isinstance(value, list) else [value]}, "response"):
-        whole = _CompletionSoFar()
-        whole.take(raw)
-        choices.append(whole.completion())
+        pieces = _CompletionSoFar()
+        pieces.add(raw)
+        choices.append(pieces.completion())
     return CompletionResponse(tuple(choices or [Completion("")]), value)
 
 
@@ -178,8 +164,8 @@ class _CompletionSoFar:
         self.logprobs: List[Mapping[str, Any]] = []
         self.last: Mapping[str, Any] = {}
 
-    def take(self, raw: Mapping[str, Any]) -> Tuple[str, List[Dict[str, Any]]]:
-        """Add what came; its text and log-probabilities."""
+    def add(self, raw: Mapping[str, Any]) -> Tuple[str, List[Dict[str, Any]]]:
+        """Add a chunk. Returns its text and log-probabilities."""
         self.last = raw
         self.tokens += integers(raw, "tokens")
         content, logprobs = get(raw, "content", ""), objects(raw, "completion_probabilities")
@@ -207,8 +193,8 @@ class CompletionStreamDecoder:
     """A `flynn.models.local.stream.Decoder` of completions.
 
     Args:
-        count: completions to come.
-        progress: whether to give progress events, which every stream has.
+        count: number of completions in the stream.
+        progress: whether to return progress events. Every stream has them, see `encode_chat`.
     """
 
     def __init__(self, count: int, *, progress: bool = False) -> None:
@@ -218,17 +204,15 @@ class CompletionStreamDecoder:
         self._choices: Dict[int, _CompletionSoFar] = {}
 
     def feed(self, data: bytes) -> List[CompletionEvent]:
-        chunk = expect_object(decode_json(data), "event")
-        if "error" in chunk:
-            raise decode_error(None, data)
+        chunk = decode_event(data)
         index = get(chunk, "index", 0)
-        if "prompt_progress" in chunk:  # with a content and a token that are none
+        if "prompt_progress" in chunk:  # its content and token are placeholders
             return [decode_progress(get(chunk, "prompt_progress", {}), index)] if self._progress else []
-        content, logprobs = self._choices.setdefault(index, _CompletionSoFar()).take(chunk)
+        content, logprobs = self._choices.setdefault(index, _CompletionSoFar()).add(chunk)
         events: List[CompletionEvent] = []
         if content or logprobs:
             events.append(ContentEvent(content, index, tuple(logprobs)))
-        if chunk.get("stop") is not False:  # the last of a completion; `response_fields` may have taken its "stop"
+        if chunk.get("stop") is not False:  # the last chunk of a completion; `response_fields` may remove its "stop"
             self._missing -= 1
             if self._missing <= 0:
                 self.done = True
@@ -241,17 +225,8 @@ class CompletionStreamDecoder:
         return CompletionResponse(tuple(choices), raws[0] if len(raws) == 1 else raws)
 
 
-def decode_pieces(value: Any) -> List[TokenPiece]:
-    items = objects(expect_object(value), "tokens")
-    try:
-        pieces = [p if isinstance(p := item.get("piece"), str) else bytes(integers(item, "piece")) for item in items]
-    except ValueError:
-        raise ProtocolError("expected the bytes of a token as numbers from 0 to 255") from None
-    return [TokenPiece(get(item, "id", 0), piece) for item, piece in zip(items, pieces)]
-
-
 class CompletionStream(TextStream):
-    """Completions as they are generated. Made by `LlamaCppClient.complete_stream`; see `ServerStream`."""
+    """Completions while they are generated. Returned by `LlamaCppClient.complete_stream`; see `ServerStream`."""
 
     if TYPE_CHECKING:
 
@@ -262,7 +237,7 @@ class CompletionStream(TextStream):
 
 
 class TextRoutes(StreamRoutes):
-    """The part of `LlamaCppClient` that works on plain text."""
+    """The part of `LlamaCppClient` that completes plain text."""
 
     def complete(
         self,
@@ -273,16 +248,16 @@ class TextRoutes(StreamRoutes):
         headers: Optional[Mapping[str, str]] = None,
         **options: Unpack[CompletionOptions],
     ) -> CompletionResponse:
-        """Continue a text, in one piece. No chat template is applied.
+        """Return the completion of a text, in one piece. No chat template is applied.
 
         Args:
-            prompt: a text, a list of tokens, a list of both, a mapping in the server's own form (`prompt_string`,
+            prompt: a text, a list of tokens, a mixed list, a mapping in the server's own form (`prompt_string`,
                 `multimodal_data`), or a list of such prompts.
             headers: sent with this request besides the client's.
-            options: fields of `ChatRequest`, without those of chat: `n_predict`, `temperature`, `stop`, `n_probs`, …
+            options: fields of `ChatRequest` without those of chat: `n_predict`, `temperature`, `stop`, `n_probs`, …
 
         Raises:
-            TypeError: an option is none of the route's.
+            TypeError: an option is not one of the route's.
 
         Example:
             >>> client.complete("The sky is", n_predict=3).content
@@ -311,7 +286,7 @@ class TextRoutes(StreamRoutes):
         headers: Optional[Mapping[str, str]] = None,
         **options: Unpack[CompletionOptions],
     ) -> CompletionStream:
-        """Continue a text, piece by piece as it is generated. The request is sent when iteration begins.
+        """Stream the completion of a text while it is generated. The request is sent when iteration begins.
 
         Args:
             prompt, headers, options: as for `complete`.
@@ -339,17 +314,17 @@ class TextRoutes(StreamRoutes):
         headers: Optional[Mapping[str, str]] = None,
         **options: Unpack[CompletionOptions],
     ) -> CompletionResponse:
-        """Fill the gap between two pieces of code.
+        """Return the code that fills the gap between two pieces of code.
 
         Args:
-            input_prefix: what is before the gap.
-            input_suffix: what is after it.
-            prompt: how the filling begins.
+            input_prefix: the code before the gap.
+            input_suffix: the code after the gap.
+            prompt: the beginning of the code in the gap.
             input_extra: other files, each as `{"filename": …, "text": …}`.
             headers, options: as for `complete`.
 
         Raises:
-            NotSupportedError: the model was not made for it.
+            NotSupportedError: the model does not support infill.
 
         Example:
             >>> client.infill("def add(a, b):\\n    return ", "\\n").content
@@ -357,56 +332,3 @@ class TextRoutes(StreamRoutes):
         """
         gap = {"input_prefix": input_prefix, "input_suffix": input_suffix, "prompt": prompt, "input_extra": input_extra}
         return self._completions("/infill", encode_completion(gap, options, self.defaults), timeout, headers)
-
-    @overload
-    def tokenize(
-        self,
-        text: Text,
-        *,
-        add_special: bool = ...,
-        parse_special: bool = ...,
-        with_pieces: Literal[False] = ...,
-        timeout: Optional[float] = ...,
-    ) -> List[int]: ...
-
-    @overload
-    def tokenize(
-        self,
-        text: Text,
-        *,
-        add_special: bool = ...,
-        parse_special: bool = ...,
-        with_pieces: Literal[True],
-        timeout: Optional[float] = ...,
-    ) -> List[TokenPiece]: ...
-
-    def tokenize(
-        self,
-        text: Text,
-        *,
-        add_special: bool = False,
-        parse_special: bool = True,
-        with_pieces: bool = False,
-        timeout: Optional[float] = OWN,
-    ) -> Union[List[int], List[TokenPiece]]:
-        """The tokens of a text.
-
-        Args:
-            text: any text; no chat template is applied. A list may mix texts and tokens.
-            add_special: add what the model wants at the beginning, such as BOS.
-            parse_special: take `<|im_start|>` and the like for the tokens that they name.
-            with_pieces: return each token together with what it stands for.
-
-        Example:
-            >>> client.tokenize("Hello world", with_pieces=True)
-            [TokenPiece(id=19556, piece='Hello'), TokenPiece(id=905, piece=' world')]
-        """
-        body = {"content": text, "add_special": add_special, "parse_special": parse_special, "with_pieces": with_pieces}
-        reply = expect_object(self._post("/tokenize", timeout, body))
-        if not with_pieces:
-            return integers(reply, "tokens")
-        return decode_pieces(reply)
-
-    def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = OWN) -> str:
-        """The text of tokens."""
-        return get(expect_object(self._post("/detokenize", timeout, {"tokens": list(tokens)})), "content", "")

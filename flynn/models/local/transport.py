@@ -1,6 +1,6 @@
-"""Requests to one llama-server: headers, limits, waiting for its model, and what an answer other than 2xx means.
+"""Requests to one llama-server: headers, limits, retries, waiting for its model, and the errors of 4xx and 5xx.
 
-The routes that are made of them are in llamacpp.py (chat), text.py, retrieval.py, server.py and models.py.
+The routes are in llamacpp.py (chat), text.py, tokens.py, retrieval.py, server.py and models.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 JSONBody = Union[Mapping[str, Any], List[Any]]
 
-OWN: Any = ...  # as a default of `timeout`: the client's own; None means no limit
+OWN: Any = ...  # the default of `timeout` arguments: the client's timeout. None means no limit
 MAX_REPLY = 256 * 1024 * 1024  # bytes of a reply in one piece
 MAX_ERROR = 1024 * 1024  # bytes of an error
 JSON = "application/json"
@@ -37,15 +37,15 @@ LOADING_PAUSE = 0.25  # seconds between two looks whether the model is loaded
 
 
 class Transport:
-    """Sends requests to any route; knows nothing of what they ask.
+    """Sends requests to any route, whatever their content.
 
     Args:
         endpoint, auth_token, timeout, connect_timeout, retries, headers, trace, ssl_context: see `LlamaCppClient`.
         max_reply: largest reply in one piece, in bytes; more is a ProtocolError.
 
     Attributes:
-        trace: the callback that is told of what happens; None for none.
-        resumable: False once the server has shown that it keeps no stream to be resumed.
+        trace: called with each `TraceEvent`; None for no tracing.
+        resumable: False once the server has shown that it cannot resume streams.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Transport:
         self._pool = ConnectionPool(endpoint, self._ssl_context)
 
     def call(self, timeout: Optional[float], *, whole: bool = True) -> Call:
-        """Return the limits of a call: `timeout` seconds for all of it, or, if not `whole`, for each silence."""
+        """Return the limits of a call: `timeout` seconds for the whole call, or, if not `whole`, for each silence."""
         timeout = self.timeout if timeout is OWN else check_timeout(timeout)
         return Call(timeout, whole=whole, connect_timeout=self._connect_timeout, report=reporter(self.trace))
 
@@ -93,8 +93,8 @@ class Transport:
         headers: Optional[Mapping[str, str]] = None,
     ) -> Any:
         """Return the JSON of a reply, None if it has no body (204); see `LlamaCppClient.request`."""
-        sent = None if body is None else encode_json(body)
-        return self.fetch(method, path, sent, timeout, headers=headers, decode=_json_or_none)
+        data = None if body is None else encode_json(body)
+        return self.fetch(method, path, data, timeout, headers=headers, decode=_json_or_none)
 
     def fetch(
         self,
@@ -105,15 +105,17 @@ class Transport:
         *,
         kind: str = JSON,
         headers: Optional[Mapping[str, str]] = None,
+        patient: bool = True,
         decode: Callable[[bytes], Any] = bytes,
     ) -> Any:
-        """Return what `decode` makes of the body of a reply, which must be of the media type `kind`."""
-        call = self.call(timeout)
+        """Return the decoded body of a reply, which must have the media type `kind`; see `send`."""
+        headers, call = check_headers(headers), self.call(timeout)
         try:
-            data = self.read(self.send(call, method, path, body, kind=kind, headers=check_headers(headers)))
+            response = self.send(call, method, path, body, kind=kind, headers=headers, patient=patient)
+            data = self.read(response)
             answer = decode(data)
-        except FlynnError as error:
-            call.report("error", error=error)
+        except BaseException as error:
+            call.ended(error)
             raise
         call.report("answer", bytes=len(data), response=answer)
         return answer
@@ -138,23 +140,23 @@ class Transport:
 
         Args:
             call: the limits.
-            kind: media type that the answer must have; empty for any.
-            headers: besides those of every request.
-            patient: whether to wait while the server says that its model loads, and to retry as the client has it.
-            streamed: whether the answer is a stream, whose connection llama-server closes at its end.
+            kind: the media type that the answer must have; empty for any.
+            headers: sent besides those of every request.
+            patient: whether to wait while the model loads, and to retry as often as the client says.
+            streamed: whether the answer is a stream: llama-server closes its connection at the end.
 
-        Raises: the error that an answer other than 2xx means, and see `Connection.exchange`.
+        Raises: the error of a 4xx or 5xx answer, and see `Connection.exchange`.
         """
-        sent: Dict[str, str] = {**self._headers, "Accept": kind or JSON, **(headers or {})}
+        all_headers: Dict[str, str] = {**self._headers, "Accept": kind or JSON, **(headers or {})}
         if body is not None:
-            sent["Content-Type"] = JSON
+            all_headers["Content-Type"] = JSON
         give_up = math.inf if call.timeout is None else time.monotonic() + call.timeout
         failures = 0
         failure: Optional[FlynnError] = None
         try:
             while True:
                 try:
-                    return self._exchange(call, method, path, body, sent, kind, streamed)
+                    return self._exchange(call, method, path, body, all_headers, kind, streamed)
                 except RequestTimeoutError as error:
                     raise failure or error.advise(_timed_out(call)) from None
                 except FlynnError as error:
@@ -172,8 +174,8 @@ class Transport:
                     raise failure
                 call.pause(wait)
         finally:
-            # The error refers to this frame. Did the frame refer to the error, connections would stay open until the
-            # garbage collector finds them.
+            # The error refers to this frame. If the frame also referred to the error, its connection would stay open
+            # until the garbage collector runs.
             failure = None
 
     def _exchange(
@@ -186,7 +188,7 @@ class Transport:
         kind: str,
         streamed: bool,
     ) -> Response:
-        """Send a request once. Raises the error that an answer other than 2xx means."""
+        """Send a request once. Raises the error of an answer other than 2xx."""
         call.report("request", method=method, path=path, bytes=len(body or b""), body=body)
         endpoint = self._endpoint
         exchange = Connection(endpoint, self._ssl_context).exchange if streamed else self._pool.request
@@ -202,7 +204,7 @@ class Transport:
             response.close()
             raise ProtocolError(f"expected an answer, got a redirect (HTTP {response.status}), not followed")
         if response.status == 404 and endpoint.prefix.endswith("/v1"):
-            # OpenAI's clients want it in their base URL. Here it is a prefix, unless the server shows that it is not.
+            # OpenAI's clients want /v1 in their base URL. Drop it if the server does not know it as a prefix.
             response.read_all(MAX_ERROR)
             self._use(replace(endpoint, prefix=endpoint.prefix[: -len("/v1")]))
             try:
@@ -219,10 +221,12 @@ class Transport:
 
 
 def _refusal(response: Response, url: str) -> ServerError:
-    """Return the error that an answer with the status 4xx or 5xx means."""
+    """Return the error of an answer with the status 4xx or 5xx."""
     error = decode_error(response.status, response.read_all(MAX_ERROR), response.reason)
     error.retry_after = _seconds(response.headers.get("retry-after"))
     hint = _HINTS.get(response.status)
+    if response.status == 400 and "Pooling type 'none'" in str(error):
+        hint = _POOLING
     return error.advise(hint.format(url=url)) if hint else error
 
 
@@ -231,6 +235,7 @@ _HINTS = {
     401: "the token comes from auth_token=, $FLYNN_AUTH_TOKEN, or auth_token or auth_token_file in the configuration",
     404: "asked for {url}",
 }
+_POOLING = "embed_tokens returns a vector for each token; for one for each text, start llama-server with --pooling mean"
 
 
 def _timed_out(call: Call) -> str:
@@ -243,19 +248,19 @@ def _json_or_none(data: bytes) -> Any:
 
 
 def _seconds(retry_after: Optional[str]) -> Optional[float]:
-    """Return the seconds of a Retry-After header (RFC 9110 section 10.2.3), None if it has none or another form."""
+    """Return the seconds in a Retry-After header (RFC 9110 section 10.2.3), None if it is missing or a date."""
     text = (retry_after or "").strip()
     return float(text) if text.isascii() and text.isdigit() and len(text) < 9 else None
 
 
 class Routes:
-    """Sends requests in the words of the routes. The model among the client's defaults goes to every one."""
+    """Sends the JSON requests of the routes. Every one gets the model among the client's defaults."""
 
     defaults: Dict[str, Any]
     transport: Transport
 
     def _get(self, path: str, timeout: Optional[float]) -> Any:
-        """Return the JSON of a route about a model, the client's."""
+        """Return the JSON of a route about the client's model."""
         return self.transport.json("GET", about(path, self.defaults.get("model")), None, timeout)
 
     def _post(
@@ -266,7 +271,7 @@ class Routes:
         extra: Optional[Mapping[str, Any]] = None,
         headers: Optional[Mapping[str, str]] = None,
     ) -> Any:
-        """Return the JSON of a route's answer to the fields that are not None, with the client's model by default."""
+        """Post the fields that are not None, with the client's model by default. Returns the JSON of the answer."""
         body = {name: value for name, value in {**fields, **(extra or {})}.items() if value is not None}
         if "model" in self.defaults:
             body.setdefault("model", self.defaults["model"])
@@ -274,5 +279,5 @@ class Routes:
 
 
 def about(path: str, model: Optional[str]) -> str:
-    """Return the path of a route about one of the models that a server may have."""
+    """Return a path with the model in its query, for a server with several models."""
     return path if model is None else f"{path}?model={quote(model, safe='')}"

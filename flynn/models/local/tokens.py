@@ -1,0 +1,91 @@
+"""Tokens and text: types, decoders and the methods of the client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, List, Literal, Optional, Sequence, Union, overload
+
+from ...errors import ProtocolError
+from .decode import expect_object, get, integers, objects
+from .transport import OWN, Routes
+
+Text = Union[str, Sequence[Union[int, str]]]
+
+
+@dataclass
+class TokenPiece:
+    """A token and its text.
+
+    Attributes:
+        id: the token.
+        piece: its text, or its bytes if they are not valid UTF-8 by themselves.
+    """
+
+    id: int
+    piece: Union[str, bytes]
+
+
+def decode_pieces(value: Any) -> List[TokenPiece]:
+    items = objects(expect_object(value), "tokens")
+    try:
+        pieces = [p if isinstance(p := item.get("piece"), str) else bytes(integers(item, "piece")) for item in items]
+    except ValueError:
+        raise ProtocolError("expected the bytes of a token as numbers from 0 to 255") from None
+    return [TokenPiece(get(item, "id", 0), piece) for item, piece in zip(items, pieces)]
+
+
+class TokenRoutes(Routes):
+    """The part of `LlamaCppClient` that turns text into tokens and back."""
+
+    @overload
+    def tokenize(
+        self,
+        text: Text,
+        *,
+        add_special: bool = ...,
+        parse_special: bool = ...,
+        with_pieces: Literal[False] = ...,
+        timeout: Optional[float] = ...,
+    ) -> List[int]: ...
+
+    @overload
+    def tokenize(
+        self,
+        text: Text,
+        *,
+        add_special: bool = ...,
+        parse_special: bool = ...,
+        with_pieces: Literal[True],
+        timeout: Optional[float] = ...,
+    ) -> List[TokenPiece]: ...
+
+    def tokenize(
+        self,
+        text: Text,
+        *,
+        add_special: bool = False,
+        parse_special: bool = True,
+        with_pieces: bool = False,
+        timeout: Optional[float] = OWN,
+    ) -> Union[List[int], List[TokenPiece]]:
+        """Return the tokens of a text.
+
+        Args:
+            text: any text; no chat template is applied. A list may mix texts and tokens.
+            add_special: add the special tokens that the model expects, such as BOS; False by default.
+            parse_special: read `<|im_start|>` and the like as the special tokens that they name; True by default.
+            with_pieces: return each token together with its text; False by default.
+
+        Example:
+            >>> client.tokenize("Hello world", with_pieces=True)
+            [TokenPiece(id=19556, piece='Hello'), TokenPiece(id=905, piece=' world')]
+        """
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special, "with_pieces": with_pieces}
+        reply = expect_object(self._post("/tokenize", timeout, body))
+        if not with_pieces:
+            return integers(reply, "tokens")
+        return decode_pieces(reply)
+
+    def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = OWN) -> str:
+        """Return the text of tokens."""
+        return get(expect_object(self._post("/detokenize", timeout, {"tokens": list(tokens)})), "content", "")
