@@ -14,6 +14,7 @@ from ..errors import ConfigError, FileError, suggestion
 from ..http.endpoint import DEFAULT_ENDPOINT
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.request import ChatRequest, option_types
+from ..trace import Tracer
 from .exits import UsageError
 
 Given = argparse.Namespace
@@ -104,7 +105,7 @@ def request_options(given: Given) -> Dict[str, Any]:
     return options
 
 
-def connect(given: Given) -> LlamaCppClient:
+def connect(given: Given, trace: Optional[Tracer] = None) -> LlamaCppClient:
     """Return the client that options, environment and configuration describe, in this order of precedence.
 
     Its streams are resumed after a cut, unless the configuration says otherwise.
@@ -126,7 +127,9 @@ def connect(given: Given) -> LlamaCppClient:
         raise UsageError(f"--use: no model {given.use!r}{near} (expected one of: {', '.join(models)})")
     model = replace(models[given.use], **chosen)
     model = replace(model, defaults={"resume": True, **model.defaults})
-    return create_llamacpp_client(Config({given.use: model}), given.use)
+    client = create_llamacpp_client(Config({given.use: model}), given.use)
+    client.transport.trace = trace
+    return client
 
 
 def read_text(words: Sequence[str]) -> str:

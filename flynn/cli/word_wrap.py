@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 _TAB = 8  # columns
 _FENCES = ("```", "~~~")
 _LONGEST_INDENT = 16  # characters in front of a fence
@@ -73,6 +71,8 @@ def _width(char: str) -> int:
     """Return the columns of a character: 0 for what is drawn over the one before, 2 for wide ones."""
     if char < "\u0300":
         return 1
+    import unicodedata  # not before it is needed
+
     if unicodedata.category(char) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1

@@ -128,7 +128,8 @@ class ResumableBody:
             except ConnectionLostError as error:
                 self.lost = error.with_traceback(None)
             response = None
-            self.call.report("cut", position=self.position, error=self.lost or "the body ended too early")
+            error = self.lost or "the body ended too early"
+            self.call.report("cut", position=self.position, error=error, resume_for=self._resume_for if self._name else 0.0)
 
     def finish(self) -> None:
         """The answer is complete: delete what the server keeps of it."""
