@@ -469,10 +469,10 @@ def test_a_long_talk_with_a_real_model_forgets_its_beginning_and_says_so(home: H
     for variables, note in ({}, "\x1b[2m(the context is full"), ({"NO_COLOR": "1"}, "\r\n(the context is full"):
         home.variables = {"TERM": "xterm", **variables}
         with home.terminal(*options) as terminal:
-            terminal.expect("h> ")
+            terminal.expect("\x1b[?2004h")
             for line in lines:
                 terminal.type(f"{line}\n")
-                terminal.expect("h> ")
+                terminal.expect("\x1b[?2004h")
             terminal.type("/save talk.json\n/quit\n")
             assert terminal.end() == 0
         assert note in terminal.text.replace("\x1b[?2004l\r", "\r\n")
