@@ -59,6 +59,21 @@ class ModelRouter(LoopbackServer):
 
         threading.Timer(0.1, end).start()
 
+    def download(self, name: str) -> None:
+        """As a llama-server (b11669) does: a download that failed is "finished" too, but there is no model then."""
+        self.models[name] = {"value": "downloading", "args": []}
+        self._tell(name, "model_status", {"status": "downloading"})
+
+        def end() -> None:
+            if name.startswith("nobody/"):
+                del self.models[name]
+            else:
+                self.models[name]["value"] = "unloaded"
+            for listener in self.listeners:
+                listener.put({"model": name, "event": "download_finished"})
+
+        threading.Timer(0.1, end).start()
+
     def _tell(self, model: str, name: str, data: Dict[str, Any]) -> None:
         for listener in self.listeners:
             listener.put({"model": model, "event": name, "data": data})
@@ -98,7 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         name = body.get("model", "").replace("-alias", "")
         status = self.server.models.get(name, {}).get("value")
-        if self.path == "/tokenize":
+        if self.path == "/models":
+            self.server.download(name)
+            self._answer(200, {"success": True})
+        elif self.path == "/tokenize":
             self._about(name, {"tokens": [1]})
         elif self.path == "/models/load":
             if status is None:
@@ -117,6 +135,15 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(200, {"success": True})
         else:
             self._answer(404, NOT_FOUND)
+
+    def do_DELETE(self) -> None:
+        name = parse_qs(urlsplit(self.path).query).get("model", [""])[0]
+        if "/" not in name or name not in self.server.models:
+            reason = "is not removable (not from cache)" if name in self.server.models else "is not found"
+            self._answer(500, error(500, f"model name={name} {reason}", "server_error"))
+        else:
+            del self.server.models[name]
+            self._answer(200, {"success": True})
 
     def _about(self, name: str, answer: Any) -> None:
         if not name:

@@ -32,6 +32,7 @@ COMMANDS = {
     "ask": "Answer one prompt, streamed as it is generated.",
     "chat": "Hold a conversation.",
     "batch": "Answer many prompts from a file; run it again to go on where it stopped.",
+    "models": "List, load, unload, download and delete the models of a server.",
     "status": "Show whether the server is up, and what it runs.",
     "embed": "Turn texts into vectors.",
     "tokens": "Count the tokens of a text.",
