@@ -81,7 +81,8 @@ def test_a_conversation_keeps_its_history_and_ctrl_d_leaves(home: Home, server: 
     system = {"role": "system", "content": "Be brief."}
     first = [system, user("One")]
     assert prompts(server) == [first, [*first, assistant("Hello!"), user("Two")]]
-    assert [request.json["max_tokens"] for request in server.requests if request.target == "/v1/chat/completions"] == [9, 9]
+    asked = [request.json for request in server.requests if request.target == "/v1/chat/completions"]
+    assert [body["max_tokens"] for body in asked] == [9, 9]
 
 
 def test_a_line_that_ends_in_a_backslash_goes_on_in_the_next_one(home: Home, server: ScriptedServer) -> None:
@@ -415,7 +416,8 @@ def test_without_a_place_for_the_history_or_without_readline_it_works_all_the_sa
 def test_nobody_to_talk_to_ends_it_at_once(home: Home) -> None:
     with home.terminal("chat", "--endpoint", NOWHERE) as terminal:
         assert terminal.end() == 69
-    assert terminal.text == f"flynn: llama-server not running at {NOWHERE}; 127.0.0.1:1: Connection refused; run flynn status for advice\r\n"
+    reason = f"llama-server not running at {NOWHERE}"
+    assert terminal.text == f"flynn: {reason}; 127.0.0.1:1: Connection refused; run flynn status for advice\r\n"
     refused = response(error(401, "Invalid API Key", "authentication_error"), "401 Unauthorized")
     with serve(routes({**UP, "GET /props": refused})) as server, home.terminal(*chatting(server)) as terminal:
         assert terminal.end() == 77

@@ -27,6 +27,7 @@ class Command(Protocol):
 
     def run(self, given: Given, terminal: Terminal) -> int: ...
 
+
 # Each is a module here, shaped like `Command`.
 COMMANDS = {
     "ask": "Answer one prompt, streamed as it is generated.",
@@ -46,6 +47,7 @@ _VARIABLES = {
     "FLYNN_LOG": "debug: log each request on standard error; prompts: with its body",
     "NO_COLOR": "set to anything: no colours",
 }
+
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command.
@@ -103,15 +105,14 @@ def _without_command(argv: Sequence[str], terminal: Terminal) -> int:
     from .. import __version__
     from .options import Parser
 
-    lists = {"commands": COMMANDS, "environment": _VARIABLES, "exit codes": EXIT_CODES}
+    codes = {str(code): meaning for code, meaning in EXIT_CODES.items()}
+    lists = {"commands": COMMANDS, "environment": _VARIABLES, "exit codes": codes}
     sections = [
         "\n".join([f"{title}:", *(f"  {name:<18}{meaning}" for name, meaning in items.items())])
         for title, items in lists.items()
     ]
     more = 'Run "flynn COMMAND --help" for details.'
-    parser = Parser(
-        "flynn", "Talk to a local llama-server.", "\n\n".join([*sections, more]), usage="flynn COMMAND ..."
-    )
+    parser = Parser("flynn", "Talk to a local llama-server.", "\n\n".join([*sections, more]), usage="flynn COMMAND ...")
     parser.add_argument("--version", action="version", version=f"flynn {__version__}")
     if not argv:
         terminal.say(parser.format_help().rstrip())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..errors import FlynnError
@@ -74,7 +73,7 @@ def run(given: Given, terminal: Terminal) -> int:
     with connect(given, tracer(terminal)) as client:
         before = None
         if last is not None:
-            before, messages = _continue(client, last, messages, options, terminal)
+            before, messages = _continue(client, last, messages[-1], given.system, options, terminal)
         response, first = _answer(client, messages, options, given, terminal)
         line = statistics(response, first)
         if given.stats and before is not None:
@@ -93,18 +92,23 @@ def run(given: Given, terminal: Terminal) -> int:
 
 
 def _continue(
-    client: LlamaCppClient, last: str, new: List[AnyMessage], options: Dict[str, Any], terminal: Terminal
+    client: LlamaCppClient,
+    last: str,
+    prompt: AnyMessage,
+    system: Optional[str],
+    options: Dict[str, Any],
+    terminal: Terminal,
 ) -> Tuple[List[AnyMessage], List[AnyMessage]]:
     """Return the messages of the last request, and those of the next one, shortened to fit the context."""
     from ..conversation import Conversation
 
     conversation = Conversation(client, **options)
     conversation.load(last)
-    system = [] if conversation.system is None else [Message("system", conversation.system)]
-    before = [*system, *conversation.messages[:-1]]
-    if len(new) > 1:
-        conversation.system = str(new[0].content)
-    messages = conversation.fit(new[-1:])
+    instructions = [] if conversation.system is None else [Message("system", conversation.system)]
+    before = [*instructions, *conversation.messages[:-1]]
+    if system is not None:
+        conversation.system = system
+    messages = conversation.fit([prompt])
     if gone := len(conversation.dropped):
         terminal.say(f"(the context is full: the oldest {gone} messages are forgotten)", dimmed=True)
     return before, messages
@@ -113,7 +117,7 @@ def _continue(
 def _answer(
     client: LlamaCppClient, messages: List[AnyMessage], options: Dict[str, Any], given: Given, terminal: Terminal
 ) -> Tuple[ChatResponse, Optional[float]]:
-    """Show the answer, and keep the conversation, also if it is interrupted. Returns the answer and what `show` does."""
+    """Show the answer and keep the conversation, also after Ctrl-C. Returns the answer, and what `show` returns."""
     text = not given.json and not given.extract
     if given.tool:
         from .functions import tool_run

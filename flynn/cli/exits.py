@@ -1,4 +1,4 @@
-"""The exit codes of the command, the error of a command that was called wrongly, and how any error is explained."""
+"""The exit codes of the command, the error for wrong usage, and how any error is explained."""
 
 from __future__ import annotations
 

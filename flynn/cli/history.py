@@ -54,4 +54,4 @@ def keep_conversation(messages: Sequence[AnyMessage], terminal: Terminal) -> Non
         make_folder(path)
         replace_file(path, json.dumps([encode_message(message) for message in messages]) + "\n")
     except OSError as error:
-        terminal.say(f"flynn: {path}: {error.strerror}; the conversation cannot be continued (FLYNN_HISTORY= keeps none)")
+        terminal.fail(f"{path}: {error.strerror}; this conversation cannot be continued (FLYNN_HISTORY= keeps none)")

@@ -1,4 +1,4 @@
-"""Options that several commands share: the server, the fields of a chat request; and the text that a command is given."""
+"""What several commands share: options for the server and for a chat request, and the text that a command gets."""
 
 from __future__ import annotations
 
@@ -61,8 +61,10 @@ class Parser(argparse.ArgumentParser):
             help="http://HOST:PORT, https://HOST:PORT or unix:///PATH (default: $FLYNN_ENDPOINT, "
             f"the configuration's, or {DEFAULT_ENDPOINT})",
         )
-        group.add_argument("--use", metavar="NAME", default=DEFAULT_MODEL, help=f"model of the configuration (default: {DEFAULT_MODEL})")
-        group.add_argument("--config", metavar="FILE", help="configuration file (default: $FLYNN_CONFIG, ./flynn.yaml or $XDG_CONFIG_HOME/flynn/config.yaml)")
+        text = f"model of the configuration (default: {DEFAULT_MODEL})"
+        group.add_argument("--use", metavar="NAME", default=DEFAULT_MODEL, help=text)
+        text = "configuration (default: $FLYNN_CONFIG, ./flynn.yaml or $XDG_CONFIG_HOME/flynn/config.yaml)"
+        group.add_argument("--config", metavar="FILE", help=text)
         group.add_argument(
             "--timeout", metavar="SECONDS", type=time_limit, default=..., help="longest silence, or none (default: 60)"
         )

@@ -1,4 +1,4 @@
-"""`flynn status`: whether the server is up, and what it runs; with --watch, what each slot does, again and again."""
+"""`flynn status`: whether the server is up, and what it runs; with --watch, what each slot does, repeatedly."""
 
 from __future__ import annotations
 
@@ -65,10 +65,12 @@ def run(given: Given, terminal: Terminal) -> int:
     if elsewhere is not None:
         terminal.say(
             f"A llama-server answers at {elsewhere}, where it listens by default since build b11549.\n"
-            f"Ask it there: --endpoint {elsewhere}\nHave the service at port {_USUAL_PORT} again: make install-service"
+            f"Ask it there: --endpoint {elsewhere}, or FLYNN_ENDPOINT={elsewhere}"
         )
     elif parse_endpoint(endpoint).is_local:
-        terminal.say("Start it: systemctl --user start llama-server\nNo such service yet: make install-service")
+        from .service import advice
+
+        terminal.say(advice())
     else:
         terminal.say("Start llama-server there, or give another --endpoint.")
     return NOT_RUNNING

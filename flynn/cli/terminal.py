@@ -159,7 +159,7 @@ class Terminal:
         self._put_err(f"{self._dimmed(shown) if dimmed else shown}\n")
 
     def fail(self, message: str) -> None:
-        """Write the one line that says what went wrong. It may quote the server: no control characters, also in files."""
+        """Write the one line that says what went wrong, without control characters: it may quote the server."""
         self.say(f"flynn: {printable(' '.join(message.split()))}")
 
     def aside(self, text: str) -> None:
