@@ -123,3 +123,19 @@ def test_what_is_typed_meanwhile_is_not_shown_in_the_answer(home: Home) -> None:
         typed.append(True)
         assert terminal.end() == 0
     assert terminal.text == "Hello!\r\n"
+
+
+# --- where the server is ----------------------------------------------------------------------------------------------
+
+
+def test_the_v1_of_other_clients_base_urls_is_understood(home: Home, real_server: Any) -> None:
+    endpoint = f"{real_server.endpoint}/v1"
+    assert home.run("ask", "Hi", "--max-tokens", "2", "--endpoint", endpoint).code == 0
+    with home.terminal("chat", "--endpoint", endpoint) as terminal:
+        terminal.expect("/help lists commands")
+
+
+def test_chat_says_that_a_path_is_wrong_before_it_greets(home: Home, real_server: Any) -> None:
+    with home.terminal("chat", "--endpoint", f"{real_server.endpoint}/nope") as terminal:
+        assert terminal.end() == 1
+    assert terminal.text == f"flynn: File Not Found; asked for {real_server.endpoint}/nope/health\r\n"
