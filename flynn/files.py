@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, NoReturn, Optional
+import stat
+from typing import Any, Callable, NoReturn, Optional, Tuple, Union
 
 from .errors import FileError
 
@@ -66,9 +67,15 @@ def refuse_constant(name: str) -> NoReturn:
 def replace_file(path: str, text: str) -> None:
     """Write a file with mode 600. Whatever happens, it holds all of the old text or all of the new.
 
+    A device or a FIFO is written to as it is.
+
     Raises:
         OSError: it cannot be written.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+        return
     path = os.path.realpath(path)
     draft = f"{path}.{os.urandom(8).hex()}"
     try:
@@ -85,3 +92,24 @@ def replace_file(path: str, text: str) -> None:
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def identity(file: Union[str, int]) -> Optional[Tuple[object, ...]]:
+    """Return what two names of one file have in common, be they links, or names of a file that is not there yet.
+
+    Args:
+        file: a path, or an open descriptor.
+
+    Returns:
+        None for what is not a regular file.
+    """
+    try:
+        try:
+            status = os.stat(file)
+        except FileNotFoundError:
+            folder, name = os.path.split(os.path.realpath(str(file)))
+            status = os.stat(folder)
+            return (status.st_dev, status.st_ino, name)
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None

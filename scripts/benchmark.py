@@ -6,7 +6,7 @@ Examples:
     make bench ARGS="--only import,first-token --rounds 15"
     make bench ARGS="--no-peers"                                # Flynn and the floors alone; installs nothing
     make bench ARGS="--quick"                                   # does it work? The figures are worth nothing
-    make bench ARGS="--readme"                                  # and put the table and the chart into the README
+    make bench ARGS="--readme"                                  # and renew the table and the chart of its README
 
     make bench ARGS="--endpoint"                                # with the small model of make demo, on the CPU
     make bench ARGS="--endpoint http://localhost:8080 --streams 1,32 --tokens 256"
@@ -36,7 +36,7 @@ import environment  # the first of ours: it is what an old Python can still read
 from bench import report, rounds
 from bench.catalogue import MEASURES, real_figures
 from bench.launch import ChildFailed
-from bench.readme import CHART, replaced
+from bench.readme import CHART, README, replaced
 from bench.subjects import OURS, PEERS, SCRIPTS, Place
 from bench.wheel import flynn_wheel
 from real_server import RealServer, ServerFailed
@@ -71,7 +71,7 @@ def against_a_recording(options: argparse.Namespace, place: Place, folder: Path)
     print(report.table(results))
     write(results, options.output)
     if options.readme:
-        readme = environment.ROOT / "README.md"
+        readme = environment.ROOT / README
         readme.write_text(replaced(readme.read_text(encoding="utf-8"), results), encoding="utf-8")
         chart = [place.builder, "-m", "bench.chart", str(options.output), str(environment.ROOT / CHART)]
         subprocess.run(chart, check=True, cwd=SCRIPTS)
@@ -128,7 +128,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="Flynn and the floors alone")
     parser.add_argument("--rounds", type=positive, default=7, help="how often each is measured (7)")
     parser.add_argument("--quick", action="store_true", help="one round, small curves")
-    parser.add_argument("--readme", action="store_true", help="renew the README's table and chart; wants all measures")
+    parser.add_argument("--readme", action="store_true", help=f"renew {README} and the chart; wants all measures")
     parser.add_argument(
         "--endpoint", type=endpoint, nargs="?", const=SMALL, metavar="URL", help="measure with a real llama-server"
     )

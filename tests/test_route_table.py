@@ -1,4 +1,4 @@
-"""The README's table of llama-server's routes, against the routes that the installed server has."""
+"""The reference's table of llama-server's routes, against the routes that the installed server has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from real_server import RealServer
 
 from flynn import LlamaCppClient
 
-README = Path(__file__).parents[1] / "README.md"
+REFERENCE = Path(__file__).parents[1] / "flynn" / "README.md"
 METHODS = ("GET", "POST", "DELETE")
 SEVERAL_MODELS = "(several models)"  # routes of a mode that xllamacpp does not have
 
@@ -22,7 +22,7 @@ Route = Tuple[str, str]
 
 def rows() -> Iterator[Tuple[str, str]]:
     """The table's rows: a route, or routes of one meaning, and what Flynn has for it."""
-    section = README.read_text(encoding="utf-8").partition("### All of llama-server")[2].partition("\n### ")[0]
+    section = REFERENCE.read_text(encoding="utf-8").partition("## All of llama-server")[2].partition("\n## ")[0]
     for line in section.splitlines():
         if line.startswith("| `"):
             routes, flynn = line.strip("| ").split(" | ", 1)

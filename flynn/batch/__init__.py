@@ -1,13 +1,19 @@
 """Many requests, none lost, at the server's full speed: `run`, and behind the command, `flynn batch`.
 
-    requests   what is asked                                no I/O
-    results    what came of it                              no I/O
-    waiting    in which order it is sent, and when again    no I/O
-    work       how many are under way, and until when       no I/O
-    workers    who does it: threads, or an executor
+    requests   what is asked                                                  no I/O
+    schema     whether an answer fits a JSON schema                           no I/O
+    results    what came of a request, and the line that says so              no I/O
+    queue      in which order requests are sent                               no I/O
+    scheduler  how many are under way, which are tried again, and until when  no I/O
+    workers    who sends them: threads, or an executor
     runner     all of it together: `run`
-    sources    the input of the command
-    record     its output, from which it goes on
+
+and for the command:
+
+    done       which requests have a result                                   no I/O
+    input      the file of requests
+    output     the files of results and failures
+    tally      how it goes, in figures
 """
 
 from __future__ import annotations

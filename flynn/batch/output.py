@@ -1,244 +1,227 @@
-"""The output of a batch, which is also the record of what is done: there is no other journal.
+"""The files that a batch writes: the output, which is also the record of what is done, and beside it the failures.
 
-A line is appended with one write, whole, as soon as its result is there. What a crash leaves of a last line is cut off
-by the next run. A lock (flock(2)) keeps a second run out; it ends with the process, however that ends.
+Both are read and checked first; `Record.begin` is the first to change anything.
 """
 
 from __future__ import annotations
 
 import fcntl
 import itertools
+import json
 import os
 import struct
-import time
 from array import array
-from typing import List, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import FileError, RequestError
-from .results import Result, encode_result, id_json, is_torn, read_line
+from ..errors import FileError
+from .done import Done, IdTable
+from .line_file import LineFile, named
+from .results import PREFIX, Result, encode_result, is_failure, is_torn, read_result
 
-_BLOCK = 64 * 1024
-_BUCKETS = 1 << 16
-_pack = struct.Struct("q").pack
-_WRITTEN = _pack(-1)  # in place of an offset
-_ASKED = b"is asked"  # in place of the digits of a digest
-
-
-class IdTable:
-    """Values of 8 bytes by the hash of an ID, a million of them in 25 MB, where a dict takes 200.
-
-    The hash, 64 bits, is all that is kept of an ID: of a million two have the same once in 40 million tables. A bucket
-    is the hashes that end alike, each followed by its value, as one `bytes`: what looks through it is C. That a hash is
-    found where another one's value lies, across the two, is rarer still than that two are the same.
-
-    Example:
-        >>> table = IdTable()
-        >>> table.swap(hash(b"a"), b"number 1"), table.swap(hash(b"a"), b"number 2")
-        (b'', b'number 1')
-    """
-
-    def __init__(self) -> None:
-        self._buckets: List[bytes] = [b""] * _BUCKETS
-
-    def swap(self, key: int, value: bytes) -> bytes:
-        """Set the value of a hash; what it was before, empty if there was none."""
-        place, name = key % _BUCKETS, _pack(key)
-        bucket = self._buckets[place]
-        start = bucket.find(name) + len(name)
-        if start < len(name):
-            self._buckets[place] = bucket + name + value
-            return b""
-        end = start + len(value)
-        self._buckets[place] = bucket[:start] + value + bucket[end:]
-        return bucket[start:end]
-
-    def replace(self, key: int, before: bytes, after: bytes) -> bool:
-        """Set the value of a hash if it is `before`; whether it was."""
-        place, name = key % _BUCKETS, _pack(key)
-        bucket = self._buckets[place]
-        self._buckets[place] = replaced = bucket.replace(name + before, name + after)
-        return replaced != bucket
+_END = 1024 * 1024  # bytes of a torn line that are looked at
+_OFFSET = struct.Struct("q")
+_GONE = _OFFSET.pack(-1)  # in place of an offset
 
 
-class Done:
-    """What has a result already, by ID, with what was asked then.
+class Record:
+    """The output of a run and its errors file.
+
+    Args:
+        path: of the output; it is made if it is not there.
 
     Attributes:
-        order: the hashes of what was asked for, in this order, if that is to be kept.
-        left: how many of the results belong to no request that was asked for.
-    """
-
-    def __init__(self, *, keep_order: bool = False) -> None:
-        self._table = IdTable()
-        self._keeps_order = keep_order
-        self.order = array("q")
-        self.left = 0
-
-    def add(self, name: bytes, digest: bytes) -> bool:
-        """A result that is there, by its ID as JSON and 16 digits. False if there was one of this ID before."""
-        self.left += 1
-        return not self._table.swap(hash(name), digest[-8:])
-
-    def has(self, name: bytes, digest: bytes) -> bool:
-        """Whether just this was asked under this ID, and has its result. Then it has been asked for.
-
-        Where it has, the name needs no more proof: then these very bytes were a request of this name.
-        """
-        key = hash(name)
-        if not self._table.replace(key, digest[-8:], _ASKED):
-            return False
-        self.left -= 1
-        if self._keeps_order:
-            self.order.append(key)
-        return True
-
-    def ask(self, custom_id: str) -> None:
-        """Something is asked for that has no result.
-
-        Raises:
-            RequestError: its ID is another one's.
-            InputChanged: there is a result of something else that was asked under this ID.
-        """
-        key = hash(id_json(custom_id))
-        before = self._table.swap(key, _ASKED)
-        if before == _ASKED:
-            raise RequestError(f"the custom_id {custom_id!r} is that of an earlier line")
-        if before:
-            raise InputChanged(
-                f"{custom_id!r} has a result already, but of something else: this line has changed since, or the "
-                "options have; give another output, or remove the old one"
-            )
-        if self._keeps_order:
-            self.order.append(key)
-
-
-class InputChanged(RequestError):
-    """Something else was asked under this ID when the output was written."""
-
-
-class Output:
-    """An output file, made if it is not there, and beside it `PATH.errors.jsonl` with the failures of this run.
-
-    Attributes:
-        mended: bytes of a torn last line that were cut off.
+        before: the number of results that were there.
+        errors: where the failures go.
 
     Raises:
-        FileError: another run has it, or it is the output of something else.
-        OSError: it cannot be read or written.
+        FileError: another run writes the output, or one of the files holds something else.
+        OSError: one of them cannot be read or written.
+    """
+
+    def __init__(self, path: str, done: Done) -> None:
+        self._has_begun = False
+        self._output = Output(path)
+        try:
+            self.errors = Errors(path)
+            self.before = self._output.read(done)
+        except BaseException:
+            self.close()
+            raise
+
+    def begin(self) -> int:
+        """Mend what a crash has left. Returns the number of bytes that were cut out of the output."""
+        self.errors.begin()
+        self._has_begun = True
+        return self._output.begin()
+
+    def write(self, results: Sequence[Result]) -> None:
+        """Append results, each to the file where it belongs."""
+        for file, failed in ((self._output, False), (self.errors, True)):
+            file.append(b"".join(encode_result(result) for result in results if (result.error is not None) == failed))
+
+    def sync(self, after: float = 0.0) -> None:
+        """Wait until all of it is on the disk, if that was so many seconds ago."""
+        self._output.sync(after)
+        self.errors.sync(after)
+
+    def finish(self, done: Done) -> None:
+        """Put in order what a run has written that has come to its end."""
+        self._output.check_place()
+        self.errors.finish(done)
+        if done.order:
+            self._output.sort(done.order)
+
+    def close(self) -> None:
+        """Close the files. An errors file without errors is removed, and an output that was made for nothing."""
+        if self._has_begun:
+            self.errors.close(remove_empty=True)
+        self._output.close(remove_empty=self._output.is_new and not self._has_begun)
+
+
+class Output(LineFile):
+    """The output: a line for each request that has succeeded.
+
+    Raises:
+        FileError: another run writes it.
     """
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self.errors_path = f"{path}.errors.jsonl"
-        self._output = self._locked()
+        super().__init__(path)
+        self._damaged: List[Tuple[int, int]] = []  # where what is not whole begins and ends
+        self.is_new = not os.path.lexists(self.real)
+        while not self._lock():
+            pass  # a run that just ended has put another file in its place
+
+    def _lock(self) -> bool:
+        self.open(create=True)
         try:
-            self.mended = self._mend()
-            # Written anew by each run, since each run tries again what failed.
-            self._errors = os.open(self.errors_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o666)
+            with named(self.path):
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.is_in_place:
+                return True
+        except BlockingIOError:
+            self.close()
+            raise FileError("another flynn batch is writing it", file=self.path) from None
         except BaseException:
-            os.close(self._output)
+            self.close()
             raise
-        self._synced = time.monotonic()
-
-    def _locked(self) -> int:
-        while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(file), os.stat(self.path)):
-                    return file
-            except FileNotFoundError:
-                pass
-            except BlockingIOError:
-                os.close(file)
-                raise FileError("another flynn batch is writing it", file=self.path) from None
-            except OSError:
-                os.close(file)
-                raise
-            os.close(file)  # a run that just ended has put another file in its place
-
-    def _mend(self) -> int:
-        """Cut off a last line without an end."""
-        size = start = os.fstat(self._output).st_size
-        end = b""
-        while start and b"\n" not in end:
-            length = min(start, _BLOCK)
-            start -= length
-            end = os.pread(self._output, length, start) + end
-        torn = end[end.rfind(b"\n") + 1 :]
-        if torn:
-            if not is_torn(torn):
-                raise FileError("its last line is no result of flynn batch; give another output", file=self.path)
-            os.ftruncate(self._output, size - len(torn))
-        return len(torn)
+        self.close()
+        return False
 
     def read(self, done: Done) -> int:
-        """Note what is done. How many results there are.
+        """Note what is done. Returns the number of results.
+
+        A power failure may leave zeros where lines were: what is whole between them counts, the rest does not.
 
         Raises:
-            FileError: a line is no result, or an ID is there twice.
+            FileError: the file is not the output of a batch, or an ID is there twice.
         """
-        number = 0
-        with open(self.path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                found = read_line(line)
-                if found is None:
-                    message = "no result of flynn batch; give another output"
-                    raise FileError(message, file=self.path, line=number)
-                if not done.add(found[1], found[0]):
-                    raise FileError(f"a second result of {found[1].decode()}", file=self.path, line=number)
-        return number
+        number = results = 0
+        self._check(is_torn(os.pread(self.file, len(PREFIX), 0)), 1)
+        for number, (offset, line) in enumerate(self.lines(), 1):
+            start = line.rfind(b"\0") + 1
+            result = read_result(line[start:])
+            if start:
+                self._damaged.append((offset, offset + (start if result else len(line))))
+            self._check(result is not None or start > 0, number)
+            if result:
+                digest, name = result
+                if not done.add(name, digest):
+                    raise FileError(f"a second result of {name.decode()}", file=self.path, line=number)
+                results += 1
+        torn = os.pread(self.file, _END, self.end_of_lines())
+        self._check(is_torn(torn) or (results > 0 and b"\0" in torn), number + 1)
+        if not results:  # a file of zeros may be somebody's: only what a line could have been is taken for one
+            self._check(not self._damaged and (len(torn) < _END or not torn.startswith(b"\0")), 1)
+        return results
 
-    def write(self, results: Sequence[Result]) -> None:
-        for path, file, failed in ((self.path, self._output, False), (self.errors_path, self._errors, True)):
-            data = b"".join(encode_result(result) for result in results if (result.error is not None) == failed)
-            try:
-                while data:
-                    data = data[os.write(file, data) :]
-            except OSError as error:  # e.g. the disk is full
-                raise OSError(error.errno, error.strerror, path) from None
+    def _check(self, is_ours: bool, line: int) -> None:
+        if not is_ours:
+            raise FileError("not a result of flynn batch; give another output", file=self.path, line=line)
 
-    def sync(self, after: float = 0.0) -> None:
-        """Wait until all of it is on the disk, if that has been so long ago, in seconds."""
-        if time.monotonic() >= self._synced + after:
-            os.fsync(self._output)
-            os.fsync(self._errors)
-            self._synced = time.monotonic()
+    def begin(self) -> int:
+        """Mend what a crash has left damaged. Returns the number of bytes that were cut out."""
+        self.remove_draft()
+        cut = self.cut_torn_line()
+        if self._damaged:
+            cut += sum(end - start for start, end in self._damaged)
+            starts = [0, *(end for _, end in self._damaged)]
+            ends = [*(start for start, _ in self._damaged), self.size]
+            self.replace(itertools.chain.from_iterable(map(self.copy, starts, ends)))
+            self._damaged.clear()
+        return cut
 
     def sort(self, order: Sequence[int]) -> None:
-        """Bring the results into an order, given as the hashes of their IDs. Those not in it come last."""
-        offsets, found, offset = IdTable(), array("q"), 0
-        with open(self.path, "rb") as file:
-            for line in file:
-                key = hash((read_line(line) or (b"", b""))[1])
-                offsets.swap(key, _pack(offset))
-                found.append(key)
-                offset += len(line)
-            if found == order:
-                return
-            draft = f"{self.path}.sorting"
-            try:
-                with open(draft, "wb") as target:
-                    os.fchmod(target.fileno(), os.fstat(self._output).st_mode & 0o777)
-                    for key in itertools.chain(order, found):
-                        place = offsets.swap(key, _WRITTEN)
-                        if place not in (b"", _WRITTEN):
-                            file.seek(*struct.unpack("q", place))
-                            target.write(file.readline())
-                    target.flush()
-                    os.fsync(target.fileno())
-                os.replace(draft, self.path)
-            except BaseException:
-                os.unlink(draft)
-                raise
+        """Bring the results into an order, given as the hashes of their IDs. Those that are not in it come last."""
+        offsets, keys = IdTable(), array("q")
+        for offset, line in self.lines():
+            keys.append(key := _key_of_result(line))
+            offsets.set(key, _OFFSET.pack(offset))
+        if keys != order:
+            self.replace(self._picked(offsets, itertools.chain(order, keys)))
 
-    def __enter__(self) -> Output:
-        return self
+    def _picked(self, offsets: IdTable, keys: Iterable[int]) -> Iterator[bytes]:
+        with open(self.file, "rb", closefd=False) as file:
+            for key in keys:
+                offset = offsets.get(key)
+                if offset not in (b"", _GONE):
+                    offsets.set(key, _GONE)
+                    file.seek(*_OFFSET.unpack(offset))
+                    yield file.readline()
 
-    def __exit__(self, *error: object) -> None:
-        """Let go of the files. An errors file without errors is removed."""
-        self.sync()
-        if not os.fstat(self._errors).st_size:
-            os.unlink(self.errors_path)
-        os.close(self._errors)
-        os.close(self._output)
+
+def errors_path(output: str) -> str:
+    """Return where the failures go, given the path of the output."""
+    return f"{output}.errors.jsonl"
+
+
+class Errors(LineFile):
+    """The failures, in `OUTPUT.errors.jsonl`: a line for each request that failed and has no result since.
+
+    Raises:
+        FileError: a file of this name holds something else.
+    """
+
+    def __init__(self, output: str) -> None:
+        super().__init__(errors_path(output))
+        self.began = 0  # the offset of the first failure of this run
+        if self.open(create=False):
+            self.began = self.end_of_lines()
+            first = next(self.lines(), (0, os.pread(self.file, len(PREFIX), 0)))[1]
+            if not (parse_failure(first) if self.began else is_torn(first)):
+                self.close()
+                raise FileError("not a failure of flynn batch; give another output", self.path, 1)
+
+    def begin(self) -> None:
+        self.remove_draft()
+        if self.file < 0:
+            self.open(create=True)
+        self.cut_torn_line()
+
+    def finish(self, done: Done) -> None:
+        """Drop the failures of earlier runs whose requests were done, or asked again.
+
+        Args:
+            done: of a run that has come to its end.
+        """
+        if self.began:
+            self.replace(line for offset, line in self.lines() if offset >= self.began or _is_unsettled(line, done))
+
+
+def _is_unsettled(line: bytes, done: Done) -> bool:
+    """Return whether a line is the failure of a request that this run did not meet."""
+    failure = parse_failure(line)
+    return bool(failure and failure.get("request") and not done.knows(str(failure.get("custom_id"))))
+
+
+def parse_failure(line: bytes) -> Optional[Dict[str, Any]]:
+    """Return the failure in a line, None if it is not one."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if is_failure(value) else None
+
+
+def _key_of_result(line: bytes) -> int:
+    return hash((read_result(line) or (b"", b""))[1])

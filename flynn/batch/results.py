@@ -1,22 +1,34 @@
-"""What came of a request, the line that tells it, in OpenAI's form, and how all of them go, in figures. No I/O."""
+"""What came of a request, and the line of a file that says so, in OpenAI's batch format. No I/O.
+
+A result:   {"id": "batch_req_DIGEST", "custom_id": "a", "response": {"status_code": 200, ...}, "error": null}
+A failure:  {"id": "batch_req_DIGEST", "custom_id": "a", "error": {"code", "message", "line"}, "response": ...,
+             "request": {...}, "defaults": [...]}
+
+`request` is the request that failed, as a line of input that holds all that was sent; null if the line was not a
+request. `defaults` names those of its fields that did not come from the line: see `flynn.batch.requests.retry_of`.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, List, Mapping, Optional, Tuple
 
-from ..errors import FlynnError, ServerError
-from ..models.local.decode import decode_json
-from ..models.local.encode import encode_json
-from .requests import Request
+from ..errors import FlynnError, ProtocolError, ServerError, StructuredOutputError
+from ..models.local.decode import decode_chat, decode_json, expect_object, get, number, objects
+from ..models.local.retrieval import decode_embeddings
+from ..models.types import ChatResponse, Choice, Message
+from ..structured.answer import TypedAnswer
+from .requests import CHAT, COMPLETIONS, EMBEDDINGS, Request
+from .schema import check
 
-_QUOTED = json.encoder.encode_basestring_ascii  # what json.dumps does to a string, without its detours
-_PREFIX = b'{"id":"batch_req_'
-# How each line begins that `encode_result` makes: the digest, and the ID as JSON.
-_LINE = re.compile(re.escape(_PREFIX) + rb'([0-9a-f]{16})","custom_id":("[^"\\]*(?:\\.[^"\\]*)*"),"response":\{')
+_QUOTE = json.encoder.encode_basestring_ascii  # json.dumps of a string
+_NO_DIGEST = "0" * 16
+PREFIX = b'{"id":"batch_req_'
+# How a result begins: the digest, and the ID as JSON. A failure has its "error" where this has "response".
+_RESULT = re.compile(re.escape(PREFIX) + rb'([0-9a-f]{16})","custom_id":("[^"\\]*(?:\\.[^"\\]*)*"),"response":\{')
+_RESULT_END = b'},"error":null}\n'
 
 
 @dataclass(frozen=True)
@@ -24,12 +36,14 @@ class Result:
     """What came of one request.
 
     Attributes:
-        custom_id: the request's; None for what was no request.
-        number: the request's place among the others, from 1.
-        body: the server's JSON; None if the request failed.
-        error: why it failed; None if it did not.
+        custom_id: the request's; None for a line that cannot be read, and may have any.
+        number: the request's place among the others, counted from 1.
+        body: the server's JSON; None if there was no answer.
+        error: why the request failed; None if it succeeded. A StructuredOutputError comes with a body.
         raw: the body as it came.
         digest: the request's.
+        request: the request; None for what is not one.
+        truncated: whether the answer, or a choice of it, was cut at the limit of tokens.
     """
 
     custom_id: Optional[str]
@@ -38,6 +52,8 @@ class Result:
     error: Optional[FlynnError] = None
     raw: bytes = field(default=b"", repr=False)
     digest: str = field(default="", repr=False)
+    request: Optional[Request] = field(default=None, repr=False)
+    truncated: bool = False
 
     @property
     def content(self) -> str:
@@ -47,152 +63,150 @@ class Result:
         return text
 
     def tokens(self) -> Tuple[int, int, int]:
-        """Tokens of the prompt, of them from the prompt cache, and generated, as far as the server told."""
+        """Return the tokens of the prompt, of them from the prompt cache, and generated; 0 for what is not known."""
         usage = _member(self.body, "usage", dict)
         cached = _member(_member(usage, "prompt_tokens_details", dict), "cached_tokens", int)
         return _member(usage, "prompt_tokens", int), cached, _member(usage, "completion_tokens", int)
 
 
 def _member(value: Any, name: str, kind: type) -> Any:
-    """A member of an object, or nothing of its kind."""
+    """Return a member of an object, or an empty value of its kind."""
     member = value.get(name) if isinstance(value, dict) else None
     return member if isinstance(member, kind) else kind()
 
 
-def success(request: Request, raw: bytes) -> Result:
-    """The result of a request that was answered. ProtocolError if the answer is not JSON."""
-    return Result(request.custom_id, request.number, decode_json(raw), None, raw, request.digest)
+def answer(request: Request, raw: bytes) -> Result:
+    """Return the result of a request that was answered: a failure if the answer does not fit the request's schema.
+
+    Raises:
+        ProtocolError: the client would not take the reply for an answer of this route.
+    """
+    body, choices = _decode(request.path, raw)
+    error = _mismatch(request.schema, choices) if request.schema is not None else None
+    truncated = any(choice.finish_reason == "length" for choice in choices)
+    return Result(request.custom_id, request.number, body, error, raw, request.digest, request, truncated)
 
 
 def failure(request: Request, error: FlynnError) -> Result:
-    return Result(request.custom_id, request.number, None, error, b"", request.digest)
+    """Return the result of a request that failed without an answer."""
+    return Result(request.custom_id, request.number, None, error, b"", request.digest, request)
+
+
+def _decode(path: str, raw: bytes) -> Tuple[Any, List[Choice]]:
+    """Return the JSON of a reply, and the choices in it, those of completions as messages."""
+    if path == CHAT:
+        response = decode_chat(raw)
+        return response.raw, list(response.choices)
+    value = decode_json(raw)
+    if path == COMPLETIONS:
+        items = objects(expect_object(value), "choices")
+        if items:
+            return value, [Choice(Message("assistant", _text(item)), get(item, "finish_reason", "")) for item in items]
+    elif path == EMBEDDINGS:
+        if len(decode_embeddings(value)):
+            return value, []
+    else:
+        # A list: the form of text-embeddings-inference, which is asked for with "texts" in place of "documents".
+        form, key = ({"results": value}, "score") if isinstance(value, list) else (value, "relevance_score")
+        items = objects(expect_object(form), "results")
+        if items and all(number(item, key) is not None for item in items):
+            return value, []
+    raise ProtocolError(f"expected an answer of {path}, got {raw[:80]!r}")
+
+
+def _text(item: Mapping[str, Any]) -> str:
+    if not isinstance(item.get("text"), str):
+        raise ProtocolError("expected a completion with a text")
+    return str(item["text"])
+
+
+def _mismatch(schema: Mapping[str, Any], choices: List[Choice]) -> Optional[StructuredOutputError]:
+    """Return why a choice does not fit a JSON schema, None if all fit. A call of a tool is not an answer."""
+    for choice in choices:
+        if choice.message.tool_calls:
+            continue
+        response = ChatResponse((choice,))
+        try:
+            problem = check(schema, TypedAnswer(schema).read(response))
+        except StructuredOutputError as error:
+            return error
+        if problem is not None:
+            return StructuredOutputError(f"the answer does not fit the schema: {problem}", response)
+    return None
 
 
 def id_json(custom_id: str) -> bytes:
-    """An ID as it stands in a line."""
-    return _QUOTED(custom_id).encode()
+    """Return an ID as it stands in a line."""
+    return _QUOTE(custom_id).encode()
 
 
 def encode_result(result: Result) -> bytes:
-    """The line of a result, for the output or, if it failed, for the errors."""
+    """Return the line of a result for the output, or, if it failed, for the errors."""
+    name = b"null" if result.custom_id is None else id_json(result.custom_id)
+    head = b'%b%b","custom_id":%b' % (PREFIX, (result.digest or _NO_DIGEST).encode(), name)
     if result.error is not None:
-        return _encode_failure(result, result.error)
-    # A line has one line feed, and within JSON it can only be a blank.
-    raw = result.raw if b"\n" not in result.raw and b"\r" not in result.raw else encode_json(result.body)
-    return b'%b%b","custom_id":%b,"response":{"status_code":200,"request_id":%b,"body":%b},"error":null}\n' % (
-        _PREFIX,
-        (result.digest or "0" * 16).encode(),
-        id_json(result.custom_id or ""),
-        id_json(_member(result.body, "id", str)),
-        raw,
-    )
+        return head + _encode_failure(result, result.error)
+    return head + b',"response":%b,"error":null}\n' % _encode_response(200, result.body, result.raw)
 
 
 def _encode_failure(result: Result, error: FlynnError) -> bytes:
-    response = None
-    kind = type(error).__name__
+    response, code, request = b"null", type(error).__name__, b"null"
     if isinstance(error, ServerError):
-        kind = error.type or kind
-        try:
-            body = json.loads(error.body)
-        except (ValueError, RecursionError):
-            body = error.body
-        response = {"status_code": error.status, "request_id": "", "body": body}
-    line = {
-        "id": f"batch_req_{result.digest or '0' * 16}",
-        "custom_id": result.custom_id,
-        "response": response,
-        "error": {"code": kind, "message": str(error), "line": result.number},
-    }
-    return json.dumps(line).encode() + b"\n"
+        code = error.type or code
+        response = _encode_response(error.status, None, _as_json(error.body))
+    elif result.raw:
+        response = _encode_response(200, result.body, result.raw)
+    if result.request is not None:
+        request = b'{"custom_id":%b,"method":"POST","url":%b,"body":%b}' % (
+            id_json(result.request.custom_id),
+            id_json(result.request.path),
+            _one_line(result.request.body),
+        )
+    description = {"code": code, "message": str(error), "line": result.number}
+    defaults = list(result.request.defaulted) if result.request else []
+    return b',"error":%b,"response":%b,"request":%b,"defaults":%b}\n' % (
+        json.dumps(description).encode(),
+        response,
+        request,
+        json.dumps(defaults).encode(),
+    )
 
 
-def read_line(line: bytes) -> Optional[Tuple[bytes, bytes]]:
-    """Digest and ID, as JSON, of a line of the output; None if it is not one, or not whole."""
-    found = _LINE.match(line)
-    return (found[1], found[2]) if found and line.endswith(b"}\n") else None
+def _encode_response(status: Optional[int], body: Any, raw: bytes) -> bytes:
+    request_id = id_json(_member(body, "id", str))
+    return b'{"status_code":%b,"request_id":%b,"body":%b}' % (json.dumps(status).encode(), request_id, _one_line(raw))
+
+
+def _one_line(raw: bytes) -> bytes:
+    """Return JSON on one line, otherwise as it came: outside of strings a line feed is whitespace, inside invalid."""
+    return raw.replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+def _as_json(text: str) -> bytes:
+    """Return a text that is JSON as it is, any other as a JSON string."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return json.dumps(text).encode()
+    return text.encode("utf-8", "replace")
+
+
+def read_result(line: bytes) -> Optional[Tuple[bytes, bytes]]:
+    """Return digest and ID, as JSON, of a line of the output; None if it is not a whole result."""
+    match = _RESULT.match(line)
+    return (match[1], match[2]) if match and line.endswith(_RESULT_END) else None
+
+
+def is_failure(value: Any) -> bool:
+    """Return whether a line's JSON is a failure that `encode_result` has written."""
+    is_one = isinstance(value, dict) and isinstance(value.get("error"), dict)
+    return is_one and str(value.get("id")).startswith("batch_req_")
 
 
 def is_torn(end: bytes) -> bool:
-    """Whether the end of a file, without a line feed, can be what is left of a line that was being written.
+    """Return whether the end of a file, without a line feed, can be what is left of a line that was being written.
 
     After a power failure some file systems have zeros where the data should be.
     """
     end = end.rstrip(b"\0")
-    return end.startswith(_PREFIX) or _PREFIX.startswith(end)
-
-
-class Tally:
-    """Counts results, from the moment when it is made.
-
-    Attributes:
-        before: results that were there already.
-        done, failed: what has succeeded and failed since.
-        prompt_tokens, cached_tokens, completion_tokens: of those that succeeded; cached ones are prompt tokens too.
-    """
-
-    def __init__(self) -> None:
-        self.before = self.done = self.failed = 0
-        self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
-        self._began = time.monotonic()
-
-    def add(self, result: Result) -> None:
-        if result.error is not None:
-            self.failed += 1
-            return
-        self.done += 1
-        prompt, cached, completion = result.tokens()
-        self.prompt_tokens += prompt
-        self.cached_tokens += cached
-        self.completion_tokens += completion
-
-    def line(self, total: Optional[float]) -> str:
-        """In one line, of so many requests, if that is known."""
-        seconds, finished = self._seconds(), self.done + self.failed
-        parts = [f"{self.before + self.done} done", f"{self.failed} failed", *self._speeds(seconds)]
-        if total is not None and finished:
-            left = max(0.0, total - self.before - finished)
-            parts.append(f"{_duration(left * seconds / finished)} left")
-        return ", ".join(parts)
-
-    def summary(self) -> str:
-        """At the end, in one line."""
-        seconds = self._seconds()
-        before = f" ({self.before} of them before)" if self.before else ""
-        parts = [f"{self.before + self.done} done{before}", f"{self.failed} failed"]
-        if self.prompt_tokens:
-            tokens = f"{self.prompt_tokens} tokens in ({self.cached_tokens} cached), {self.completion_tokens} out"
-            parts += [tokens, *self._speeds(seconds)]
-        return ", ".join([*parts, _duration(seconds)])
-
-    def _seconds(self) -> float:
-        return time.monotonic() - self._began
-
-    def _speeds(self, seconds: float) -> List[str]:
-        read, written = self.prompt_tokens / seconds, self.completion_tokens / seconds
-        return [f"{read:.0f} tokens/s in, {written:.0f} out"] if self.prompt_tokens else []
-
-    def report(self) -> Dict[str, Union[int, float]]:
-        """At the end, for a program."""
-        seconds = self._seconds()
-        return {
-            "done": self.done,
-            "done_before": self.before,
-            "failed": self.failed,
-            "seconds": round(seconds, 6),
-            "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": self.cached_tokens,
-            "completion_tokens": self.completion_tokens,
-            "prompt_tokens_per_second": round(self.prompt_tokens / seconds, 3),
-            "completion_tokens_per_second": round(self.completion_tokens / seconds, 3),
-        }
-
-
-def _duration(seconds: float) -> str:
-    """Example: `_duration(3725.2)` is `"1 h 2 min"`."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return end.startswith(PREFIX) or PREFIX.startswith(end)

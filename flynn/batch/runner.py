@@ -1,40 +1,28 @@
-"""`run`: requests in, results out, by threads on one server or by any executor on many."""
+"""`run`: requests in, results out, by threads on one server or by an executor on many."""
 
 from __future__ import annotations
 
 import sys
-from collections import deque
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    AsyncIterator,
-    Callable,
-    Deque,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Union,
-)
+from typing import TYPE_CHECKING, Any, AsyncIterator, Dict, Iterable, Iterator, List, Mapping, Optional, Union
 
 from ..errors import RequestError
 from ..http.checks import check_timeout
 from ..models.local.llamacpp import LlamaCppClient
 from ..threads import start
-from .requests import AnyRequest, Defaults, Request, make_request
+from .requests import AnyRequest, Defaults, Request, id_of, make_request
 from .results import Result
 from .scheduler import Scheduler
-from .workers import Executed, Threads
+from .workers import ExecutorWorkers, ThreadWorkers, Workers
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from ..aio import AsyncLlamaCppClient
+    from ..thread_iterator import ThreadIterator
 
 DEFAULT_TIMEOUT = 600.0
 DEFAULT_WAIT = 600.0
+DEFAULT_RETRIES = 2
 _EXECUTOR_JOBS = 32
 
 
@@ -49,34 +37,38 @@ def run(
     timeout: Optional[float] = DEFAULT_TIMEOUT,
     wait: Optional[float] = DEFAULT_WAIT,
     max_failures: Optional[int] = None,
+    retries: int = DEFAULT_RETRIES,
     executor: Optional[Executor] = None,
 ) -> Run:
     """Answer many requests, and yield each result when it is there.
 
     Args:
         requests: prompts, mappings in the form of a batch file's lines (see `flynn.batch.requests`), `ChatRequest`s.
-            Read as they are needed, some thousands ahead, in a thread.
-        client: of the server. With an executor it may be None: each worker then makes its own, from its own
+            They are read as they are needed, some thousands ahead, in a thread.
+        client: of the server. With an executor it may be None: each worker then makes its own client, from its own
             environment and configuration.
-        jobs: requests under way at a time. By default as many as the server has slots that nobody else uses, looked
-            up again every 2 seconds. With an executor, how many of its tasks, each a second of requests; 32 by default.
-        ordered: yield in the order of the requests, each as soon as all before it are there.
+        jobs: requests under way at a time; by default as many as the server has slots that nobody else uses, looked up
+            every 2 seconds. With an executor, tasks at a time, each of them a second of requests; 32 by default.
+        ordered: yield results in the order of the requests, each as soon as all before it are there.
         system: system prompt of chats that have none.
         defaults: fields of chats and completions that do not have them, such as `max_tokens`.
-        timeout: seconds that one answer may take, None for no limit; doubled each time that a request is tried again
-            because of it.
-        wait: seconds without a server after which to give up, None for no limit.
-        max_failures: failed requests after which to give up, None for no limit.
+        timeout: seconds that one answer may take, 600 by default, None for no limit; doubled for a request each time
+            that it times out.
+        wait: seconds without any answer after which to give up, 600 by default, None for no limit.
+        max_failures: failed requests after which to give up, None (the default) for no limit.
+        retries: how often to ask again for an answer that does not fit the request's JSON schema, 2 by default.
         executor: any `concurrent.futures.Executor`, to send requests from there.
 
     Returns:
-        An iterator of `Result`, also an asynchronous one. A request that failed is a result with `error`; what the
-        server itself refuses (4xx) fails at once, everything else is tried again, 10 times at most.
+        An iterator of `Result`, also an asynchronous one. A request that failed is a result with `error`. What the
+        server itself refuses (4xx, 501) fails at once. Everything else is tried again, and fails after 10 failures
+        while the server answered other requests.
 
     Raises, from the iterator:
-        ServerNotRunningError, ModelLoadingError, ServerError: there was no server for `wait` seconds.
+        FlynnError: no request was answered for `wait` seconds: the last failure, such as ServerNotRunningError,
+            ModelLoadingError or RequestTimeoutError.
         AuthenticationError: the token is missing or wrong.
-        ConfigError: what the environment says of proxies is wrong, or this Python lacks ssl for `https:`.
+        ConfigError: the environment's settings for proxies are wrong, or this Python lacks ssl for `https:`.
         FlynnError: `max_failures` requests have failed.
         Exception: what `requests` raises.
 
@@ -86,32 +78,37 @@ def run(
         ...         print(result.custom_id, result.content if result.error is None else result.error)
     """
     if jobs is not None and jobs < 1:
-        raise RequestError(f"jobs is a number above 0, not {jobs!r}")
+        raise RequestError(f"jobs must be a number above 0, not {jobs!r}")
     check_timeout(timeout)
     plain: Any = getattr(client, "_client", client)
-    made = _made(requests, Defaults(system, {**defaults_of(plain), **(defaults or {})}))
-    scheduler = Scheduler(one_server=executor is None, wait=wait, max_failures=max_failures)
+    prepared = prepare(requests, Defaults(system, {**defaults_of(plain), **(defaults or {})}))
+    scheduler = Scheduler(
+        one_server=executor is None, wait=wait, max_failures=max_failures, retries=retries, ordered=ordered
+    )
     if executor is not None:
-        return Run(made, scheduler, Executed(executor, plain, scheduler, timeout, jobs or _EXECUTOR_JOBS), ordered)
+        workers = ExecutorWorkers(executor, plain, scheduler, timeout, jobs or _EXECUTOR_JOBS)
+        return Run(prepared, scheduler, workers)
     if client is None:
         raise RequestError("a batch without an executor needs a client")
-    return Run(made, scheduler, Threads(plain, scheduler, timeout, jobs), ordered)
+    return Run(prepared, scheduler, ThreadWorkers(plain, scheduler, timeout, jobs))
 
 
-def _made(requests: Iterable[Union[AnyRequest, Result]], defaults: Defaults) -> Iterator[Any]:
-    """Each request, or the result that says why it is none."""
+def prepare(requests: Iterable[Union[AnyRequest, Result]], defaults: Defaults) -> Iterator[Union[Request, Result]]:
+    """Yield each request, ready to be sent, or the result that says why it is not one."""
     for number, source in enumerate(requests, 1):
         if isinstance(source, Result) or (isinstance(source, Request) and source.number):
             yield source
             continue
+        custom_id = id_of(None, number)
         try:
+            custom_id = source.custom_id if isinstance(source, Request) else id_of(source, number)
             yield make_request(source, number, defaults)
         except RequestError as error:
-            yield Result(None, number, error=error)
+            yield Result(custom_id, number, error=error)
 
 
 def defaults_of(client: Optional[LlamaCppClient]) -> Dict[str, Any]:
-    """The fields that a client adds to its chats."""
+    """Return the fields that a client adds to its chats."""
     defaults = dict(client.defaults) if client else {}
     extra = defaults.pop("extra", {})
     return {**defaults, **extra}
@@ -124,35 +121,25 @@ class Run:
     or `async with`.
     """
 
-    def __init__(
-        self, requests: Iterator[Any], scheduler: Scheduler, hands: Union[Threads, Executed], ordered: bool
-    ) -> None:
+    def __init__(self, requests: Iterator[Union[Request, Result]], scheduler: Scheduler, workers: Workers) -> None:
         self._requests = requests
         self._scheduler = scheduler
-        self._hands = hands
-        self._expected: Optional[Deque[int]] = deque() if ordered else None
-        self._results = self._in_order(self._expected) if self._expected is not None else self._as_they_come()
-        self._async: Any = None
+        self._workers = workers
+        self._results = self._iterate()
+        self._async: Optional[ThreadIterator[Result]] = None
         self._begun = False
 
     def poll(self, timeout: Optional[float] = None) -> Optional[List[Result]]:
-        """Wait for results, `timeout` seconds at most; all there are, as they came. None at the end.
+        """Wait for results, `timeout` seconds at most, and return all there are; None at the end.
 
         Raises:
-            Exception: as `run` says.
+            Exception: see `run`.
         """
         if not self._begun:
             self._begun = True
-            start(_read, self._requests, self._scheduler, self._expected, name="flynn-batch-reader")
-            self._hands.begin()
+            start(_read, self._requests, self._scheduler, name="flynn-batch-reader")
+            self._workers.begin()
         return self._scheduler.results(timeout)
-
-    def into(self, sink: Callable[[List[Result]], object]) -> None:
-        """Give results to a function, in a thread that has one; `poll` then returns empty lists until the end.
-
-        That saves waking another thread for each result. One call at a time; what the function raises ends the run.
-        """
-        self._scheduler.into(sink)
 
     def drain(self) -> None:
         """Begin no more requests. Those under way still come."""
@@ -161,7 +148,7 @@ class Run:
     def close(self) -> None:
         """Stop at once, the requests under way too. Closing twice is fine."""
         self._scheduler.stop()
-        self._hands.abort()
+        self._workers.abort()
 
     @property
     def in_flight(self) -> int:
@@ -170,25 +157,22 @@ class Run:
 
     @property
     def away(self) -> float:
-        """Seconds for which there has been no server, 0 if there is one."""
-        return self._scheduler.away
+        """Seconds for which no request was answered; 0 while the server answers."""
+        away = self._scheduler.away
+        return 0.0 if away is None else away[0]
 
-    def _as_they_come(self) -> Iterator[Result]:
+    @property
+    def trouble(self) -> str:
+        """Why no request is answered; empty while the server answers."""
+        away = self._scheduler.away
+        return "" if away is None else str(away[1])
+
+    def _iterate(self) -> Iterator[Result]:
         try:
             while (results := self.poll()) is not None:
                 yield from results
         finally:
             self.close()
-
-    def _in_order(self, expected: Deque[int]) -> Iterator[Result]:
-        held: Dict[int, Result] = {}
-        for result in self._as_they_come():
-            held[result.number] = result
-            while expected and expected[0] in held:
-                yield held.pop(expected.popleft())
-            self._scheduler.hold(len(held))
-        for number in sorted(held):  # it was ended early
-            yield held[number]
 
     def __iter__(self) -> Iterator[Result]:
         return self
@@ -204,13 +188,13 @@ class Run:
 
     def __aiter__(self) -> AsyncIterator[Result]:
         if self._async is None:
-            from ..thread_iterator import ThreadIterator
+            from ..thread_iterator import ThreadIterator  # with asyncio, which takes twice as long as all the rest
 
             self._async = ThreadIterator(self._results, interrupt=self.close)
-        return self._async  # type: ignore[no-any-return]
+        return self._async
 
     def __del__(self) -> None:
-        # At the end of the interpreter a thread that had the lock of `Scheduler` will never give it back.
+        # At the end of the interpreter a thread that holds the lock of `Scheduler` never gives it back.
         if getattr(self, "_begun", False) and not sys.is_finalizing():
             self.close()
 
@@ -223,12 +207,10 @@ class Run:
             await self._async.aclose()
 
 
-def _read(requests: Iterator[Any], scheduler: Scheduler, expected: Optional[Deque[int]]) -> None:
+def _read(requests: Iterator[Union[Request, Result]], scheduler: Scheduler) -> None:
     """In a thread of its own: requests may come from a pipe, slowly."""
     try:
         for item in requests:
-            if expected is not None:
-                expected.append(item.number)
             if not (scheduler.add_failed(item) if isinstance(item, Result) else scheduler.add(item)):
                 break
         scheduler.end()

@@ -1,50 +1,62 @@
 """Who sends the requests: threads, to one server, or an executor, whose workers may have servers of their own.
 
-To hand something to an executor may cost more than to answer it. So a task of it is several requests, as many as are
+To hand a task to an executor may cost more than the answer. So a task of it is several requests, as many as are
 answered within a second, one after the other, and their answers come back together. A worker that dies costs no more
-than that, and while answers take longer than a second, each is a task of its own.
+than that; where answers take longer than a second, each is a task of its own.
 """
 
 from __future__ import annotations
 
 import functools
 import mmap
+import pickle
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple, Union
+from typing import TYPE_CHECKING, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
 
-from ..errors import FlynnError, NotSupportedError, RequestError, ServerNotRunningError
+from ..errors import FlynnError, ProtocolError, RequestError, ServerError, ServerNotRunningError
 from ..http.limits import CallAborted, CancelScope
 from ..models.local.llamacpp import LlamaCppClient
 from ..threads import start
 from .queue import Task
-from .results import success
+from .results import answer
 from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
-# Route, body and the seconds that it may take.
-Asked = Tuple[str, bytes, Optional[float]]
-# The answers, and the seconds that they took.
-Answered = Tuple[List[Union[bytes, FlynnError]], float]
+# Route, body and time limit in seconds of a request.
+Job = Tuple[str, bytes, Optional[float]]
+# What came of some jobs, in their order, and the seconds that they took.
+JobResults = Tuple[List[Union[bytes, FlynnError]], float]
 
 _LOOK = 2.0  # seconds between two looks at the server's slots
 # Bytes of address space that must be left for another thread: its stack, and what glibc reserves for what it allocates
 # (malloc/arena.c). With less, threads do begin, and then fail anywhere.
 _ROOM = (8 + 64) * 1024 * 1024
-_UNKNOWN_SLOTS = 4  # how many a server has that does not tell
-TOGETHER = 1.0  # seconds after which a worker begins no more of the requests that it was given
+_UNKNOWN_SLOTS = 4  # the number of slots of a server that does not say
+_MOST_SLOTS = 256  # that a server is believed to have
+TOGETHER = 1.0  # seconds after which a worker begins no more of the requests of one task
 MOST_TOGETHER = 64
-_WAIT = 30.0  # seconds that a worker waits for its server before another one gets the request
+_WAIT = 30.0  # seconds that a worker waits for its server before another worker gets the request
 
 
-class Threads:
-    """The threads: as many as `jobs`, or, if that is None, as the server has slots free.
+class Workers(Protocol):
+    """What sends the requests of a run."""
+
+    def begin(self) -> None:
+        """Start to send. Called once."""
+
+    def abort(self) -> None:
+        """End what is under way; the scheduler has been stopped."""
+
+
+class ThreadWorkers:
+    """Threads, as many as `jobs`, or, if that is None, as the server has slots free.
 
     Args:
-        timeout: seconds for one attempt.
+        timeout: seconds for one attempt, None for no limit.
     """
 
     def __init__(
@@ -60,10 +72,9 @@ class Threads:
         if self._jobs is not None:
             self._use(self._jobs)
         else:
-            start(self._watch, name="flynn-batch-slots")
+            start(self._watch_slots, name="flynn-batch-slots")
 
     def abort(self) -> None:
-        """End what is under way; `Scheduler` has been stopped."""
         self._aborted.set()
         for scope in list(self._scopes.values()):
             scope.abort()
@@ -75,7 +86,7 @@ class Threads:
             for number in range(self._count + 1, jobs + 1):
                 if number > 1:
                     mmap.mmap(-1, _ROOM).close()
-                start(self._answer, number, name=f"flynn-batch-{number}")
+                start(self._work, number, name=f"flynn-batch-{number}")
                 self._count = number
         except (FlynnError, OSError):
             if not self._count:
@@ -88,32 +99,33 @@ class Threads:
             scope.abort()
         return scope
 
-    def _answer(self, worker: int) -> None:
+    def _work(self, worker: int) -> None:
         scheduler = self._scheduler
         while tasks := scheduler.take(worker):
             (task,) = tasks
             request = task.request
             try:
                 with self._scope(worker):
-                    raw = self._client.transport.fetch("POST", request.path, request.body, task.limit(self._timeout))
-                result = success(request, raw)
+                    limit = task.time_limit(self._timeout)
+                    raw = self._client.transport.fetch("POST", request.path, request.body, limit)
+                result = answer(request, raw)
             except CallAborted:
-                scheduler.drop()
+                scheduler.drop(task)
             except FlynnError as error:
                 scheduler.fail(task, error)
             except BaseException as error:
                 scheduler.stop(error)
-                scheduler.drop()
+                scheduler.drop(task)
             else:
-                scheduler.succeed(result)
+                scheduler.succeed(task, result)
 
-    def _watch(self) -> None:
+    def _watch_slots(self) -> None:
         """Keep to the slots that nobody else uses, and at least to one."""
         while self._jobs is None:
             try:
                 with self._scope(0):
                     jobs = self._free_slots()
-            except FlynnError:  # those who work will say it
+            except FlynnError:  # the requests will fail too, and say it
                 jobs = max(1, self._scheduler.limit)
             try:
                 self._use(jobs)
@@ -126,18 +138,35 @@ class Threads:
         ours = self._scheduler.in_flight
         try:
             slots = self._client.slots(timeout=_LOOK)
-        except NotSupportedError:
-            self._jobs = self._client.props(timeout=_LOOK).total_slots or _UNKNOWN_SLOTS
+        except (ServerError, ProtocolError) as error:
+            if isinstance(error, ServerError) and error.status not in (404, 405, 501):
+                raise
+            self._jobs = self._count_slots()  # a server with --no-slots, or a proxy that does not know the route
             return self._jobs
         ours = max(ours, self._scheduler.in_flight)
         others = max(0, sum(slot.is_processing for slot in slots) - ours)
-        # A slot may be busy for a moment more after its answer has come. What others use, they use at two looks.
+        # A slot may be busy for a moment after its answer has come: a slot is another's if two looks say so.
         used, self._others = min(others, self._others), others
-        return max(1, len(slots) - used)
+        return min(max(1, len(slots) - used), _MOST_SLOTS)
+
+    def _count_slots(self) -> int:
+        """Return the number of slots by the server's properties."""
+        try:
+            slots = self._client.props(timeout=_LOOK).total_slots
+        except (ServerError, ProtocolError):
+            slots = 0
+        return min(slots, _MOST_SLOTS) if slots > 0 else _UNKNOWN_SLOTS
 
 
-class Executed:
-    """Requests in an executor, which has so many `jobs` at a time; `timeout` is as for `Threads`."""
+class ExecutorWorkers:
+    """The workers of an executor.
+
+    Args:
+        client: sent to the workers; None where each has a client of its own.
+        timeout: as for `ThreadWorkers`.
+        jobs: tasks that the executor has at a time.
+        together: seconds that a task of several requests may take.
+    """
 
     def __init__(
         self,
@@ -146,10 +175,12 @@ class Executed:
         scheduler: Scheduler,
         timeout: Optional[float],
         jobs: int,
+        together: float = TOGETHER,
     ) -> None:
         self._executor, self._client, self._scheduler, self._timeout = executor, client, scheduler, timeout
-        self._futures: Set[Future[Answered]] = set()
+        self._futures: Set[Future[JobResults]] = set()
         self._free = threading.Semaphore(jobs)
+        self._seconds = together
         self._together = 1
 
     def begin(self) -> None:
@@ -163,78 +194,80 @@ class Executed:
 
     def _submit(self) -> None:
         while self._free.acquire() and (tasks := self._scheduler.take(0, self._together)):
-            asked = [(task.request.path, task.request.body, task.limit(self._timeout)) for task in tasks]
+            jobs = [(task.request.path, task.request.body, task.time_limit(self._timeout)) for task in tasks]
             try:
-                future = self._executor.submit(answer, self._client, asked)
+                future = self._executor.submit(do, self._client, jobs, self._seconds)
             except BaseException as error:  # it was shut down, or is broken
                 self._stop(tasks, error)
                 return
             self._futures.add(future)
             future.add_done_callback(functools.partial(self._done, tasks))
 
-    def _done(self, tasks: List[Task], future: Future[Answered]) -> None:
-        import pickle
-
+    def _done(self, tasks: List[Task], future: Future[JobResults]) -> None:
         self._futures.discard(future)
         try:
-            answers, seconds = future.result()
-        except (TypeError, pickle.PicklingError) as error:
-            self._stop(tasks, RequestError(f"the executor cannot take the request: {error}; does it need client=None?"))
+            results, seconds = future.result()
+        except (TypeError, AttributeError, pickle.PicklingError) as error:  # AttributeError: of a lambda
+            self._stop(tasks, RequestError(f"the executor cannot take the request: {error}; give it client=None"))
         except BaseException as error:  # a worker that died, a task that was cancelled
             failed = error if isinstance(error, FlynnError) else FlynnError(f"a worker failed: {error!r}")
             for task in tasks:
                 if self._scheduler.stopping:
-                    self._scheduler.drop()
+                    self._scheduler.drop(task)
                 else:
                     self._scheduler.fail(task, failed)
         else:
-            at_this_rate = int(TOGETHER * len(answers) / max(seconds, 1e-6))
-            self._together = max(1, min(at_this_rate, 2 * len(answers), MOST_TOGETHER))
-            for task, answered in zip(tasks, answers):
-                try:
-                    if isinstance(answered, FlynnError):
-                        raise answered
-                    result = success(task.request, answered)
-                except FlynnError as error:
-                    self._scheduler.fail(task, error)
-                else:
-                    self._scheduler.succeed(result)
-            for task in tasks[len(answers) :]:
+            at_this_rate = int(self._seconds * len(results) / max(seconds, 1e-6))
+            self._together = max(1, min(at_this_rate, 2 * len(results), MOST_TOGETHER))
+            for task, result in zip(tasks, results):
+                self._settle(task, result)
+            for task in tasks[len(results) :]:
                 self._scheduler.give_back(task)
         self._free.release()
 
+    def _settle(self, task: Task, result: Union[bytes, FlynnError]) -> None:
+        try:
+            if isinstance(result, FlynnError):
+                raise result
+            answered = answer(task.request, result)
+        except FlynnError as error:
+            self._scheduler.fail(task, error)
+        else:
+            self._scheduler.succeed(task, answered)
+
     def _stop(self, tasks: List[Task], error: BaseException) -> None:
         self._scheduler.stop(error)
-        for _ in tasks:
-            self._scheduler.drop()
+        for task in tasks:
+            self._scheduler.drop(task)
 
 
-def answer(client: Optional[LlamaCppClient], asked: Sequence[Asked]) -> Answered:
-    """In the worker: send requests one after the other, and begin no more of them after `TOGETHER` seconds.
+def do(client: Optional[LlamaCppClient], jobs: Sequence[Job], seconds: float) -> JobResults:
+    """In the worker: send requests one after the other, and begin no more of them after so many seconds.
 
     Args:
-        client: None for the one that this process's environment and configuration describe.
+        client: None for the client that this process's environment and configuration describe.
     """
     client = client or _own_client()
     began = time.monotonic()
-    answers: List[Union[bytes, FlynnError]] = []
-    for path, body, timeout in asked:
+    results: List[Union[bytes, FlynnError]] = []
+    for path, body, timeout in jobs:
         fetch = functools.partial(client.transport.fetch, "POST", path, body, timeout)
         try:
             try:
-                answers.append(fetch())
+                results.append(fetch())
             except ServerNotRunningError:
                 client.wait_until_ready(_WAIT)
-                answers.append(fetch())
+                results.append(fetch())
         except FlynnError as error:
-            answers.append(error)
-        if time.monotonic() > began + TOGETHER:
+            results.append(error)
+        if time.monotonic() > began + seconds:
             break
-    return answers, time.monotonic() - began
+    return results, time.monotonic() - began
 
 
 @functools.cache
 def _own_client() -> LlamaCppClient:
+    # Only a worker without a client needs the configuration.
     from ..config import load_config
     from ..models.router import create_llamacpp_client
 

@@ -4,153 +4,192 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
-from collections import deque
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from hashlib import blake2b
+from itertools import chain, islice
 from types import FrameType
-from typing import Any, BinaryIO, ContextManager, Deque, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, BinaryIO, Dict, Iterator, Match, Optional, Sequence, Tuple
 
-from ..batch.output import Done, Output
+from ..batch.done import Done
+from ..batch.input import Entry, Lines, Template, read_jsonl, read_text, requests
+from ..batch.output import Record, errors_path
 from ..batch.requests import Defaults
-from ..batch.results import Result, Tally, encode_result
-from ..batch.runner import DEFAULT_TIMEOUT, DEFAULT_WAIT, Run, defaults_of
+from ..batch.results import Result, encode_result
+from ..batch.runner import DEFAULT_RETRIES, DEFAULT_TIMEOUT, DEFAULT_WAIT, Run, defaults_of
 from ..batch.runner import run as run_requests
-from ..batch.sources import Lines, Template, read_jsonl, read_text, read_values, requests
+from ..batch.tally import Tally
 from ..errors import FileError
+from ..files import identity, parse_json, replace_file
 from ..files import read_text as read_file
-from ..files import replace_file
 from .exits import DONE, FAILED, INTERRUPTED, UsageError
 from .options import Given, Parser, connect, request_options, time_limit
 from .terminal import Terminal
 
-EXAMPLES = f"""\
+EXAMPLES = """\
   flynn batch prompts.jsonl -o answers.jsonl
   flynn batch --text questions.txt -o answers.jsonl --system "Be brief." --max-tokens 100
   flynn batch people.csv --template letter.txt -o letters.jsonl
   cat prompts.jsonl | flynn batch - | jq -r .response.body.choices[0].message.content
+  flynn batch answers.jsonl.errors.jsonl -o answers.jsonl
 
 Lines of INPUT, which is - for standard input:
-  {{"custom_id": "a", "url": "/v1/chat/completions", "body": {{"messages": [...]}}}}
-  {{"prompt": "Why is the sky blue?", "max_tokens": 20}}
-  {{"custom_id": "b", "messages": [{{"role": "user", "content": "Hi"}}]}}
-A template is a prompt with places, {{{{name}}}}, for the values of each row.
+  {"custom_id": "a", "url": "/v1/chat/completions", "body": {"messages": [...]}}
+  {"prompt": "Why is the sky blue?", "max_tokens": 20}
+  {"custom_id": "b", "messages": [{"role": "user", "content": "Hi"}]}
+A template is a prompt with places, {{name}}, for the values of each row.
 Results are written as they come, in the form of OpenAI's batch files. To go on
 after an interruption of any kind, run the same command again: what has a result
-is not asked again, what failed is. Ctrl-C once lets the requests under way end.
-Here --timeout is the time for one answer, {DEFAULT_TIMEOUT:.0f} seconds by default."""
+is not asked again, what failed is. An errors file as INPUT asks only for what
+failed. Ctrl-C once lets the requests under way end."""
 
 _TICK = 0.5  # seconds between two looks whether there is something to show
 _SYNC = 5.0  # seconds of work that a power failure may cost
-_SAY = 10.0  # seconds between two lines where there is no terminal
+_SAY = 10.0  # seconds between two lines of progress where there is no terminal
 _PARTING = 0.2  # seconds for threads to end in
 _SHOWN_FAILURES = 3
 _DASK_TIMEOUT = 30  # seconds to reach the scheduler
+_READ = ("template", "json_schema", "config", "auth_token_file")  # options that name a file to read
+_NOT_ASCII = re.compile("[^\x00-\x7f]+")
 
 
 def add_options(parser: Parser) -> None:
     parser.usage = "flynn batch [options] INPUT"
+    parser.timeout_help = f"longest time for one answer, or none (default: {DEFAULT_TIMEOUT:.0f})"
     parser.add_argument("input", metavar="INPUT", help="JSON lines, or what the next two options say")
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--text", action="store_true", help="each line is a prompt")
     kinds.add_argument("--template", metavar="FILE", help="prompt for values; INPUT is CSV or JSON lines")
-    parser.add_argument("-o", "--output", metavar="OUTPUT", help="results; what failed goes to OUTPUT.errors.jsonl")
+    parser.add_argument("-o", "--output", metavar="OUTPUT", help="results; failures go to OUTPUT.errors.jsonl")
     parser.add_argument("--ordered", action="store_true", help="results in the order of INPUT")
     parser.add_argument("--report", metavar="FILE", help="write what was done, as JSON")
     parser.add_argument("--system", metavar="TEXT", help="system prompt of lines that have none")
-    parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that answers keep to")
+    parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that answers have to fit")
     group = parser.add_argument_group("work")
     jobs = "requests at a time, with --dask tasks (default: the server's free slots)"
     group.add_argument("--jobs", metavar="N", type=int, help=jobs)
+    retries = f"ask again up to N times for an answer that does not fit (default: {DEFAULT_RETRIES})"
+    group.add_argument("--retries", metavar="N", type=int, default=DEFAULT_RETRIES, help=retries)
     group.add_argument("--max-failures", metavar="N", type=int, help="give up after N failed requests")
-    group.add_argument(
-        "--wait",
-        metavar="SECONDS",
-        type=time_limit,
-        default=DEFAULT_WAIT,
-        help="give up after this long without a server, or none (default: 600)",
-    )
+    wait = f"give up after this long without any answer, or none (default: {DEFAULT_WAIT:.0f})"
+    group.add_argument("--wait", metavar="SECONDS", type=time_limit, default=DEFAULT_WAIT, help=wait)
     group.add_argument("--dask", metavar="ADDRESS", help="hand the work to a Dask scheduler's workers")
     parser.add_request_options()
 
 
 def run(given: Given, terminal: Terminal) -> int:
-    for option in ("jobs", "max_failures"):
-        if getattr(given, option) is not None and getattr(given, option) < 1:
-            raise UsageError(f"--{option.replace('_', '-')} is a number above 0")
-    with _open(given) as file:
-        lines = Lines(file)
-        entries, reading = _entries(given, lines)
-        options = request_options(given)
-        tally = Tally()
-        done = Done(keep_order=given.ordered and given.output is not None)
-        with connect(given) as client, _output(given, terminal) as output:
-            tally.before = output.read(done) if output else 0
-            defaults = Defaults(given.system, {**defaults_of(client), **options})
-            with _workers(given) as (workers, jobs):
-                batch = run_requests(
-                    requests(entries, defaults, done, file=given.input, fingerprint=reading),
-                    None if workers else client,
-                    jobs=jobs,
-                    ordered=given.ordered and output is None,
-                    timeout=DEFAULT_TIMEOUT if given.timeout is ... else given.timeout,
-                    wait=given.wait,
-                    max_failures=given.max_failures,
-                    executor=workers,
-                )
-                return _Watch(batch, tally, output, terminal, lines).until_end(given, done)
+    for option, least in (("jobs", 1), ("max_failures", 1), ("retries", 0)):
+        if getattr(given, option) is not None and getattr(given, option) < least:
+            raise UsageError(f"--{option.replace('_', '-')} must be a number, {least} or more")
+    for option in ("input", "output", "report"):
+        if getattr(given, option) is not None:
+            setattr(given, option, os.path.expanduser(getattr(given, option)))
+    options = request_options(given)
+    file = _open(given.input)
+    is_retry = _check_files(given, file)
+    lines = Lines(file, given.input)
+    entries, fingerprint = _entries(given, lines)
+    done = Done(keep_order=given.ordered and given.output is not None and not is_retry)
+    with connect(given) as client, _workers(given) as (workers, jobs), _results(given, done, terminal) as results:
+        if is_retry:  # not what this run adds
+            lines.size = results.errors.began
+        defaults = Defaults(given.system, {**defaults_of(client), **options})
+        batch = run_requests(
+            requests(entries, defaults, done, given.input, fingerprint),
+            None if workers else client,
+            jobs=jobs,
+            ordered=given.ordered and given.output is None,
+            timeout=DEFAULT_TIMEOUT if given.timeout is ... else given.timeout,
+            wait=given.wait,
+            max_failures=given.max_failures,
+            retries=given.retries,
+            executor=workers,
+        )
+        code = _Watch(given, terminal, batch, results, lines, done).until_end()
+        if code in (DONE, FAILED):
+            results.finish(done)
+            if done.left and not is_retry:
+                terminal.say(f"{given.output}: {done.left} results are of requests that {given.input} does not have")
+        return code
 
 
-def _open(given: Given) -> ContextManager[BinaryIO]:
-    if given.input == "-":
-        try:
-            # Not to be closed: the reader may still wait for a pipe, and `close` would wait for the reader.
-            return nullcontext(open(0, "rb", closefd=False))
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, "standard input") from None
+def _open(path: str) -> BinaryIO:
+    """Open the input, never to be closed: a thread may wait for a pipe in it, and `close` would wait for the thread."""
     try:
-        return open(os.path.expanduser(given.input), "rb")
+        return open(0 if path == "-" else os.open(path, os.O_RDONLY), "rb", closefd=False)
     except OSError as error:
-        raise FileError(error.strerror or str(error), given.input) from None
+        if path == "-":
+            raise OSError(error.errno, error.strerror, "standard input") from None
+        raise FileError(error.strerror or str(error), path) from None
 
 
-def _entries(given: Given, lines: Lines) -> Tuple[Iterable[Any], bytes]:
-    """What the lines say, and what tells one way to read them from another."""
-    if given.text:
-        return read_text(lines), b"text"
-    if given.template is None:
-        return read_jsonl(lines), b""
-    from hashlib import blake2b
-
-    text = read_file(given.template).replace("\r\n", "\n")
-    return map(Template(text).entry, read_values(lines)), blake2b(text.encode(), digest_size=16).digest()
-
-
-def _output(given: Given, terminal: Terminal) -> ContextManager[Optional[Output]]:
-    """The output of what is done; None where results go to standard output."""
+def _check_files(given: Given, file: BinaryIO) -> bool:
+    """Refuse to write a file that is read, or written for another purpose. Returns whether INPUT is the errors file."""
+    reads = {"INPUT": file.fileno(), **{f"--{name.replace('_', '-')}": getattr(given, name) for name in _READ}}
+    writes = {"--report": given.report, "standard error": 2}
     if given.output is None:
-        return nullcontext()
-    path = os.path.expanduser(given.output)
-    if os.path.exists(path) and given.input != "-" and os.path.samefile(path, os.path.expanduser(given.input)):
-        raise UsageError(f"{path}: INPUT and OUTPUT are the same file")
-    output = Output(path)
-    if output.mended:
-        terminal.say(f"{path}: cut off {output.mended} bytes of a line that was not finished")
-    return output
+        writes["standard output"] = 1
+    else:
+        writes.update({"OUTPUT": given.output, "the errors file": errors_path(given.output)})
+    seen: Dict[object, str] = {}
+    is_retry = False
+    for name, path in {**reads, **writes}.items():
+        known = None if path is None else identity(os.path.expanduser(path) if isinstance(path, str) else path)
+        if known is None:
+            continue
+        other = seen.setdefault(known, name)
+        if (other, name) == ("INPUT", "the errors file"):
+            is_retry = True
+        elif other != name and name in writes and (other, name) != ("standard error", "standard output"):
+            raise UsageError(f"{other} and {name} are the same file: {path if isinstance(path, str) else given.input}")
+    if given.report is not None and os.path.isfile(given.report) and os.path.getsize(given.report):
+        report = parse_json(read_file(given.report), given.report)
+        if not isinstance(report, dict) or "done_before" not in report:
+            raise FileError("not a report of flynn batch; give another file", given.report)
+    return is_retry
+
+
+def _entries(given: Given, lines: Lines) -> Tuple[Iterator[Entry], bytes]:
+    """Return what the lines say, the first of it read, and what tells one way to read them from another."""
+    if given.text:
+        entries, fingerprint = read_text(lines), b"text"
+    elif given.template is None:
+        entries, fingerprint = read_jsonl(lines), b""
+    else:
+        text = read_file(given.template).replace("\r\n", "\n")
+        entries, fingerprint = Template(text).read(lines), blake2b(text.encode(), digest_size=16).digest()
+    return chain(list(islice(entries, 1)), entries), fingerprint
+
+
+@contextmanager
+def _results(given: Given, done: Done, terminal: Terminal) -> Iterator[Any]:
+    """Where results go: a `Record`, or standard output."""
+    if given.output is None:
+        yield _Printer(terminal)
+        return
+    record = Record(given.output, done)
+    try:
+        if cut := record.begin():
+            terminal.say(f"{given.output}: cut off {cut} bytes of lines that were not finished")
+        yield record
+    finally:
+        record.close()
 
 
 @contextmanager
 def _workers(given: Given) -> Iterator[Tuple[Any, Optional[int]]]:
-    """The executor, None for threads, and how many jobs it shall have at a time."""
+    """The executor, None for threads, and how many jobs it has at a time."""
     if given.dask is None:
         yield None, given.jobs
         return
     try:
         from distributed import Client  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        raise UsageError("--dask needs the package distributed: pip install flynn[dask]") from None
+        raise UsageError("--dask needs a package that is not installed: pip install distributed") from None
     try:
         client = Client(given.dask, timeout=_DASK_TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -159,101 +198,114 @@ def _workers(given: Given) -> Iterator[Tuple[Any, Optional[int]]]:
         yield workers, given.jobs or 2 * max(1, sum(client.nthreads().values()))
 
 
+class _Printer:
+    """Results on standard output, failures among them."""
+
+    before = 0
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        encoding = (getattr(sys.stdout, "encoding", None) or "").lower()
+        self._is_utf8 = encoding in ("utf-8", "utf8")
+
+    def write(self, results: Sequence[Result]) -> None:
+        for result in results:
+            line = encode_result(result).decode("utf-8", "replace")
+            # JSON has characters beyond ASCII only in strings, where an escape means the same.
+            self._terminal.write(line if self._is_utf8 or line.isascii() else _NOT_ASCII.sub(_escaped, line))
+
+    def sync(self, after: float = 0.0) -> None:
+        pass
+
+    def finish(self, done: Done) -> None:
+        pass
+
+
+def _escaped(match: Match[str]) -> str:
+    return json.dumps(match[0])[1:-1]
+
+
 class _Watch:
-    """A batch under way, shown and written down."""
+    """Writes the results of a batch under way, and shows how it goes."""
 
-    def __init__(self, batch: Run, tally: Tally, output: Optional[Output], terminal: Terminal, lines: Lines) -> None:
-        self._batch, self._tally, self._output, self._terminal, self._lines = batch, tally, output, terminal, lines
-        self._interrupted = False
+    def __init__(self, given: Given, terminal: Terminal, batch: Run, results: Any, lines: Lines, done: Done) -> None:
+        self._given, self._terminal, self._batch = given, terminal, batch
+        self._results, self._lines, self._done = results, lines, done
+        self._tally = Tally()
+        self._tally.before = results.before
+        self._interrupts = 0
         self._shown_at = time.monotonic()
-        self._queue = False
-        self._failures: Deque[str] = deque()
-        self._size: Optional[int] = None  # of the input, in bytes
+        self._was_away = False
+        self._size = os.path.getsize(given.input) if os.path.isfile(given.input) else None
 
-    def until_end(self, given: Given, done: Done) -> int:
+    def until_end(self) -> int:
         """Write all results. Returns the exit code."""
         before = signal.getsignal(signal.SIGINT)
         if before is signal.default_int_handler:  # not where nohup or a shell has it ignored
             signal.signal(signal.SIGINT, self._interrupt)
-        path = os.path.expanduser(given.input)
-        self._size = os.path.getsize(path) if os.path.isfile(path) else None
-        parts: Iterable[List[Result]] = iter(lambda: self._batch.poll(_TICK), None)
-        if self._output:
-            self._batch.into(self._take)
-        elif given.ordered:
-            parts = ([result] for result in self._batch)
+        is_draining = False
         try:
-            try:
-                for results in parts:
-                    self._take(results)
-                    self._show()
-                    if self._output:
-                        self._output.sync(after=_SYNC)
-            finally:
-                self._batch.close()
+            while (results := self._batch.poll(_TICK)) is not None:
+                self._results.write(results)
+                for result in results:
+                    self._count(result)
                 self._show()
-                self._end(given)
-                _join_threads()
-            if self._interrupted:
-                return INTERRUPTED
-            if self._output and done.order:
-                self._output.sort(done.order)
-            if done.left:
-                what = f"{done.left} results are of requests that {given.input} does not have"
-                self._terminal.say(f"{given.output}: {what}")
-            return FAILED if self._tally.failed else DONE
+                self._results.sync(after=_SYNC)
+                if self._interrupts and not is_draining:
+                    is_draining = True
+                    self._batch.drain()
+                    self._terminal.say(f"Finishing the {self._batch.in_flight} under way; Ctrl-C again stops them.")
         finally:
+            self._batch.close()
+            self._end()
+            _join_threads()
             signal.signal(signal.SIGINT, before)
+        if self._interrupts:
+            return INTERRUPTED
+        return FAILED if self._tally.failed else DONE
 
     def _interrupt(self, number: int, frame: Optional[FrameType]) -> None:
-        if self._interrupted:
+        self._interrupts += 1
+        if self._interrupts > 1:
             raise KeyboardInterrupt
-        self._interrupted = True
-        threading.Thread(target=self._drain).start()  # this one may hold the lock that it takes
 
-    def _drain(self) -> None:
-        self._batch.drain()
-        self._terminal.say(f"Finishing the {self._batch.in_flight} under way; Ctrl-C again stops them.")
-
-    def _take(self, results: List[Result]) -> None:
-        if self._output:
-            self._output.write(results)
-        for result in results:
-            if not self._output:
-                self._print(encode_result(result).decode())
-            self._tally.add(result)
-            if result.error is not None and self._tally.failed <= _SHOWN_FAILURES:
-                self._failures.append(f"{result.custom_id or f'line {result.number}'}: {result.error}")
-
-    def _print(self, line: str) -> None:
-        if line.isascii() or (getattr(sys.stdout, "encoding", None) or "").lower() == "utf-8":
-            self._terminal.write(line)
-        else:
-            self._terminal.write_json(json.loads(line))
+    def _count(self, result: Result) -> None:
+        self._tally.add(result)
+        if result.error is not None and self._tally.failed <= _SHOWN_FAILURES:
+            place = result.custom_id if result.request else f"{self._given.input}:{result.number}"
+            self._terminal.say(f"{place}: {result.error}")
 
     def _show(self) -> None:
-        while self._failures:
-            self._terminal.say(self._failures.popleft())
+        """Show how it goes, from time to time."""
+        is_away = self._batch.away > 1
+        if is_away and not self._was_away:
+            self._terminal.say(f"No answer, waiting for the server: {self._batch.trouble}")
+        self._was_away = is_away
         now = time.monotonic()
-        away = self._batch.away > 1
-        if away and not self._queue:
-            self._terminal.say("There is no server; waiting for it.")
-        self._queue = away
         if now < self._shown_at + (_TICK if self._terminal.err_is_terminal else _SAY):
             return
         self._shown_at = now
-        read = self._lines.read
-        line = self._tally.line(self._lines.count * self._size / read if self._size and read else None)
+        line = self._tally.line(self._left())
         if self._terminal.err_is_terminal:
             self._terminal.progress(line)
         else:
             self._terminal.say(line)
 
-    def _end(self, given: Given) -> None:
-        errors = f" (see {self._output.errors_path})" if self._output and self._tally.failed else ""
+    def _left(self) -> Optional[float]:
+        """Return how many requests are still to be done, None if nobody knows: what is not read yet may be a guess."""
+        if not self._size or not self._lines.read:
+            return None
+        met, not_met = self._done.met, self._done.left
+        unread = (self._size - self._lines.read) * met / self._lines.read
+        asked = met - (self._tally.before - not_met) + max(0.0, unread - not_met)
+        return max(0.0, asked - self._tally.done - self._tally.failed)
+
+    def _end(self) -> None:
+        failed = self._given.output is not None and self._tally.failed
+        errors = f" (see {errors_path(self._given.output)})" if failed else ""
         self._terminal.say(self._tally.summary() + errors)
-        if given.report is not None:
-            replace_file(os.path.expanduser(given.report), json.dumps(self._tally.report(), indent=2) + "\n")
+        if self._given.report is not None:
+            replace_file(self._given.report, json.dumps(self._tally.report(), indent=2) + "\n")
 
 
 def _join_threads() -> None:
@@ -263,5 +315,5 @@ def _join_threads() -> None:
     """
     end = time.monotonic() + _PARTING
     for thread in threading.enumerate():
-        if thread.name.startswith("flynn-"):
+        if thread.name.startswith("flynn-") and thread.is_alive():  # a signal may come while one is being started
             thread.join(max(0.0, end - time.monotonic()))

@@ -25,6 +25,8 @@ _METAVARS = {int: "N", str: "TEXT"}  # a bool has no place here yet: no such fie
 class Parser(argparse.ArgumentParser):
     """An argparse parser that raises UsageError, in one line, with the nearest option where there is one."""
 
+    timeout_help = "longest silence, or none (default: 60)"
+
     def __init__(self, prog: str, purpose: str, epilog: str, *, usage: Optional[str] = None) -> None:
         super().__init__(
             prog,
@@ -66,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         text = "configuration (default: $FLYNN_CONFIG, ./flynn.yaml or $XDG_CONFIG_HOME/flynn/config.yaml)"
         group.add_argument("--config", metavar="FILE", help=text)
         group.add_argument(
-            "--timeout", metavar="SECONDS", type=time_limit, default=..., help="longest silence, or none (default: 60)"
+            "--timeout", metavar="SECONDS", type=time_limit, default=..., help=self.timeout_help
         )
         group.add_argument("--auth-token-file", metavar="FILE", help="file (mode 600) that holds the server's token")
 

@@ -1,4 +1,4 @@
-"""The table of the README, between two marks in it."""
+"""Generate the table of scripts/bench/README.md, between two marks in the file."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ from typing import Any, Dict, Iterator, List
 
 from .catalogue import FIGURES, Figure, Runs
 from .figures import exponent, summary
-from .report import CURVES, busy, number, ratio
+from .report import CURVES, busy, number
 from .subjects import FLYNN, PEERS
 
 BEGIN, END = "<!-- made by: make bench ARGS=--readme -->", "<!-- up to here -->"
+README = "scripts/bench/README.md"
 CHART = "scripts/bench/chart.svg"
 COLUMNS = [FLYNN, *PEERS]
 
 
 def replaced(text: str, results: Dict[str, Any]) -> str:
-    """The README with a new table. Raises ValueError if the marks are not in it."""
+    """Return the text with a new table. Raises ValueError if the marks are not in it."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"README.md has no place for the table: {BEGIN} and {END}")
+        raise ValueError(f"{README}: the marks for the table are missing: {BEGIN} and {END}")
     return "".join([before, begin, "\n", "\n".join(lines(results)), "\n", end, after])
 
 
 def lines(results: Dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table, with the machine and versions above and the curves below."""
     machine, runs = results["machine"], results["runs"]
     versions = [f"{name} {version}" for size in results["sizes"].values() for name, version in size["versions"].items()]
     yield f"Medians of {results['rounds']} interleaved rounds. {machine['python']}, {machine['system']},"
-    yield f"{machine['cores']} cores ({machine['processor']}), load {machine['load']} at the beginning."
+    yield f"{machine['cores']} cores ({machine['processor']}), load {machine['load']} at the start."
     yield f"{', '.join(versions)}."
     yield f"{busy(runs)}."
     yield ""
@@ -38,7 +40,7 @@ def lines(results: Dict[str, Any]) -> Iterator[str]:
             yield row(*cells(figure, runs))
     yield from sizes(results["sizes"])
     yield ""
-    yield f"![Flynn beside its peers]({CHART})"
+    yield "![Flynn and its peers](chart.svg)"
     yield ""
     for curve, costs in results["curves"].items():
         medians = {int(size): summary(seconds).median for size, seconds in costs.items()}
@@ -48,29 +50,30 @@ def lines(results: Dict[str, Any]) -> Iterator[str]:
 
 
 def cells(figure: Figure, runs: Runs) -> List[str]:
-    """Flynn's figure with its ratio to the floor; those of others with their ratios to Flynn."""
-    measured = runs[figure.key]
+    """Return the cells of a row: Flynn's median with its ratio to the floor, the others' with their ratios to Flynn."""
+    medians = {subject: summary(values).median * figure.scale for subject, values in runs[figure.key].items()}
     key, subject = figure.floor
-    floor = runs[key][subject]
-    shown = [f"{figure.title}, {figure.unit}", f"{number(summary(floor).median * figure.scale)} {subject}"]
+    floor = summary(runs[key][subject]).median * figure.scale
+    row = [f"{figure.title}, {figure.unit}", f"{number(floor)} {subject}"]
     for column in COLUMNS:
-        values = measured.get(column.name)
-        if values:
-            over = ratio(values, floor if column is FLYNN else measured[FLYNN.name])
-            value = number(summary(values).median * figure.scale)
-            shown.append(f"**{value}** ({over} × floor)" if column is FLYNN else f"{value} ({over} ×)")
+        median = medians.get(column.name)
+        if median is None:
+            row.append("")
+        elif column is FLYNN:
+            row.append(f"**{number(median)}** ({number(median / floor)} × floor)")
         else:
-            shown.append("")
-    return shown
+            row.append(f"{number(median)} ({number(median / medians[FLYNN.name])} ×)")
+    return row
 
 
 def sizes(sizes: Dict[str, Any]) -> Iterator[str]:
+    """Yield the rows with the installed sizes and the numbers of packages."""
     ours = sizes[FLYNN.name]
     installed = [f"**{number(ours['bytes'] / 1e6)}** (wheel: {ours['wheel'] / 1e3:.0f} KB)"]
     for peer in PEERS:
         size = sizes[peer.name]["bytes"]
         installed.append(f"{number(size / 1e6)} ({number(size / ours['bytes'])} ×)")
-    yield row("installed, with all that it requires, MB", "", *installed)
+    yield row("installed, with dependencies, MB", "", *installed)
     yield row("packages installed", "", *[str(sizes[column.name]["packages"]) for column in COLUMNS])
 
 

@@ -1,4 +1,4 @@
-"""Servers for batches: what the scripted server and nginx do here."""
+"""Servers for batches: a llama-server that answers as a test tells it to, and a real nginx."""
 
 from __future__ import annotations
 
@@ -9,65 +9,78 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterator, List
 
-from scripted import Peer, Script, ScriptedServer, chat, error, eventually, response, serve
+from answers import reply
+from pytest_httpserver import HTTPServer
+from scripted import chat, error, eventually
+from werkzeug import Request, Response
 
-from flynn import LlamaCppClient
-
-Answer = Callable[[str], Optional[bytes]]
-
-
-def echo(prompt: str) -> bytes:
-    """An answer that says what was asked."""
-    return response(chat(f"re: {prompt}"))
+Answer = Callable[[str], Response]
 
 
-REFUSAL = response(error(400, "not that", "invalid_request_error"), "400 Bad Request")
-BROKEN = response(error(500, "oops", "server_error"), "500 Internal Server Error")
-UNAVAILABLE = response(b"<html>502</html>", "502 Bad Gateway", kind="text/html")
+def echo(prompt: str) -> Response:
+    """An answer that repeats the prompt."""
+    return answer(chat(f"re: {prompt}"))
 
 
-def answers(answer: Answer = echo, slots: int = 4, busy: Callable[[], int] = lambda: 0) -> Script:
-    """A script for a server with slots. `answer` makes a response of a prompt; None closes the connection.
+def answer(body: Any = b"", status: int = 200, kind: str = "application/json") -> Response:
+    """An answer; a body that is not bytes is sent as JSON."""
+    return reply(body, status, kind)(Request({}))
+
+
+def refusal(prompt: str = "") -> Response:
+    """What llama-server says to a request that it does not accept."""
+    return answer(error(400, "not that", "invalid_request_error"), 400)
+
+
+def broken(prompt: str = "") -> Response:
+    return answer(error(500, "oops", "server_error"), 500)
+
+
+def unavailable(prompt: str = "") -> Response:
+    """What a proxy says that finds no server."""
+    return answer(b"<html>502</html>", 502, "text/html")
+
+
+class Llama:
+    """A llama-server with slots, on pytest-httpserver.
 
     Args:
-        busy: how many slots are.
+        answer: makes the answer to a chat of its prompt.
+        slots: how many it has.
+        busy: how many of them are.
+
+    Attributes:
+        endpoint: where it listens.
+        bodies: of the chats, in the order in which they came.
     """
 
-    def script(peer: Peer) -> None:
-        while True:
-            request = peer.request()
-            if request.method == "GET":
-                states = [{"id": i, "is_processing": i < busy(), "n_ctx": 512} for i in range(slots)]
-                peer.send(response(json.dumps(states).encode()))
-                continue
-            reply = answer(prompt_of(request.json))
-            if reply is None:
-                return
-            peer.send(reply)
+    def __init__(
+        self, server: HTTPServer, answer: Answer = echo, *, slots: int = 4, busy: Callable[[], int] = lambda: 0
+    ) -> None:
+        self.endpoint = f"http://127.0.0.1:{server.port}"
+        self.answer, self.slots, self.busy = answer, slots, busy
+        self.bodies: List[Any] = []
+        server.expect_request("/slots").respond_with_handler(self._answer_slots)
+        server.expect_request("/v1/chat/completions", method="POST").respond_with_handler(self._answer_chat)
 
-    return script
+    def _answer_slots(self, request: Request) -> Response:
+        return answer([{"id": n, "is_processing": n < self.busy(), "n_ctx": 512} for n in range(self.slots)])
 
+    def _answer_chat(self, request: Request) -> Response:
+        body = json.loads(request.data)
+        self.bodies.append(body)
+        return self.answer(body["messages"][-1]["content"])
 
-@contextlib.contextmanager
-def serving(script: Script) -> Iterator[Tuple[ScriptedServer, LlamaCppClient]]:
-    """A server, and a client of it."""
-    with serve(script) as server, LlamaCppClient(server.endpoint) as client:
-        yield server, client
-
-
-def prompt_of(body: Any) -> str:
-    return str(body["messages"][-1]["content"])
-
-
-def prompts(server: ScriptedServer) -> List[str]:
-    """What a server was asked, in the order in which it was."""
-    return [prompt_of(request.json) for request in server.requests if request.method == "POST"]
+    @property
+    def prompts(self) -> List[str]:
+        """What was asked, in the order in which it came."""
+        return [body["messages"][-1]["content"] for body in self.bodies]
 
 
 class Gate:
-    """An answer that waits until it is opened, and counts who waits.
+    """An answer that waits until it is opened, and counts those that wait.
 
     Attributes:
         waiting, most: how many wait, and the most that ever did.
@@ -78,7 +91,7 @@ class Gate:
         self.waiting = self.most = 0
         self._lock = threading.Lock()
 
-    def __call__(self, prompt: str) -> bytes:
+    def __call__(self, prompt: str) -> Response:
         with self._lock:
             self.waiting += 1
             self.most = max(self.most, self.waiting)
@@ -132,4 +145,3 @@ http {{
     finally:
         process.terminate()
         process.wait(10)
-

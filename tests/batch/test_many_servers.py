@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 from command import Home
 from dask_cluster import DaskCluster
-from faults import Proxy, cut
+from faults import cut
 from real_server import RealServer
+from scripted import Proxy
 
 from flynn import LlamaCppClient
 
@@ -29,11 +30,6 @@ def port(server: RealServer) -> int:
     found = urlsplit(server.endpoint).port
     assert found
     return found
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path)
 
 
 @pytest.fixture

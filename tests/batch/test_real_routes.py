@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import pytest
 from command import Home
 from real_server import RealServer
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path)
 
 
 def results(home: Home, server: RealServer, code: int, *lines: Dict[str, Any]) -> Dict[str, Any]:

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Dict, List
 
 import pytest
-from scripted import eventually, response, serve
+from answers import reply
+from pytest_httpserver import HTTPServer
+from relay import relay
+from scripted import Peer, chat, error, eventually, response, serve
+from werkzeug import Response
 
 from flynn import AsyncLlamaCppClient, ChatRequest, LlamaCppClient, Message
-from flynn.batch import Request, queue, run, scheduler, workers
-from flynn.batch.workers import MOST_TOGETHER
+from flynn.batch import Request, Run, run
+from flynn.batch.requests import Defaults
+from flynn.batch.runner import prepare
+from flynn.batch.scheduler import ATTEMPTS, Scheduler
+from flynn.batch.workers import MOST_TOGETHER, ExecutorWorkers
 from flynn.errors import AuthenticationError, FlynnError, RequestError, ServerError, ServerNotRunningError
 
-from .server import BROKEN, REFUSAL, UNAVAILABLE, Gate, answers, echo, prompts, serving
+from .server import Gate, answer, broken, echo, refusal, unavailable
 
 
-def test_each_request_has_one_result() -> None:
-    with serve(answers()) as server, LlamaCppClient(server.endpoint) as client:
-        results = list(run([f"p{n}" for n in range(100)], client))
+def test_each_request_has_one_result(llama: Any, client: LlamaCppClient) -> None:
+    server = llama()
+    results = list(run([f"p{n}" for n in range(100)], client))
     assert {(r.custom_id, r.content) for r in results} == {(f"request-{n + 1}", f"re: p{n}") for n in range(100)}
-    assert sorted(prompts(server)) == sorted(f"p{n}" for n in range(100))
+    assert sorted(server.prompts) == sorted(f"p{n}" for n in range(100))
 
 
-def test_requests_come_in_any_form() -> None:
+def test_requests_have_any_form(llama: Any, endpoint: str) -> None:
     sources: List[Any] = [
         "text",
         {"custom_id": "a", "prompt": "short", "seed": 1},
@@ -35,53 +43,52 @@ def test_requests_come_in_any_form() -> None:
         ChatRequest([Message("user", "request")], extra={"x": 2}),
         Request("c", "/v1/chat/completions", b'{"messages":[{"role":"user","content":"made"}]}'),
     ]
-    with serve(answers()) as server, LlamaCppClient(server.endpoint, model="m") as client:
+    server = llama()
+    with LlamaCppClient(endpoint, model="m") as client:
         results = list(run(sources, client, ordered=True, system="S", defaults={"max_tokens": 3, "seed": 9}))
     assert [r.custom_id for r in results] == ["request-1", "a", "b", "request-4", "c"]
     assert [r.content for r in results] == ["re: text", "re: short", "re: full", "re: request", "re: made"]
-    sent = {request.json["messages"][-1]["content"]: request.json for request in server.requests if request.body}
+    sent = dict(zip(server.prompts, server.bodies))
     system = {"role": "system", "content": "S"}
     user = {"role": "user", "content": "short"}
     assert sent["short"] == {"messages": [system, user], "model": "m", "max_tokens": 3, "seed": 1}
     assert sent["request"]["x"] == 2
 
 
-def test_results_come_asynchronously() -> None:
-    async def main(endpoint: str) -> List[str]:
+def test_results_come_asynchronously(llama: Any, endpoint: str) -> None:
+    async def main() -> List[str]:
         async with AsyncLlamaCppClient(endpoint) as client, run(["a", "b", "c"], client, ordered=True) as results:
             return [result.content async for result in results]
 
-    with serve(answers()) as server:
-        assert asyncio.run(main(server.endpoint)) == ["re: a", "re: b", "re: c"]
+    llama()
+    assert asyncio.run(main()) == ["re: a", "re: b", "re: c"]
 
 
-def test_an_asynchronous_batch_that_is_left_stops() -> None:
-    gate = Gate()
-
-    async def main(endpoint: str) -> None:
+def test_an_asynchronous_batch_that_is_left_stops(llama: Any, endpoint: str) -> None:
+    async def main() -> None:
         async with run(map(str, range(1000)), AsyncLlamaCppClient(endpoint), jobs=3) as results:
-            gate.opened.set()
             async for _ in results:
                 break
 
-    with serve(answers(gate)) as server:
-        asyncio.run(main(server.endpoint))
-        assert len(prompts(server)) < 1000
+    server = llama()
+    asyncio.run(main())
+    assert len(server.prompts) < 1000
 
 
-def test_order_is_kept_though_answers_come_in_another() -> None:
-    def slow_at_first(prompt: str) -> bytes:
+def test_order_is_kept_though_answers_come_in_another(llama: Any, client: LlamaCppClient) -> None:
+    def slow_at_first(prompt: str) -> Response:
         time.sleep(0.3 if prompt == "0" else 0)
         return echo(prompt)
 
-    with serve(answers(slow_at_first)) as server, LlamaCppClient(server.endpoint) as client:
-        results = list(run(map(str, range(50)), client, ordered=True))
-        assert [result.content for result in results] == [f"re: {n}" for n in range(50)]
+    llama(slow_at_first)
+    results = list(run(map(str, range(50)), client, ordered=True))
+    assert [result.content for result in results] == [f"re: {n}" for n in range(50)]
 
 
-def test_as_many_are_under_way_as_the_server_has_slots() -> None:
+def test_as_many_are_under_way_as_the_server_has_slots(llama: Any, client: LlamaCppClient) -> None:
     gate = Gate()
-    with serving(answers(gate, slots=6)) as (server, client), run(map(str, range(30)), client) as results:
+    llama(gate, slots=6)
+    with run(map(str, range(30)), client) as results:
         assert results.poll(0.1) == []
         eventually(lambda: gate.waiting == 6)
         gate.opened.set()
@@ -89,10 +96,10 @@ def test_as_many_are_under_way_as_the_server_has_slots() -> None:
     assert gate.most == 6
 
 
-def test_slots_that_others_use_are_left_to_them() -> None:
+def test_slots_that_others_use_are_left_to_them(llama: Any, client: LlamaCppClient) -> None:
     gate = Gate()
-    script = answers(gate, slots=6, busy=lambda: 4 + gate.waiting)
-    with serving(script) as (_, client), run(map(str, range(10)), client) as results:
+    llama(gate, slots=6, busy=lambda: 4 + gate.waiting)
+    with run(map(str, range(10)), client) as results:
         results.poll(0.1)
         eventually(lambda: gate.waiting == 2)
         time.sleep(0.2)
@@ -100,9 +107,20 @@ def test_slots_that_others_use_are_left_to_them() -> None:
         gate.opened.set()
 
 
-def test_jobs_override_the_slots() -> None:
+@pytest.mark.parametrize("total_slots", [-1, 0, 10**9, None, "4"])
+def test_a_server_that_tells_a_number_of_slots_that_cannot_be_is_used_nevertheless(
+    httpserver: HTTPServer, llama: Any, client: LlamaCppClient, total_slots: Any
+) -> None:
+    httpserver.expect_request("/slots").respond_with_handler(reply(error(501, "no slots", "not_supported_error"), 501))
+    httpserver.expect_request("/props").respond_with_json({"total_slots": total_slots})
+    llama()
+    assert len(list(run(map(str, range(20)), client))) == 20
+
+
+def test_jobs_override_the_slots(llama: Any, client: LlamaCppClient) -> None:
     gate = Gate()
-    with serving(answers(gate, slots=6)) as (server, client), run(map(str, range(10)), client, jobs=3) as results:
+    llama(gate, slots=6)
+    with run(map(str, range(10)), client, jobs=3) as results:
         results.poll(0.1)
         eventually(lambda: gate.waiting == 3)
         gate.opened.set()
@@ -110,8 +128,16 @@ def test_jobs_override_the_slots() -> None:
     assert gate.most == 3
 
 
+def keep_alive(peer: Peer) -> None:
+    """Answer as pytest-httpserver does not: many requests on one connection."""
+    while True:
+        request = peer.request()
+        is_chat = request.method == "POST"
+        peer.send(response(chat()) if is_chat else response(error(501, "", "not_supported_error"), "501 No"))
+
+
 def test_connections_are_reused() -> None:
-    with serve(answers()) as server, LlamaCppClient(server.endpoint) as client:
+    with serve(keep_alive) as server, LlamaCppClient(server.endpoint) as client:
         list(run(map(str, range(80)), client, jobs=4))
         assert server.connections <= 4
 
@@ -120,129 +146,132 @@ def test_what_begins_alike_stays_together() -> None:
     """Each of two workers reads every long text at most once, however the prompts are shuffled."""
     texts = [chr(ord("a") + n) * 300 for n in range(8)]
     shuffled = [f"{texts[n * 5 % 8]} question {n}" for n in range(80)]
-    by_connection: dict[int, List[str]] = {}
-    with serve(answers()) as server, LlamaCppClient(server.endpoint) as client:
+    by_connection: Dict[int, List[str]] = {}
+    with serve(keep_alive) as server, LlamaCppClient(server.endpoint) as client:
         list(run(shuffled, client, jobs=2))
         for request in server.requests:
             by_connection.setdefault(request.connection, []).append(request.json["messages"][0]["content"][0])
+    assert len(by_connection) <= 2
     changes = sum(one != other for asked in by_connection.values() for one, other in zip(asked, asked[1:]))
     assert changes <= 8 + 2
 
 
-def test_the_server_s_own_refusal_is_final() -> None:
-    with serve(answers(lambda prompt: REFUSAL if prompt == "bad" else echo(prompt))) as server:
-        results = list(run(["good", "bad"], LlamaCppClient(server.endpoint), ordered=True))
+# --- what fails -------------------------------------------------------------------------------------------------------
+
+
+def test_the_server_s_own_refusal_is_final(llama: Any, client: LlamaCppClient) -> None:
+    server = llama(lambda prompt: refusal() if prompt == "bad" else echo(prompt))
+    results = list(run(["good", "bad"], client, ordered=True))
     assert results[0].error is None
     assert isinstance(results[1].error, ServerError)
     assert str(results[1].error) == "not that"
-    assert prompts(server).count("bad") == 1
+    assert server.prompts.count("bad") == 1
 
 
-@pytest.mark.parametrize("trouble", [BROKEN, UNAVAILABLE, None], ids=["500", "502", "cut"])
-def test_what_may_pass_is_tried_again(trouble: Any) -> None:
-    left = [2]
-
-    def answer(prompt: str) -> Any:
-        if prompt == "3" and left[0]:
-            left[0] -= 1
-            return trouble
-        return echo(prompt)
-
-    with serve(answers(answer)) as server, LlamaCppClient(server.endpoint) as client:
-        results = list(run(map(str, range(6)), client))
-    assert all(result.error is None for result in results)
-    assert len(results) == 6
-    assert not left[0]
+@pytest.mark.parametrize("trouble", [broken, unavailable])
+def test_what_may_pass_is_tried_again(llama: Any, client: LlamaCppClient, trouble: Any) -> None:
+    failures = [trouble, trouble]
+    llama(lambda prompt: failures.pop()() if prompt == "3" and failures else echo(prompt))
+    results = list(run(map(str, range(6)), client))
+    assert [result.error for result in results] == [None] * 6
+    assert not failures
 
 
-def test_a_request_that_always_breaks_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "FIRST_PAUSE", 0.001)
-    with serve(answers(lambda prompt: BROKEN if prompt == "bad" else echo(prompt))) as server:
-        results = list(run(["bad", "good"], LlamaCppClient(server.endpoint), ordered=True))
-    assert [result.error is None for result in results] == [False, True]
-    assert prompts(server).count("bad") == scheduler.ATTEMPTS
+def no_pause(attempt: int, retry_after: Any = None) -> float:
+    return 0.001
 
 
-def test_a_server_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+def test_a_request_that_always_breaks_fails_in_the_end(llama: Any, client: LlamaCppClient) -> None:
+    server = llama(lambda prompt: broken() if prompt == "bad" else echo(prompt))
+    with run(["bad", *map(str, range(20))], client, ordered=True, jobs=2) as results:
+        results._scheduler._pause = no_pause
+        errors = [result.error for result in results]
+    assert isinstance(errors[0], ServerError)
+    assert errors[1:] == [None] * 20
+    assert server.prompts.count("bad") == ATTEMPTS
+
+
+def test_a_server_that_comes_later_is_waited_for(httpserver: HTTPServer, llama: Any) -> None:
+    llama()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     results: List[Any] = []
-    batch = run(map(str, range(5)), LlamaCppClient(f"unix://{tmp_path}/sock"))
+    batch = run(map(str, range(5)), LlamaCppClient(f"http://127.0.0.1:{port}"))
     thread = threading.Thread(target=lambda: results.extend(batch))
     thread.start()
     eventually(lambda: batch.away > 0.3)
-    with serve(answers(), unix=tmp_path / "sock"):
+    with relay(("127.0.0.1", httpserver.port), port=port):
         thread.join(20)
     assert sorted(result.content for result in results) == [f"re: {n}" for n in range(5)]
 
 
-def test_without_a_server_it_gives_up_after_a_while() -> None:
-    with serve(answers()) as gone:
-        endpoint = gone.endpoint
-    with pytest.raises(ServerNotRunningError):
-        list(run(["a", "b"], LlamaCppClient(endpoint), wait=0.6))
+def test_without_a_server_it_gives_up_after_a_while(tmp_path: Path) -> None:
+    with pytest.raises(ServerNotRunningError, match="nothing was answered for"):
+        list(run(["a", "b"], LlamaCppClient(f"unix://{tmp_path}/none"), wait=0.6))
 
 
-def test_a_wrong_token_ends_it_at_once() -> None:
-    from scripted import error
-
-    refusal = response(error(401, "Invalid API Key", "authentication_error"), "401 Unauthorized")
-    with serve(answers(lambda prompt: refusal)) as server, pytest.raises(AuthenticationError):
-        list(run(map(str, range(100)), LlamaCppClient(server.endpoint), jobs=1))
-    assert len(prompts(server)) == 1
+def test_a_wrong_token_ends_it_at_once(llama: Any, client: LlamaCppClient) -> None:
+    server = llama(lambda prompt: answer(error(401, "Invalid API Key", "authentication_error"), 401))
+    with pytest.raises(AuthenticationError):
+        list(run(map(str, range(100)), client, jobs=1))
+    assert len(server.prompts) == 1
 
 
-def test_it_gives_up_after_too_many_failures() -> None:
-    results: List[Any] = []
-    with serving(answers(lambda prompt: REFUSAL)) as (server, client):
-        batch = run(map(str, range(100)), client, jobs=1, max_failures=3)
-        with pytest.raises(FlynnError, match="gave up after 3 failed requests"):
-            results.extend(batch)
-    assert len(prompts(server)) == 3
+def test_it_gives_up_after_too_many_failures(llama: Any, client: LlamaCppClient) -> None:
+    server = llama(refusal)
+    with pytest.raises(FlynnError, match="gave up after 3 failed requests"):
+        list(run(map(str, range(100)), client, jobs=1, max_failures=3))
+    assert len(server.prompts) == 3
 
 
-def test_a_timeout_gives_a_slow_server_more_time_the_next_time() -> None:
-    def slow(prompt: str) -> bytes:
+def test_a_timeout_gives_a_slow_server_more_time_the_next_time(llama: Any, client: LlamaCppClient) -> None:
+    def slow(prompt: str) -> Response:
         time.sleep(0.7)
         return echo(prompt)
 
-    with serve(answers(slow)) as server, LlamaCppClient(server.endpoint) as client:
-        results = list(run(["a"], client, jobs=1, timeout=0.3))
+    llama(slow)
+    results = list(run(["a"], client, jobs=1, timeout=0.3))
     assert results[0].content == "re: a"
 
 
-def test_what_the_requests_raise_is_raised_after_the_results() -> None:
+def test_what_the_requests_raise_is_raised_after_the_results(llama: Any, client: LlamaCppClient) -> None:
     def requests() -> Any:
         yield "a"
         raise KeyError("source")
 
-    with serve(answers()) as server, LlamaCppClient(server.endpoint) as client:
-        batch = run(requests(), client)
-        with pytest.raises(KeyError, match="source"):
-            list(batch)
+    llama()
+    with pytest.raises(KeyError, match="source"):
+        list(run(requests(), client))
 
 
-def test_what_is_no_request_is_a_result_with_an_error() -> None:
-    with serve(answers()) as server, LlamaCppClient(server.endpoint) as client:
-        results = list(run([{"prompt": 5}, "a"], client, ordered=True))  # type: ignore[list-item]
+def test_what_is_not_a_request_is_a_result_with_an_error(llama: Any, client: LlamaCppClient) -> None:
+    llama()
+    results = list(run([{"custom_id": "x", "prompt": 5}, "a"], client, ordered=True))
     assert isinstance(results[0].error, RequestError)
-    assert results[1].content == "re: a"
+    assert (results[0].custom_id, results[1].content) == ("x", "re: a")
 
 
-def test_closing_stops_what_is_under_way() -> None:
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_closing_stops_what_is_under_way(llama: Any, client: LlamaCppClient) -> None:
     gate = Gate()
-    with serving(answers(gate)) as (server, client), run(map(str, range(100)), client, jobs=4) as results:
+    server = llama(gate)
+    with run(map(str, range(100)), client, jobs=4) as results:
         results.poll(0.05)
         eventually(lambda: gate.waiting == 4)
         results.close()
-        began = time.monotonic()
         assert list(results) == []
-        assert time.monotonic() - began < 5
+        assert gate.waiting == 4  # nobody has waited for an answer
         gate.opened.set()
-        assert len(prompts(server)) == 4
+        assert len(server.prompts) == 4
 
 
-def test_draining_lets_what_is_under_way_end() -> None:
+def test_draining_lets_what_is_under_way_end(llama: Any, client: LlamaCppClient) -> None:
     gate = Gate()
-    with serving(answers(gate)) as (server, client), run(map(str, range(100)), client, jobs=4) as results:
+    llama(gate)
+    with run(map(str, range(100)), client, jobs=4) as results:
         results.poll(0.05)
         eventually(lambda: gate.waiting == 4)
         results.drain()
@@ -250,14 +279,15 @@ def test_draining_lets_what_is_under_way_end() -> None:
         assert len(list(results)) == 4
 
 
-def test_a_slow_reader_holds_the_work_back() -> None:
-    with serving(answers()) as (server, client), run(map(str, range(3000)), client, jobs=4) as results:
+def test_a_slow_reader_holds_the_work_back(llama: Any, client: LlamaCppClient) -> None:
+    server = llama()
+    with run(map(str, range(3000)), client, jobs=4) as results:
         next(results)
         time.sleep(0.8)
-        assert len(prompts(server)) < 1000
+        assert len(server.prompts) < 1000
 
 
-def test_an_endless_source_is_read_only_so_far_ahead() -> None:
+def test_an_endless_source_is_read_only_so_far_ahead(llama: Any, client: LlamaCppClient) -> None:
     read = []
 
     def endless() -> Any:
@@ -265,95 +295,102 @@ def test_an_endless_source_is_read_only_so_far_ahead() -> None:
             read.append(1)
             yield "x"
 
-    with serve(answers()) as server, LlamaCppClient(server.endpoint) as client, run(endless(), client) as results:
+    llama()
+    with run(endless(), client) as results:
         for _ in range(20):
             next(results)
     assert len(read) < 10_000
 
 
+# --- executors --------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("kind", [concurrent.futures.ThreadPoolExecutor, concurrent.futures.ProcessPoolExecutor])
-def test_an_executor_does_the_work(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve(answers()) as server:
-        monkeypatch.setenv("FLYNN_ENDPOINT", server.endpoint)
-        workers._own_client.cache_clear()
-        with kind(2) as executor:
-            results = list(run(map(str, range(30)), executor=executor, jobs=5))
-        assert sorted(result.content for result in results) == sorted(f"re: {n}" for n in range(30))
+def test_an_executor_does_the_work(llama: Any, endpoint: str, kind: Any) -> None:
+    llama()
+    with kind(2) as executor:
+        results = list(run(map(str, range(30)), LlamaCppClient(endpoint), executor=executor, jobs=5))
+    assert sorted(result.content for result in results) == sorted(f"re: {n}" for n in range(30))
+
+
+def test_a_worker_without_a_client_makes_its_own(
+    llama: Any, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llama()
+    monkeypatch.setenv("FLYNN_ENDPOINT", endpoint)
+    with concurrent.futures.ProcessPoolExecutor(1) as executor:
+        assert [result.content for result in run(["a"], executor=executor)] == ["re: a"]
 
 
 class Counting(concurrent.futures.ThreadPoolExecutor):
-    """Counts its tasks; one that holds a poisonous request breaks."""
+    """Counts the requests of its tasks; a task that holds a poisonous one breaks its worker."""
 
-    def __init__(self, poison: bytes = b"poison") -> None:
+    def __init__(self) -> None:
         super().__init__(2)
         self.tasks: List[int] = []
-        self.poison = poison
 
-    def submit(self, do: Any, /, client: Any, asked: Any) -> Any:  # type: ignore[override]
-        self.tasks.append(len(asked))
-        if any(self.poison in body for _, body, _ in asked):
+    def submit(self, do: Any, /, client: Any, jobs: Any, seconds: float) -> Any:  # type: ignore[override]
+        self.tasks.append(len(jobs))
+        if any(b"poison" in body for _, body, _ in jobs):
             return super().submit(int, "a worker died")
-        return super().submit(do, client, asked)
+        return super().submit(do, client, jobs, seconds)
 
 
-def test_a_task_of_an_executor_is_many_requests_where_answers_come_quickly() -> None:
-    with serving(answers()) as (server, client), Counting() as executor:
+def test_a_task_of_an_executor_is_many_requests_where_answers_come_quickly(llama: Any, client: LlamaCppClient) -> None:
+    server = llama()
+    with Counting() as executor:
         results = list(run(map(str, range(300)), client, executor=executor, jobs=2))
     assert sorted(result.content for result in results) == sorted(f"re: {n}" for n in range(300))
-    assert sorted(prompts(server)) == sorted(map(str, range(300)))
+    assert sorted(server.prompts) == sorted(map(str, range(300)))
     assert executor.tasks[0] == 1
     assert 8 < max(executor.tasks) <= MOST_TOGETHER
 
 
-def test_a_task_of_an_executor_is_one_request_where_answers_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "TOGETHER", 0.05)
-
-    def slow(prompt: str) -> bytes:
-        time.sleep(0.06)
-        return echo(prompt)
-
-    with serving(answers(slow)) as (_, client), Counting() as executor:
-        assert len(list(run(map(str, range(6)), client, executor=executor))) == 6
+def test_a_task_of_an_executor_is_one_request_where_answers_take_their_time(llama: Any, client: LlamaCppClient) -> None:
+    llama(lambda prompt: (time.sleep(0.06), echo(prompt))[1])
+    with Counting() as executor:
+        assert len(executed(client, executor, [str(n) for n in range(6)], together=0.05)) == 6
     assert executor.tasks == [1] * 6
 
 
-def test_what_a_worker_had_no_time_for_is_done_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "TOGETHER", 0.3)
-
-    def slower_and_slower(prompt: str) -> bytes:
-        time.sleep(0.1 if int(prompt) > 120 else 0)
-        return echo(prompt)
-
-    with serving(answers(slower_and_slower)) as (server, client), Counting() as executor:
-        results = list(run([f"{n:03}" for n in range(140)], client, executor=executor, jobs=2))
-    assert len(results) == 140
-    assert sorted(prompts(server)) == [f"{n:03}" for n in range(140)]
+def test_what_a_worker_had_no_time_for_is_done_by_the_next(llama: Any, client: LlamaCppClient) -> None:
+    server = llama(lambda prompt: (time.sleep(0.1 if int(prompt) > 120 else 0), echo(prompt))[1])
+    prompts = [f"{n:03}" for n in range(140)]
+    with Counting() as executor:
+        assert len(executed(client, executor, prompts, together=0.3)) == 140
+    assert sorted(server.prompts) == prompts
     assert sum(executor.tasks) > 140
 
 
-def test_a_request_that_breaks_workers_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "FIRST_PAUSE", 0.001)
-    with serving(answers()) as (_, client), Counting() as executor:
-        results = list(run(["poison" if n == 70 else str(n) for n in range(100)], client, executor=executor, jobs=2))
+def executed(client: LlamaCppClient, executor: Any, prompts: List[str], together: float) -> List[Any]:
+    """The results of a run in which a task may take so many seconds."""
+    scheduler = Scheduler(one_server=False, pause=no_pause)
+    workers = ExecutorWorkers(executor, client, scheduler, None, 2, together)
+    return list(Run(prepare(prompts, Defaults()), scheduler, workers))
+
+
+def test_a_request_that_breaks_workers_fails_alone(llama: Any, client: LlamaCppClient) -> None:
+    llama()
+    prompts = ["poison" if n == 70 else f"{n:03}" for n in range(100)]
+    with Counting() as executor:
+        results = executed(client, executor, prompts, together=1.0)
     failed = [result for result in results if result.error is not None]
     assert [result.custom_id for result in failed] == ["request-71"]
     assert "a worker failed" in str(failed[0].error)
     assert len(results) == 100
 
 
-def test_a_client_that_cannot_go_to_another_process_is_said() -> None:
-    with serve(answers()) as server, concurrent.futures.ProcessPoolExecutor(1) as executor:
-        client = LlamaCppClient(server.endpoint)
-        assert client.slots()  # now it has a connection
-        with pytest.raises(RequestError, match="client=None"):
-            list(run(["a"], client, executor=executor))
+def test_a_client_that_cannot_go_to_another_process_is_told(endpoint: str) -> None:
+    client = LlamaCppClient(endpoint, trace=lambda event: None)
+    with concurrent.futures.ProcessPoolExecutor(1) as executor, pytest.raises(RequestError, match="client=None"):
+        list(run(["a"], client, executor=executor))
 
 
-def test_without_client_and_executor_nothing_can_be_done() -> None:
+def test_a_batch_needs_a_client_or_an_executor() -> None:
     with pytest.raises(RequestError, match="needs a client"):
         run(["a"])
 
 
-def test_jobs_are_a_number_above_0() -> None:
-    with pytest.raises(RequestError, match="jobs is a number above 0"):
+def test_jobs_must_be_a_number_above_0() -> None:
+    with pytest.raises(RequestError, match="jobs must be a number above 0"):
         run(["a"], LlamaCppClient("http://localhost:1"), jobs=0)

@@ -1,0 +1,32 @@
+"""Fixtures for batches: a home to run the command in, and a server that answers as a test tells it to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+from command import Home
+from pytest_httpserver import HTTPServer
+
+from flynn import LlamaCppClient
+
+from .server import Llama
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+@pytest.fixture
+def llama(httpserver: HTTPServer) -> Callable[..., Llama]:
+    """llama(answer, slots=4): a server, whose prompts are recorded."""
+    return lambda *arguments, **options: Llama(httpserver, *arguments, **options)
+
+
+@pytest.fixture
+def client(endpoint: str) -> Iterator[LlamaCppClient]:
+    """A client of that server."""
+    with LlamaCppClient(endpoint) as client:
+        yield client

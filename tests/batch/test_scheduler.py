@@ -1,0 +1,275 @@
+"""In which order requests are sent, which are tried again, and whose fault a failure is. No I/O."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Dict, List, Optional
+
+import pytest
+
+from flynn.batch.queue import GATHER, WINDOW, WINDOW_BYTES, Outage, Queue, Task, Window
+from flynn.batch.requests import Request
+from flynn.batch.results import Result
+from flynn.batch.scheduler import ATTEMPTS, REFUSALS, Scheduler, is_final
+from flynn.errors import (
+    AuthenticationError,
+    ConnectionLostError,
+    FlynnError,
+    ModelLoadingError,
+    ProtocolError,
+    RequestTimeoutError,
+    ServerError,
+    ServerNotRunningError,
+    StructuredOutputError,
+)
+from flynn.models.types import ChatResponse
+from flynn.retry import is_temporary
+
+
+def task(name: str, size: int = 1) -> Task:
+    return Task(Request(name, "/x", name.encode() * size))
+
+
+def queue(*names: str) -> Queue:
+    queue = Queue()
+    for name in names:
+        queue.add(task(name), 0.0)
+    return queue
+
+
+def names(queue: Queue, now: float, count: int = 1) -> List[Optional[str]]:
+    """The requests that are taken at a moment."""
+    tasks = [queue.take(0, now)[0] for _ in range(count)]
+    return [task and task.request.custom_id for task in tasks]
+
+
+# --- order ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_waits_a_moment_for_others_to_choose_from() -> None:
+    waiting = queue("b", "a")
+    assert waiting.take(0, 0.0) == (None, GATHER)
+    assert names(waiting, GATHER, 3) == ["a", "b", None]
+    assert not waiting
+
+
+def test_no_request_waits_once_all_are_there() -> None:
+    waiting = queue("b", "a")
+    waiting.ended = True
+    assert names(waiting, 0.0) == ["a"]
+
+
+@pytest.mark.parametrize(("count", "size"), [(WINDOW, 1), (2, WINDOW_BYTES // 2)])
+def test_a_window_is_a_number_of_requests_or_of_bytes(count: int, size: int) -> None:
+    waiting = Queue()
+    assert [waiting.add(task("x", size), 0.0) for _ in range(count)] == [True] + [False] * (count - 1)
+    assert waiting.is_full
+    assert names(waiting, 0.0) == ["x"]
+    assert not waiting.is_full
+
+
+def test_a_task_that_has_failed_comes_first_and_not_before_its_time() -> None:
+    waiting = queue("new")
+    waiting.put_back(task("later"), 9.0)
+    waiting.put_back(task("sooner"), 2.0)
+    assert names(waiting, 1.0, 2) == ["new", None]
+    assert waiting.take(0, 1.5) == (None, 0.5)
+    assert names(waiting, 9.0, 2) == ["sooner", "later"]
+
+
+def test_no_window_is_begun_while_many_results_wait_for_an_earlier_one() -> None:
+    waiting = queue("a")
+    waiting.held = WINDOW
+    assert waiting.take(0, 1.0) == (None, None)
+    waiting.held -= 1
+    assert names(waiting, 1.0) == ["a"]
+
+
+def tasks(*texts: str) -> List[Task]:
+    return [task(text) for text in texts]
+
+
+def test_each_worker_has_a_part_of_its_own_in_order() -> None:
+    window = Window(tasks(*"db" "ca"))
+    taken = [window.take(worker) for worker in (1, 2, 1, 2)]
+    assert [task.request.custom_id for task in taken if task] == ["a", "c", "b", "d"]
+    assert window.take(1) is window.take(2) is None
+    assert window.left == 0
+
+
+def test_parts_are_cut_where_beginnings_differ() -> None:
+    window = Window(tasks(*(f"{text}{n}" for text in ("aaaa", "bbbb") for n in range(3)), "bbbb3", "bbbb4"))
+    first, second = window.take(1), window.take(2)
+    assert first
+    assert second
+    assert (first.request.custom_id, second.request.custom_id) == ("aaaa0", "bbbb0")
+
+
+@pytest.mark.parametrize("workers", [1, 3, 7, 50])
+def test_each_task_is_taken_once_by_any_number_of_workers(workers: int) -> None:
+    window = Window(tasks(*map(str, range(101))))
+    taken = [window.take(turn % workers) for turn in range(200 * workers)]
+    assert sorted(task.request.custom_id for task in taken if task) == sorted(map(str, range(101)))
+
+
+# --- an outage --------------------------------------------------------------------------------------------------------
+
+
+def test_one_request_at_a_time_tries_whether_the_server_is_back() -> None:
+    outage = Outage()
+    assert outage.delay(0.0) == 0
+    trial = task("trial")
+    for number in range(10):
+        outage.failed(ServerNotRunningError("down"), 10.0 * number, 4.0)
+        outage.failed(ServerNotRunningError("down"), 10.0 * number, 4.0)  # of a task that was under way with it
+        assert outage.delay(10.0 * number) == 4.0
+        assert outage.delay(10.0 * number + 4.0) == 0
+        outage.begin(trial)
+        assert outage.delay(10.0 * number + 4.0) is None
+        outage.finish(trial)
+    assert (outage.since, outage.failures) == (0.0, 10)
+    assert outage.end()
+    assert (outage.since, outage.delay(100.0), outage.end()) == (None, 0.0, False)
+
+
+# --- what a failure says ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "temporary", "final"),
+    [
+        (ServerNotRunningError("down"), True, False),
+        (ServerError("busy", status=503, type="unavailable_error"), True, False),
+        (ServerError("<html>", status=502), True, False),
+        (ServerError("slow down", status=429, type="x"), True, False),
+        (ServerError("oops", status=500, type="server_error"), False, False),
+        (ServerError("no", status=400, type="invalid_request_error"), False, True),
+        (ServerError("<html>", status=404), False, False),
+        (AuthenticationError("<html>", status=403), False, False),
+        (RequestTimeoutError(), False, False),
+    ],
+)
+def test_what_an_error_says_of_the_server_and_of_the_request(error: FlynnError, temporary: bool, final: bool) -> None:
+    assert (is_temporary(error), is_final(error)) == (temporary, final)
+
+
+class Run:
+    """A scheduler without pauses, and one worker that answers as a test tells it to, until it may do no more.
+
+    Args:
+        names: of the requests.
+        most: attempts after which the worker stops.
+
+    Attributes:
+        attempts: how often each request was tried.
+        results: by the names of their requests.
+        error: what made the run give up.
+    """
+
+    def __init__(self, answer: Any, *names: str, most: int = 200, **options: Any) -> None:
+        scheduler = Scheduler(pause=lambda attempt, asked: 0.0, **options)
+        scheduler.set_limit(1)
+        for name in names:
+            scheduler.add(Request(name, "/x", name.encode()))
+        scheduler.end()
+        self.attempts: Dict[str, int] = dict.fromkeys(names, 0)
+        self.results: Dict[Any, Result] = {}
+        self.error: Optional[BaseException] = None
+        while most and (taken := scheduler.take(0)):
+            most -= 1
+            request = taken[0].request
+            self.attempts[request.custom_id] += 1
+            outcome = answer(request.custom_id)
+            if isinstance(outcome, FlynnError) and not isinstance(outcome, StructuredOutputError):
+                scheduler.fail(taken[0], outcome)
+            else:
+                scheduler.succeed(taken[0], Result(request.custom_id, 0, {}, outcome))
+        if not most:
+            scheduler.stop()
+        try:
+            while (results := scheduler.results(0.0)) is not None:
+                self.results.update({result.custom_id: result for result in results})
+        except FlynnError as error:
+            self.error = error
+
+
+TROUBLES = [
+    ServerError("oops", status=500, type="server_error"),
+    ConnectionLostError("cut"),
+    RequestTimeoutError(),
+    ProtocolError("nonsense"),
+    ServerError("<html>", status=404),
+]
+
+
+@pytest.mark.parametrize("error", TROUBLES, ids=repr)
+def test_a_request_that_fails_while_others_are_answered_fails_after_ten_times(error: FlynnError) -> None:
+    run = Run(lambda name: error if name == "bad" else None, "bad", *map(str, range(20)))
+    assert run.results["bad"].error is error
+    assert run.attempts["bad"] == ATTEMPTS == 10
+    assert {run.attempts[str(n)] for n in range(20)} == {1}
+
+
+@pytest.mark.parametrize("error", TROUBLES, ids=repr)
+def test_a_server_that_fails_every_request_is_away_and_no_request_has_failed(error: FlynnError) -> None:
+    run = Run(lambda name: error, *map(str, range(5)))
+    assert run.results == {}
+    assert run.error is None
+    assert sum(run.attempts.values()) == 200
+
+
+@pytest.mark.parametrize("error", TROUBLES, ids=repr)
+def test_a_server_that_fails_every_request_is_given_up_after_the_wait(error: FlynnError) -> None:
+    def slowly(name: str) -> FlynnError:
+        time.sleep(0.002)
+        return error
+
+    run = Run(slowly, "a", "b", wait=0.02)
+    assert run.error is error
+    assert run.results == {}
+
+
+def test_a_server_that_fails_every_request_for_a_while_has_cost_none_of_them_an_attempt() -> None:
+    failures = iter([ServerError("oops", status=500)] * 100)
+    run = Run(lambda name: next(failures, None), *map(str, range(5)))
+    assert [result.error for result in run.results.values()] == [None] * 5
+
+
+@pytest.mark.parametrize("error", [ServerNotRunningError("down"), ModelLoadingError("Loading", status=503)])
+def test_a_server_that_is_not_there_never_counts_against_a_request(error: FlynnError) -> None:
+    down = iter([error] * 30)
+    run = Run(lambda name: next(down, None) if name == "last" else None, "a", "b", "last")
+    assert run.results["last"].error is None
+
+
+def test_a_403_of_one_request_fails_that_one() -> None:
+    filtered = AuthenticationError("<html>forbidden</html>", status=403)
+    run = Run(lambda name: filtered if name == "bad" else None, "bad", *map(str, range(20)))
+    assert run.results["bad"].error is filtered
+    assert run.attempts["bad"] <= 2
+    assert len(run.results) == 21
+    assert run.error is None
+
+
+def test_a_403_of_every_request_from_the_beginning_ends_the_run() -> None:
+    wrong = AuthenticationError("<html>forbidden</html>", status=403)
+    run = Run(lambda name: wrong, *map(str, range(20)))
+    assert run.error is wrong
+    assert sum(run.attempts.values()) == REFUSALS
+    assert run.results == {}
+
+
+def test_a_token_that_llama_server_itself_refuses_ends_the_run_at_once() -> None:
+    wrong = AuthenticationError("Invalid API Key", status=401, type="authentication_error")
+    run = Run(lambda name: wrong, *map(str, range(20)))
+    assert run.error is wrong
+    assert sum(run.attempts.values()) == 1
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_an_answer_that_does_not_fit_is_asked_for_again_so_many_times(retries: int) -> None:
+    mismatch = StructuredOutputError("does not fit", ChatResponse(()))
+    run = Run(lambda name: mismatch if name == "bad" else None, "bad", "good", retries=retries)
+    assert run.attempts == {"bad": 1 + retries, "good": 1}
+    assert run.results["bad"].error is mismatch
+    assert run.results["good"].error is None

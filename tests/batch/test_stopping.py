@@ -1,0 +1,164 @@
+"""How a batch ends before its time: Ctrl-C, SIGTERM, a wrong token; also while its input waits for a writer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from typing import Any, Iterator, List
+
+import pytest
+from command import FLYNN, Home
+from scripted import error, eventually
+
+from .files import OUT, ids, questions, start, whole_lines
+from .server import Gate, Llama, answer
+
+
+def test_ctrl_c_once_lets_the_requests_under_way_end(home: Home, llama: Any) -> None:
+    home.write("in.jsonl", questions(50))
+    gate = Gate()
+    server = llama(gate)
+    process = start(home, server, *OUT)
+    eventually(lambda: gate.waiting == 4)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr
+    message = process.stderr.readline().decode()
+    gate.opened.set()
+    _, err = process.communicate(timeout=60)
+    assert "Finishing the 4 under way" in message
+    assert process.returncode == 130, err
+    assert len(ids(home)) == len(server.prompts) == 4
+
+
+def test_ctrl_c_twice_stops(home: Home, llama: Any) -> None:
+    home.write("in.jsonl", questions(50))
+    gate = Gate()
+    process = start(home, llama(gate), *OUT)
+    eventually(lambda: gate.waiting == 4)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr
+    process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    gate.opened.set()
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert ids(home) == []
+
+
+# --- an input whose writer lives --------------------------------------------------------------------------------------
+
+INPUTS = ["fifo", "standard input", "/dev/stdin", "<(...)"]
+
+
+class Waiting:
+    """A batch whose input has some lines and then waits for more."""
+
+    def __init__(self, home: Home, server: Llama, how: str) -> None:
+        self.writer: Any = None
+        home.write("some", questions(2))
+        arguments = ["--endpoint", server.endpoint, *OUT]
+        if how == "fifo":
+            os.mkfifo(home.path / "fifo")
+            self.process = home.start("batch", "fifo", *arguments)
+            self.writer = (home.path / "fifo").open("wb", buffering=0)
+            self.writer.write(questions(2).encode())
+        elif how == "<(...)":
+            # The subshell holds the other end for as long as this process has its standard input open.
+            shell = 'exec 3<&0; exec "$0" "$@" -o out.jsonl <(exec 2> /dev/null; cat some; cat <&3) < /dev/null'
+            command = ("bash", "-c", shell, *FLYNN)
+            self.process = home.start("batch", *arguments[:2], python=command)
+        else:
+            self.process = home.start("batch", "-" if how == "standard input" else how, *arguments)
+            assert self.process.stdin
+            self.process.stdin.write(questions(2).encode())
+            self.process.stdin.flush()
+
+    def end(self) -> bytes:
+        """Wait for the end, though the writer lives."""
+        self.process.wait(20)
+        assert self.process.stderr
+        return self.process.stderr.read()
+
+
+@pytest.fixture
+def waiting(home: Home, llama: Any, request: pytest.FixtureRequest) -> Iterator[Waiting]:
+    batch = Waiting(home, llama(), request.param)
+    eventually(lambda: len(whole_lines(home.path / "out.jsonl")) == 2)
+    yield batch
+    if batch.process.poll() is None:
+        batch.process.kill()
+    for stream in (batch.writer, batch.process.stdin, batch.process.stdout, batch.process.stderr):
+        if stream:
+            stream.close()
+    batch.process.wait(20)
+
+
+@pytest.mark.parametrize("waiting", INPUTS, indirect=True)
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT] * 3, [signal.SIGTERM], [signal.SIGHUP]])
+def test_a_signal_ends_it(home: Home, waiting: Waiting, signals: List[signal.Signals]) -> None:
+    for number in signals:
+        try:
+            waiting.process.send_signal(number)
+            waiting.process.wait(0.7)
+        except subprocess.TimeoutExpired:
+            pass
+    err = waiting.end()
+    # The last of three signals may meet a Python that ends already.
+    assert waiting.process.returncode in (128 + signals[0], -signals[0] if len(signals) > 1 else None)
+    assert b"Traceback" not in err
+    assert sorted(ids(home)) == ["request-1", "request-2"]
+
+
+@pytest.mark.parametrize("how", INPUTS)
+def test_a_wrong_token_ends_it(home: Home, llama: Any, how: str) -> None:
+    wrong = answer(error(401, "Invalid API Key", "authentication_error"), 401)
+    batch = Waiting(home, llama(lambda prompt: wrong), how)
+    err = batch.end()
+    for stream in (batch.writer, batch.process.stdin, batch.process.stdout, batch.process.stderr):
+        if stream:
+            stream.close()
+    assert batch.process.returncode == 77
+    assert b"Invalid API Key" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_fifo_that_nobody_writes_to_does_not_hold_it(home: Home, llama: Any, number: signal.Signals) -> None:
+    os.mkfifo(home.path / "fifo")
+    process = start(home, llama(), *OUT, name="fifo")
+    time.sleep(1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in err
+
+
+# --- a signal at any moment -------------------------------------------------------------------------------------------
+
+
+# Sends itself a signal in the main thread, right after the new thread was put among those that begin.
+WHILE_STARTING = """
+import os, signal, sys, threading
+number, begun, real = int(sys.argv.pop(1)), [], threading._start_new_thread
+def start(*arguments):
+    begun.append(1)
+    if len(begun) == number:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return real(*arguments)
+threading._start_new_thread = start
+from flynn.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("thread", range(1, 7))
+def test_a_signal_while_a_thread_is_being_started_ends_it(home: Home, llama: Any, thread: int) -> None:
+    home.write("in.jsonl", questions(200))
+    command = (FLYNN[0], "-W", "error", "-c", WHILE_STARTING, str(thread))
+    process = start(home, llama(), *OUT, python=command)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert b"Traceback" not in err
+    assert b"cannot join" not in err
