@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any, Iterator
 
 import environment
 import pytest
+from answers import reply
 from command import Home
-from model_router import ModelRouter
+from pytest_httpserver import HTTPServer
 from real_server import RealServer
+from scripted import error
+from test_router_mode import StandIn
+from werkzeug import Request, Response
 
 from flynn import LlamaCppClient, ServerError
 
@@ -23,10 +28,44 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path)
 
 
+class Downloader(StandIn):
+    """A stand-in that downloads and deletes. A download that failed is "finished" too, as with llama-server b11669."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        super().__init__(server)
+        server.expect_request("/models", "POST").respond_with_handler(self.download)
+        server.expect_request("/models", "DELETE").respond_with_handler(self.delete)
+
+    def download(self, request: Request) -> Response:
+        name: str = request.json["model"]
+        self.models[name] = {"value": "downloading", "args": []}
+        self.tell(name, "model_status", {"status": "downloading"})
+
+        def end() -> None:
+            if name.startswith("nobody/"):
+                del self.models[name]
+            else:
+                self.models[name]["value"] = "unloaded"
+            self.tell(name, "download_finished", {})
+
+        threading.Timer(0.1, end).start()
+        return reply({"success": True})(request)
+
+    def delete(self, request: Request) -> Response:
+        name = request.args.get("model", "")
+        if "/" not in name or name not in self.models:
+            reason = "is not removable (not from cache)" if name in self.models else "is not found"
+            return reply(error(500, f"model name={name} {reason}", "server_error"), 500)(request)
+        del self.models[name]
+        return reply({"success": True})(request)
+
+
 @pytest.fixture
-def stand_in() -> Iterator[str]:
-    with ModelRouter() as router:
-        yield router.endpoint
+def stand_in(httpserver: HTTPServer, endpoint: str) -> Iterator[str]:
+    models = Downloader(httpserver)
+    yield endpoint
+    for listener in models.listeners:
+        listener.put(None)
 
 
 def test_models_are_listed_loaded_and_unloaded(home: Home, stand_in: str) -> None:
