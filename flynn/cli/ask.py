@@ -85,10 +85,14 @@ def run(given: Given, terminal: Terminal) -> int:
         terminal.write(code)
     if given.stats:
         terminal.say(line)
+    problem = ""
     if given.extract and code is None:
-        terminal.fail("the answer has no complete code block")
-        return FAILED
-    return DONE
+        problem = "the answer has no complete code block"
+    elif given.json_schema and response.finish_reason == "length":
+        problem = "the answer was cut at the token limit, so it is not complete JSON: raise --max-tokens"
+    if problem:
+        terminal.fail(problem)
+    return FAILED if problem else DONE
 
 
 def _continue(
