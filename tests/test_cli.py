@@ -82,7 +82,7 @@ def test_the_help_of_a_command_has_examples_and_the_options_of_every_command(hom
     ended = home.run(command, "--help")
     assert (ended.code, ended.err) == (0, "")
     assert f"examples:\n  flynn {command}" in ended.out or f"\n  flynn {command}" in ended.out
-    assert len(ended.out.splitlines()) <= 75
+    assert len(ended.out.splitlines()) <= 80
     for option in ("--endpoint", "--config", "--timeout", "--auth-token-file"):
         assert (option in ended.out) == (command != "completion")
 

@@ -60,16 +60,14 @@ class Parser(argparse.ArgumentParser):
             "--endpoint",
             metavar="URL",
             type=_endpoint,
-            help="http://HOST:PORT, https://HOST:PORT or unix:///PATH (default: $FLYNN_ENDPOINT, "
-            f"the configuration's, or {DEFAULT_ENDPOINT})",
+            help="http://HOST:PORT, https://HOST:PORT or unix:///PATH (default: "
+            f"$FLYNN_ENDPOINT, the configuration's, or {DEFAULT_ENDPOINT})",
         )
         text = f"model of the configuration (default: {DEFAULT_MODEL})"
         group.add_argument("--use", metavar="NAME", default=DEFAULT_MODEL, help=text)
-        text = "configuration (default: $FLYNN_CONFIG, ./flynn.yaml or $XDG_CONFIG_HOME/flynn/config.yaml)"
+        text = "configuration (default: $FLYNN_CONFIG, ./flynn.yaml, or config.yaml in ~/.config/flynn)"
         group.add_argument("--config", metavar="FILE", help=text)
-        group.add_argument(
-            "--timeout", metavar="SECONDS", type=time_limit, default=..., help=self.timeout_help
-        )
+        group.add_argument("--timeout", metavar="SECONDS", type=time_limit, default=..., help=self.timeout_help)
         group.add_argument("--auth-token-file", metavar="FILE", help="file (mode 600) that holds the server's token")
 
     def add_request_options(self) -> None:
