@@ -26,6 +26,8 @@ TEMPLATE = environment.ROOT / "tests" / "data" / "tools.jinja"  # in the format 
 MODEL = "SmolLM2-135M-Instruct"
 TOY = f"{MODEL} is a toy of 135 million parameters: it shows how Flynn works, not what a model can do."
 
+SAMPLING = {"temp": 0.2, "top_p": 0.9}  # what the model's card recommends
+
 
 def main(arguments: List[str]) -> int:
     if arguments not in ([], ["serve"]):
@@ -45,8 +47,8 @@ def main(arguments: List[str]) -> int:
 def demo() -> int:
     """Chat with the model; return the exit code of `flynn chat`."""
     flynn = environment.installed().with_name("flynn")
-    # So small a model may go on for ever.
-    server = RealServer(parallel=1, threads=None, predict=256)
+    # Without a limit so small a model may never stop.
+    server = RealServer(parallel=1, threads=None, predict=256, **SAMPLING)
     print(f"Starting a llama.cpp server with {MODEL} ...\n{TOY}", file=sys.stderr, flush=True)
     with server:
         command = flynn.relative_to(environment.ROOT)
@@ -58,7 +60,9 @@ def serve() -> int:
     """Run the server at Flynn's default endpoint until Ctrl-C, or until it ends by itself."""
     port = int(os.environ.get("PORT") or 8080)
     try:
-        server = RealServer(port=port, parallel=4, ctx_size=4 * 2048, chat_template_file=TEMPLATE, metrics=True)
+        server = RealServer(
+            port=port, parallel=4, ctx_size=4 * 2048, chat_template_file=TEMPLATE, metrics=True, **SAMPLING
+        )
     except OSError as error:
         raise ServerFailed(f"port {port}: {error.strerror}; stop what listens there, or set PORT=") from None
     print(f"Starting a llama.cpp server with {MODEL} ...\n{TOY}", file=sys.stderr, flush=True)

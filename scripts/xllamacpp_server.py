@@ -64,6 +64,8 @@ OPTIONS: Dict[str, Tuple[str, Union[bool, Convert]]] = {
     "-c --ctx-size": ("n_ctx", int),
     "-n --predict --n-predict": ("n_predict", int),
     "-np --parallel": ("n_parallel", int),
+    "--temp --temperature": ("sampling.temp", float),
+    "--top-p": ("sampling.top_p", float),
     "-ngl --gpu-layers --n-gpu-layers": ("n_gpu_layers", int),
     "-t --threads": ("cpuparams.n_threads cpuparams_batch.n_threads", int),
     "--threads-http": ("n_threads_http", int),

@@ -50,6 +50,18 @@ def test_it_answers_the_prompt_that_make_was_given(server_at_hand: None) -> None
     assert ended.stdout.strip()
 
 
+def test_the_command_of_the_readme_is_answered_right_ten_times(server_at_hand: None) -> None:
+    readme = (environment.ROOT / "README.md").read_text(encoding="utf-8")
+    prompt, answer = re.findall(r'\$ make demo PROMPT="(.*)"\n\.\.\.\n(.*)', readme)[0]
+    assert answer == "The capital of Japan is Tokyo."
+    command = ["make", "-C", str(environment.ROOT), "--no-print-directory", "demo", f"PYTHON={sys.executable}"]
+    for _ in range(10):
+        ended = subprocess.run([*command, f"PROMPT={prompt}"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        assert "a toy" in ended.stderr
+        assert "Tokyo" in ended.stdout
+
+
 def test_ctrl_c_on_a_terminal_stops_an_answer_and_afterwards_the_server_stops_with_the_chat(
     server_at_hand: None,
 ) -> None:
