@@ -278,11 +278,12 @@ def test_ctrl_c_at_the_prompt_gives_a_new_one_and_twice_leaves(home: Home, serve
         terminal.expect("> ")
         terminal.type("half a li")
         terminal.expect("half a li")
+        time.sleep(0.5)
         terminal.interrupt()
         terminal.expect("\r\n(Ctrl-C again or Ctrl-D to leave)\r\n> ")
         assert talk(terminal, "One") == ["Hello!"]
         for _ in range(2):
-            time.sleep(0.2)  # see test_a_signal_at_the_prompt_ends_it
+            time.sleep(0.5)  # see test_a_signal_at_the_prompt_ends_it
             terminal.interrupt()
         assert terminal.end() == 130
     assert prompts(server) == [[user("One")]]
@@ -295,7 +296,7 @@ def test_a_signal_at_the_prompt_ends_it(home: Home, server: ScriptedServer, numb
         terminal.expect("> ")
         terminal.type("half")
         terminal.expect("half")
-        time.sleep(0.2)  # readline notices a signal that comes just before it waits only after the next key
+        time.sleep(0.5)  # readline notices a signal that comes just before it waits only after the next key
         terminal.process.send_signal(number)
         assert terminal.end() == 128 + number
 
@@ -306,8 +307,10 @@ def test_typing_after_ctrl_c_takes_the_offer_to_leave_back(home: Home, server: S
         for _ in range(3):
             terminal.type("half a li")
             terminal.expect("half a li")
+            time.sleep(0.5)
             terminal.interrupt()
             terminal.expect("\r\n(Ctrl-C again or Ctrl-D to leave)\r\n> ")
+        time.sleep(0.5)
         terminal.interrupt()
         assert terminal.end() == 130
 
