@@ -98,6 +98,8 @@ class AsyncLlamaCppClient:
     models = awaited(LlamaCppClient.models)
     load_model = awaited(LlamaCppClient.load_model)
     unload_model = awaited(LlamaCppClient.unload_model)
+    download_model = awaited(LlamaCppClient.download_model)
+    delete_model = awaited(LlamaCppClient.delete_model)
     slots = awaited(LlamaCppClient.slots)
     save_slot = awaited(LlamaCppClient.save_slot)
     restore_slot = awaited(LlamaCppClient.restore_slot)
