@@ -79,8 +79,9 @@ def place(tmp_path: Path) -> Path:
         "people.csv": "name,city\nAda,London\n",
         "letter.txt": "Greet {{name}} from {{city}}.",
         "sentences.txt": "The sky is blue.\n",
-        "log": "error: disk full\n",
-        "photo.jpg": "",
+        "build.log": "error: disk full\n",
+        "prompt.txt": "Name a colour.\n",
+        "weather.py": 'def get_weather(city: str) -> str:\n    """Tell the weather."""\n    return "sunny"\n',
         "bin/flynn": f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m flynn "$@"\n',
     }
     for name, text in files.items():
@@ -107,7 +108,7 @@ def test_the_commands_of_a_document_run(
 ) -> None:
     for line in snippet.text.splitlines():
         server = embedding_server if "--embeddings" in line else served
-        ended = run(["timeout", "120", "sh", "-e", "-c", line], place, server)
+        ended = run(["timeout", "120", "sh", "-c", line], place, server)
         assert ended.returncode == 0, f"{snippet}: {line}\n{ended.stderr}"
 
 
