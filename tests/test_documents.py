@@ -66,7 +66,7 @@ def served(server_at_hand: None) -> Iterator[RealServer]:
 
 @pytest.fixture(scope="module")
 def embedding_server(server_at_hand: None) -> Iterator[RealServer]:
-    with RealServer(embeddings=True) as server:
+    with RealServer(embeddings=True, pooling="mean") as server:
         yield server
 
 
