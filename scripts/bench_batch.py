@@ -8,8 +8,7 @@
     python scripts/bench_batch.py restarts                                a systemd user service killed 10 times
     python scripts/bench_batch.py million [--lines 1000000]               peak memory, and the start of a second run
 
-You can name several. `speed` and `prefix` need a real server: `--endpoint URL`, for `prefix` with `--metrics`. By
-default they start one.
+Name one or more. `speed` and `prefix` start a real server, or take one at `--endpoint` (`prefix`: with `--metrics`).
 """
 
 from __future__ import annotations
