@@ -21,7 +21,7 @@ from flynn import AsyncLlamaCppClient, ChatRequest, LlamaCppClient, Message
 from flynn.batch import Request, Run, run
 from flynn.batch.requests import Defaults
 from flynn.batch.runner import prepare
-from flynn.batch.scheduler import ATTEMPTS, Scheduler
+from flynn.batch.scheduler import Scheduler
 from flynn.batch.workers import MOST_TOGETHER, ExecutorWorkers
 from flynn.errors import AuthenticationError, FlynnError, RequestError, ServerError, ServerNotRunningError
 
@@ -181,16 +181,6 @@ def no_pause(attempt: int, retry_after: Any = None) -> float:
     return 0.001
 
 
-def test_a_request_that_always_breaks_fails_in_the_end(llama: Any, client: LlamaCppClient) -> None:
-    server = llama(lambda prompt: broken() if prompt == "bad" else echo(prompt))
-    with run(["bad", *map(str, range(20))], client, ordered=True, jobs=2) as results:
-        results._scheduler._pause = no_pause
-        errors = [result.error for result in results]
-    assert isinstance(errors[0], ServerError)
-    assert errors[1:] == [None] * 20
-    assert server.prompts.count("bad") == ATTEMPTS
-
-
 def test_a_server_that_comes_later_is_waited_for(httpserver: HTTPServer, llama: Any) -> None:
     llama()
     with socket.socket() as probe:
@@ -207,7 +197,7 @@ def test_a_server_that_comes_later_is_waited_for(httpserver: HTTPServer, llama: 
 
 
 def test_without_a_server_it_gives_up_after_a_while(tmp_path: Path) -> None:
-    with pytest.raises(ServerNotRunningError, match="nothing was answered for"):
+    with pytest.raises(ServerNotRunningError):
         list(run(["a", "b"], LlamaCppClient(f"unix://{tmp_path}/none"), wait=0.6))
 
 
