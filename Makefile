@@ -4,8 +4,10 @@ PYTHON ?= python3
 ARGS ?=
 # The least share of the lines of flynn/ that the tests must cover, in percent.
 COVERAGE ?= 95
+# How many test files run at the same time; most tests wait. WORKERS= runs one after the other: for ARGS="--pdb".
+WORKERS ?= 4
 
-.PHONY: help demo test test-all test-platforms lint stress bench pyz install-service uninstall-service service-status service-logs clean
+.PHONY: help demo serve test test-all test-platforms lint stress bench pyz install-service uninstall-service service-status service-logs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' Makefile
@@ -15,17 +17,19 @@ demo: override export PROMPT := $(value PROMPT)
 demo:  ## chat with a real model on this machine; or PROMPT="..." or prompts on standard input
 	@$(PYTHON) scripts/demo.py
 
+serve:  ## the demo's server on port 8080, with tools and longer prompts, until Ctrl-C
+	@$(PYTHON) scripts/demo.py serve
+
 test:  ## run all tests, with a real llama.cpp server, and measure their coverage of flynn/
 	@python=$$($(PYTHON) scripts/environment.py test) && \
 	{ $(PYTHON) scripts/environment.py server >/dev/null || test -z "$$CI"; } && \
 	{ $(PYTHON) scripts/native_server.py >/dev/null || test -z "$$CI"; } && \
-	{ $(PYTHON) scripts/platforms.py arm >/dev/null || test -z "$$CI"; } && \
 	$$python -m coverage erase && \
-	$$python -m coverage run -m pytest $(ARGS) && \
+	$$python -m coverage run -m pytest $(if $(WORKERS),-n $(WORKERS) --dist loadfile) $(ARGS) && \
 	$$python -m coverage combine --quiet && \
 	$$python -m coverage report --fail-under=$(COVERAGE)
 
-test-all:  ## the same with each Python from 3.9 to 3.13 that is found here
+test-all:  ## the same with each Python from 3.9 to 3.14 that is found here
 	@pythons=$$($(PYTHON) scripts/environment.py pythons) && failed= && \
 	for python in $$pythons; do \
 		echo "== $$python"; \
@@ -38,7 +42,7 @@ test-platforms:  ## Flynn on 32-bit ARM, under qemu, and on musl: fetches Python
 	$(PYTHON) scripts/environment.py server >/dev/null && \
 	$(PYTHON) scripts/platforms.py arm && \
 	$(PYTHON) scripts/platforms.py musl && \
-	$$python -m pytest -v tests/places/test_platforms.py $(ARGS)
+	$$python -m pytest -v -m platforms $(ARGS)
 
 lint:  ## ruff, mypy --strict, pyright on what callers see, and Flynn's reading of YAML compared with PyYAML's
 	@python=$$($(PYTHON) scripts/environment.py lint) && \

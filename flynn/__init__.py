@@ -5,7 +5,7 @@ Importing this package loads next to nothing; each name below is resolved when i
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import (
     Coroutine,
     Iterable,
     Iterator,
+    Mapping,
     Optional,
     Type,
     TypeVar,
@@ -20,16 +21,18 @@ from typing import (
 
 from .http.endpoint import DEFAULT_ENDPOINT
 from .http.limits import CancelScope
-from .models.local.llamacpp import DEFAULT_RESULT, DEFAULT_ROUNDS, LlamaCppClient
+from .models.local.llamacpp import LlamaCppClient
 from .models.local.models import ModelEvent
 from .models.local.text import CompletionEvent, CompletionResponse, Prompts
 from .models.local.transport import OWN
+from .models.local.typed import DEFAULT_RESULT, DEFAULT_ROUNDS
 from .models.types import ChatResponse, Prompt, StreamEvent
 from .thread_iterator import ThreadIterator
 
 if TYPE_CHECKING:
-    from typing_extensions import Concatenate, ParamSpec
+    from typing_extensions import Concatenate, ParamSpec, Unpack
 
+    from .models.options import CallOptions, RunOptions, StreamOptions
     from .structured.answer import AsyncJSONStream
     from .tools import Tool
     from .tools.run import AsyncToolRun
@@ -95,6 +98,8 @@ class AsyncLlamaCppClient:
     models = awaited(LlamaCppClient.models)
     load_model = awaited(LlamaCppClient.load_model)
     unload_model = awaited(LlamaCppClient.unload_model)
+    download_model = awaited(LlamaCppClient.download_model)
+    delete_model = awaited(LlamaCppClient.delete_model)
     slots = awaited(LlamaCppClient.slots)
     save_slot = awaited(LlamaCppClient.save_slot)
     restore_slot = awaited(LlamaCppClient.restore_slot)
@@ -104,7 +109,7 @@ class AsyncLlamaCppClient:
     metrics = awaited(LlamaCppClient.metrics)
     request = awaited(LlamaCppClient.request)
 
-    def chat_stream(self, request: Prompt, **options: Any) -> AsyncChatStream:
+    def chat_stream(self, request: Prompt, **options: Unpack[StreamOptions]) -> AsyncChatStream:
         """Stream the answer to a request while it is generated; see `LlamaCppClient.chat_stream`."""
         return AsyncChatStream(self._client.chat_stream(request, **options))
 
@@ -112,11 +117,11 @@ class AsyncLlamaCppClient:
 
         @overload
         async def chat_json(
-            self, request: Prompt, schema: Type[T], *, timeout: Optional[float] = OWN, **options: Any
+            self, request: Prompt, schema: Type[T], *, retries: int = 0, **options: Unpack[CallOptions]
         ) -> T: ...
         @overload
         async def chat_json(
-            self, request: Prompt, schema: object, *, timeout: Optional[float] = OWN, **options: Any
+            self, request: Prompt, schema: object, *, retries: int = 0, **options: Unpack[CallOptions]
         ) -> Any: ...
         async def chat_json(self, request: Prompt, schema: object, **options: Any) -> Any: ...
 
@@ -126,12 +131,18 @@ class AsyncLlamaCppClient:
     if TYPE_CHECKING:
 
         @overload
-        def chat_json_stream(self, request: Prompt, schema: Type[T], **options: Any) -> AsyncJSONStream[T]: ...
+        def chat_json_stream(
+            self, request: Prompt, schema: Type[T], **options: Unpack[StreamOptions]
+        ) -> AsyncJSONStream[T]: ...
         @overload
-        def chat_json_stream(self, request: Prompt, schema: object, **options: Any) -> AsyncJSONStream[Any]: ...
+        def chat_json_stream(
+            self, request: Prompt, schema: object, **options: Unpack[StreamOptions]
+        ) -> AsyncJSONStream[Any]: ...
 
-    def chat_json_stream(self, request: Prompt, schema: object, **options: Any) -> AsyncJSONStream[Any]:
-        """`chat_json`, with what there is of the answer as it grows; see `LlamaCppClient.chat_json_stream`."""
+    def chat_json_stream(
+        self, request: Prompt, schema: object, **options: Unpack[StreamOptions]
+    ) -> AsyncJSONStream[Any]:
+        """`chat_json`, streamed: the answer as it grows; see `LlamaCppClient.chat_json_stream`."""
         from .structured.answer import AsyncJSONStream, TypedAnswer
 
         answer: TypedAnswer[Any] = TypedAnswer(schema)
@@ -146,14 +157,15 @@ class AsyncLlamaCppClient:
         max_result: int = DEFAULT_RESULT,
         stream: bool = False,
         timeout: Optional[float] = OWN,
-        **options: Any,
+        headers: Optional[Mapping[str, str]] = None,
+        **options: Unpack[RunOptions],
     ) -> AsyncToolRun:
         """Answer a request with the help of functions, asynchronous ones too; see `LlamaCppClient.run_tools`."""
         from .tools.loop import ToolLoop
         from .tools.run import AsyncToolRun
 
-        rounds = ToolLoop(self._client._request(request, options), tools, max_rounds, max_result)
-        return AsyncToolRun(self, rounds, stream, timeout)
+        loop = ToolLoop(self._client._given(request, options), tools, max_rounds, max_result)
+        return AsyncToolRun(self, loop, stream, timeout=timeout, headers=headers)
 
     def complete_stream(self, /, prompt: Prompts, **options: Any) -> AsyncCompletionStream:
         """Stream the completion of a text while it is generated; see `LlamaCppClient.complete_stream`."""

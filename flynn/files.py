@@ -72,23 +72,26 @@ def replace_file(path: str, text: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    import tempfile
-
     if os.path.exists(path) and not os.path.isfile(path):
         with open(path, "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
         return
     path = os.path.realpath(path)
-    descriptor, draft = tempfile.mkstemp(prefix=os.path.basename(path), dir=os.path.dirname(path))
+    draft = f"{path}.{os.urandom(8).hex()}"
     try:
-        with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
+        with open(draft, "x", encoding="utf-8", errors="replace", opener=_open_private) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
     except BaseException:
-        os.unlink(draft)
+        if os.path.lexists(draft):
+            os.unlink(draft)
         raise
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def identity(file: Union[str, int]) -> Optional[Tuple[object, ...]]:

@@ -40,10 +40,11 @@ class TraceEvent:
 
     Attributes:
         name: `"request"` (data: `method`, `path`, `bytes`, `body`), `"response"` (`status`), `"loading"`, `"retry"`
-            (`error`; `pause` in seconds; `left`: attempts), `"cut"` (`position` in bytes, `error`), `"resume"`
-            (`position`), `"answer"` (`bytes`; `response`: the decoded answer, such as a ChatResponse), `"error"`
-            (`error`), `"closed"`, `"cache"` (`message`: why a prompt was read again). One of `"answer"`, `"error"` and
-            `"closed"` is the last event of every request for an answer.
+            (`error`; `pause` in seconds; `left`: attempts), `"cut"` (`position` in bytes, `error`; `resume_for`:
+            seconds to try to resume, 0 if that is impossible), `"resume"` (`position`), `"answer"` (`bytes`;
+            `response`: the decoded answer, such as a ChatResponse), `"error"` (`error`), `"closed"`, `"cache"`
+            (`message`: why a prompt was read again). One of `"answer"`, `"error"` and `"closed"` is the last event of
+            every request for an answer.
         call: a number, the same for all events of one call.
         seconds: time since the call began.
         data: the data listed above. It never holds a token; the `body` of a request is empty unless

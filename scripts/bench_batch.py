@@ -1,15 +1,15 @@
-"""The long proofs of flynn batch, and its figures. Each prints lines of JSON, and fails if a promise is broken.
+"""Long tests and benchmarks of flynn batch. Each prints lines of JSON, and fails if a promise is broken.
 
     python scripts/bench_batch.py speed [--prompts 2000] [--rounds 3]     against a bare http.client thread loop
-    python scripts/bench_batch.py speed --canned                          the same with answers that cost nothing
-    python scripts/bench_batch.py dask [--workers 2] [--delay 0.02]       answers/s through a Dask scheduler
-    python scripts/bench_batch.py prefix                                  prompt tokens that the server really read
+    python scripts/bench_batch.py speed --canned                          the same against canned_server.py
+    python scripts/bench_batch.py dask [--workers 2] [--delay 0.02]       responses/s through a Dask scheduler
+    python scripts/bench_batch.py prefix                                  prompt tokens that the server processed
     python scripts/bench_batch.py kill [--times 100]                      SIGKILL at random moments
     python scripts/bench_batch.py restarts                                a systemd user service killed 10 times
-    python scripts/bench_batch.py million [--lines 1000000]               peak memory, and how a re-run starts
+    python scripts/bench_batch.py million [--lines 1000000]               peak memory, and the start of a second run
 
-Several may be named. `speed` and `prefix` want a real server: `--endpoint URL`, with `--metrics` for `prefix`; by
-default one is started.
+You can name several. `speed` and `prefix` need a real server: `--endpoint URL`, for `prefix` with `--metrics`. By
+default they start one.
 """
 
 from __future__ import annotations
@@ -38,24 +38,27 @@ TOPICS = ["tides", "volcanoes", "bread", "glass", "bees", "rust", "sleep", "rain
 
 
 def prompts(count: int, start: int = 0) -> Iterator[str]:
+    """Yield different prompts of about the same length, numbered from `start`."""
     for number in range(start, start + count):
         yield f"In a few words, question {number}: what is special about {TOPICS[number % len(TOPICS)]}?"
 
 
 def write_lines(path: Path, texts: Iterator[str], **fields: Any) -> None:
+    """Write a batch file with one request for each prompt."""
     with path.open("w", encoding="utf-8") as file:
         for number, text in enumerate(texts):
             file.write(json.dumps({"custom_id": f"q-{number}", "prompt": text, **fields}) + "\n")
 
 
 def flynn(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
+    """Start `flynn batch` with these arguments."""
     command = [sys.executable, "-m", "flynn", "batch", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **options)
 
 
 def finished(process: subprocess.Popen[bytes]) -> Tuple[int, resource.struct_rusage]:
-    """The exit code of a process, and what it used."""
+    """Wait for a process. Returns its exit code and resource usage."""
     assert process.stderr
     process.stderr.read()
     process.stderr.close()
@@ -66,7 +69,7 @@ def finished(process: subprocess.Popen[bytes]) -> Tuple[int, resource.struct_rus
 
 @contextlib.contextmanager
 def canned(*arguments: object) -> Iterator[str]:
-    """The endpoint of a server with canned answers."""
+    """Run a server with canned responses. Yields its endpoint."""
     command = [sys.executable, str(ROOT / "scripts" / "canned_server.py"), *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -80,6 +83,7 @@ def canned(*arguments: object) -> Iterator[str]:
 
 @contextlib.contextmanager
 def real(endpoint: Optional[str]) -> Iterator[str]:
+    """Yield the endpoint; start a real server if it is None."""
     if endpoint:
         yield endpoint
         return
@@ -93,7 +97,7 @@ def real(endpoint: Optional[str]) -> Iterator[str]:
 
 
 def bare(endpoint: str, path: Path, output: Path, jobs: int) -> None:
-    """A loop of threads, in this process: read a line, ask, write down the answer."""
+    """Run a loop in several threads of this process: read a line, send the request, write the response."""
     host = urlsplit(endpoint).netloc
     lock = threading.Lock()
     with path.open(encoding="utf-8") as lines, output.open("w", encoding="utf-8") as results:
@@ -105,9 +109,9 @@ def bare(endpoint: str, path: Path, output: Path, jobs: int) -> None:
                     line = lines.readline()
                 if not line:
                     return
-                given = json.loads(line)
-                del given["custom_id"]
-                body = {"messages": [{"role": "user", "content": given.pop("prompt")}], **given}
+                fields = json.loads(line)
+                del fields["custom_id"]
+                body = {"messages": [{"role": "user", "content": fields.pop("prompt")}], **fields}
                 headers = {"Content-Type": "application/json"}
                 connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
                 reply = connection.getresponse().read()
@@ -122,19 +126,19 @@ def bare(endpoint: str, path: Path, output: Path, jobs: int) -> None:
             thread.join()
 
 
-def measured(command: List[str]) -> Tuple[float, float]:
-    """The seconds that a process takes, and those of them on a processor."""
-    began = time.monotonic()
+def run_timed(command: List[str]) -> Tuple[float, float]:
+    """Run a command. Returns its wall seconds and CPU seconds."""
+    start = time.monotonic()
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
     code, usage = finished(process)
     assert code == 0, f"{command} ended with {code}"
-    return time.monotonic() - began, usage.ru_utime + usage.ru_stime
+    return time.monotonic() - start, usage.ru_utime + usage.ru_stime
 
 
 def speed(options: argparse.Namespace, folder: Path) -> None:
-    """Tokens/s of whole processes, begun one after the other, each first in turn.
+    """Measure tokens/s of whole processes, one after the other, in random order.
 
-    Each has prompts of its own, as long as those of the others: the server would still know what the last one asked.
+    Each process has its own prompts of the same length: the server would have the prompts of the last one in its cache.
     """
     numbers = itertools.count()
     with contextlib.ExitStack() as stack:
@@ -143,13 +147,13 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
             rates, cpu = {}, {}
             for name in random.sample(["bare", "flynn"], 2):
                 path, output = folder / f"{round_number}.{name}", folder / f"{round_number}.{name}.out"
-                asked = prompts(options.prompts, start=100_000 + options.prompts * next(numbers))
-                write_lines(path, asked, max_tokens=options.max_tokens, temperature=0, ignore_eos=True)
+                texts = prompts(options.prompts, start=100_000 + options.prompts * next(numbers))
+                write_lines(path, texts, max_tokens=options.max_tokens, temperature=0, ignore_eos=True)
                 command = [sys.executable, __file__, "bare", endpoint, str(path), str(output), str(options.jobs)]
                 if name == "flynn":
                     command = [sys.executable, "-m", "flynn", "batch", str(path), "-o", str(output)]
                     command += ["--endpoint", endpoint]
-                seconds, cpu[name] = measured(command)
+                seconds, cpu[name] = run_timed(command)
                 tokens = [completion_tokens(line) for line in output.open(encoding="utf-8")]
                 assert len(tokens) == options.prompts
                 rates[name] = sum(tokens) / seconds
@@ -165,7 +169,7 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
 
 
 def completion_tokens(line: str) -> int:
-    """Of a line of either's output."""
+    """Return the completion tokens of an output line of flynn batch or of the bare loop."""
     answer = json.loads(line)
     return int(answer.get("response", {}).get("body", answer)["usage"]["completion_tokens"])
 
@@ -174,33 +178,33 @@ def completion_tokens(line: str) -> int:
 
 
 def dask(options: argparse.Namespace, folder: Path) -> None:
-    """Answers/s through a scheduler to workers that have a server with canned answers."""
+    """Measure responses/s through a Dask scheduler, with workers that use a server with canned responses."""
     from dask_cluster import DaskCluster
 
     path, output = folder / "in.jsonl", folder / "out.jsonl"
     write_lines(path, prompts(options.prompts), max_tokens=options.max_tokens)
     for count in range(1, options.workers + 1):
         with canned("--delay", options.delay) as endpoint, DaskCluster([endpoint] * count, threads=4) as cluster:
-            began = time.monotonic()
+            start = time.monotonic()
             code, usage = finished(flynn(path, "-o", output, "--dask", cluster.address))
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - start
         assert code == 0
         assert len(output.read_bytes().splitlines()) == options.prompts
         output.unlink()
         report = {
             "workers": count,
             "seconds": round(seconds, 2),
-            "answers_per_second": round(options.prompts / seconds, 1),
+            "responses_per_second": round(options.prompts / seconds, 1),
             "flynn_cpu_us_per_request": round((usage.ru_utime + usage.ru_stime) / options.prompts * 1e6),
         }
         print(json.dumps(report), flush=True)
 
 
-# --- prompts that begin alike -----------------------------------------------------------------------------------------
+# --- prompts with a common prefix -------------------------------------------------------------------------------------
 
 
 def processed(endpoint: str) -> int:
-    """Prompt tokens that the server has read, not counting those that its cache supplied."""
+    """Return the number of prompt tokens that the server has processed, without cached tokens."""
     connection = http.client.HTTPConnection(urlsplit(endpoint).netloc)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
@@ -209,35 +213,36 @@ def processed(endpoint: str) -> int:
 
 
 def prefix(options: argparse.Namespace, folder: Path) -> None:
-    """Long texts, some questions about each: by flynn batch, shuffled; by a bare loop, shuffled and in file order."""
+    """Send several questions about each of many texts: by flynn batch shuffled, by the bare loop in both orders."""
     random.seed(1)
     texts = [" ".join(random.choice(TOPICS) for _ in range(options.words)) for _ in range(options.texts)]
     questions = range(1, options.questions + 1)
     in_order = [f"{text}\nQuestion {number}: which word comes {number}th?" for text in texts for number in questions]
     shuffled = random.sample(in_order, len(in_order))
     path, output = folder / "in.jsonl", folder / "out.jsonl"
-    for name, asked in {"flynn, shuffled": shuffled, "bare, shuffled": shuffled, "bare, file order": in_order}.items():
-        write_lines(path, iter(asked), max_tokens=1, temperature=0)
+    for name, order in {"flynn, shuffled": shuffled, "bare, shuffled": shuffled, "bare, file order": in_order}.items():
+        write_lines(path, iter(order), max_tokens=1, temperature=0)
         with real(options.endpoint) as endpoint:
             before = processed(endpoint)
             command = [sys.executable, __file__, "bare", endpoint, str(path), str(output), str(options.jobs)]
             if name.startswith("flynn"):
                 command = [sys.executable, "-m", "flynn", "batch", str(path), "-o", str(output)]
                 command += ["--endpoint", endpoint]
-            seconds, _ = measured(command)
-            read = processed(endpoint) - before
-        print(json.dumps({"loop": name, "prompts": len(asked), "read": read, "seconds": round(seconds, 1)}), flush=True)
+            seconds, _ = run_timed(command)
+            tokens = processed(endpoint) - before
+        report = {"loop": name, "prompts": len(order), "processed_tokens": tokens, "seconds": round(seconds, 1)}
+        print(json.dumps(report), flush=True)
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 
 def kill(options: argparse.Namespace, folder: Path) -> None:
-    """SIGKILL at random moments, until enough of them hit; then to the end. Checks each promise after each crash."""
+    """Kill a batch at random moments until enough kills hit, then let it finish. Check the promises after each kill."""
     path, output, log = folder / "in.jsonl", folder / "out.jsonl", folder / "log"
     write_lines(path, prompts(options.lines))
     recorded: Dict[str, str] = {}
-    asked_after: Counter[str] = Counter()
+    repeated: Counter[str] = Counter()
     killed = 0
     texts = {f"q-{number}": text for number, text in enumerate(prompts(options.lines))}
     with canned("--delay", options.delay, "--log", log) as endpoint:
@@ -246,25 +251,25 @@ def kill(options: argparse.Namespace, folder: Path) -> None:
             process = flynn(path, "-o", output, "--endpoint", endpoint)
             if killed < options.times:
                 time.sleep(random.uniform(0.05, options.longest))
-                os.kill(process.pid, signal.SIGKILL)  # send_signal would reap one that has ended
+                os.kill(process.pid, signal.SIGKILL)  # send_signal would reap a process that has ended
             code, _ = finished(process)
             time.sleep(2 * options.delay)
             with log.open(encoding="utf-8") as file:
                 file.seek(start)
-                asked_after.update(text for text in map(json.loads, file) if text in recorded.values())
-            whole = output.read_bytes() if output.exists() else b""
-            lines = whole[: whole.rfind(b"\n") + 1].splitlines()
-            now = {json.loads(line)["custom_id"] for line in lines}
-            assert len(now) == len(lines), "an ID twice"
-            assert recorded.keys() <= now, "a result was lost"
-            recorded = {name: texts[name] for name in now}
+                repeated.update(text for text in map(json.loads, file) if text in recorded.values())
+            content = output.read_bytes() if output.exists() else b""
+            lines = content[: content.rfind(b"\n") + 1].splitlines()
+            ids = {json.loads(line)["custom_id"] for line in lines}
+            assert len(ids) == len(lines), "an ID has two results"
+            assert recorded.keys() <= ids, "a result was lost"
+            recorded = {name: texts[name] for name in ids}
             if code != -signal.SIGKILL:
                 break
             killed += 1
     assert code == 0, f"the last run ended with {code}"
     assert recorded.keys() == texts.keys()
-    assert not asked_after, f"asked again: {asked_after}"
-    print(json.dumps({"killed": killed, "lines": len(recorded), "asked_again": sum(asked_after.values())}))
+    assert not repeated, f"requests sent again although their results were recorded: {repeated}"
+    print(json.dumps({"killed": killed, "lines": len(recorded), "repeated": sum(repeated.values())}))
 
 
 # --- restarts ---------------------------------------------------------------------------------------------------------
@@ -279,7 +284,7 @@ RestartSec=0.1
 
 
 def restarts(options: argparse.Namespace, folder: Path) -> None:
-    """A real server as a systemd user service, killed again and again under a batch."""
+    """Kill a real server, a systemd user service, ten times while a batch runs."""
     sys.path.insert(0, str(ROOT / "tests"))
     import environment
     from service.session import Session, private_manager  # type: ignore[import-not-found]
@@ -292,7 +297,7 @@ def restarts(options: argparse.Namespace, folder: Path) -> None:
     (session.unit_dir / "llama-server.service").write_text(UNIT.format(command=" ".join(map(str, command))))
     with private_manager(session):
         session.systemctl("start", "llama-server")
-        began, killed = time.monotonic(), 0
+        start, killed = time.monotonic(), 0
         process = flynn(path, "-o", output, "--endpoint", f"http://127.0.0.1:{port}")
         while process.poll() is None and killed < 10:
             target = (killed + 1) * options.lines // 12
@@ -301,7 +306,7 @@ def restarts(options: argparse.Namespace, folder: Path) -> None:
                 killed += 1
             time.sleep(0.05)
         code, _ = finished(process)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start
         restarted = int(session.show("llama-server", "NRestarts"))
         session.systemctl("stop", "llama-server")
     ids = [json.loads(line)["custom_id"] for line in output.read_bytes().splitlines()]
@@ -311,6 +316,7 @@ def restarts(options: argparse.Namespace, folder: Path) -> None:
 
 
 def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that is not in use."""
     import socket
 
     with socket.socket() as probe:
@@ -322,16 +328,17 @@ def free_port() -> int:
 
 
 def million(options: argparse.Namespace, folder: Path) -> None:
+    """Run a large batch, then run it again. Report peak memory and time of both runs."""
     path, output = folder / "in.jsonl", folder / "out.jsonl"
     write_lines(path, prompts(options.lines), max_tokens=16)
     with canned() as endpoint:
         for name in ("first", "again"):
-            began = time.monotonic()
+            start = time.monotonic()
             code, usage = finished(flynn(path, "-o", output, "--endpoint", endpoint))
             report = {
                 "run": name,
                 "code": code,
-                "seconds": round(time.monotonic() - began, 2),
+                "seconds": round(time.monotonic() - start, 2),
                 "peak_mib": round(usage.ru_maxrss / 1024, 1),
                 "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
             }
@@ -341,7 +348,8 @@ def million(options: argparse.Namespace, folder: Path) -> None:
     assert len(ids) == len(set(ids)) == options.lines
 
 
-PROOFS = {
+# Each test, and its default for --lines.
+TESTS = {
     "speed": (speed, 0),
     "dask": (dask, 0),
     "prefix": (prefix, 0),
@@ -355,29 +363,37 @@ def main() -> None:
     if sys.argv[1:2] == ["bare"]:
         bare(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
         return
-    parser = argparse.ArgumentParser(description="The long proofs of flynn batch.")
-    parser.add_argument("proof", choices=sorted(PROOFS), nargs="+")
-    parser.add_argument("--endpoint", help="a server that runs; otherwise one is started")
-    parser.add_argument("--canned", action="store_true", help="speed: against a server that answers at once")
-    parser.add_argument("--prompts", type=int, default=2000)
-    parser.add_argument("--max-tokens", type=int, default=16)
-    parser.add_argument("--jobs", type=int, default=4, help="of the bare loop: as many as the server has slots")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--texts", type=int, default=20, help="prefix: how many")
-    parser.add_argument("--questions", type=int, default=20, help="prefix: about each text")
-    parser.add_argument("--words", type=int, default=200, help="prefix: of each text")
-    parser.add_argument("--times", type=int, default=100, help="kill: how often")
-    parser.add_argument("--delay", type=float, default=0.02, help="kill, dask: seconds that an answer takes")
-    parser.add_argument("--workers", type=int, default=2, help="dask: from one up to this many, of 4 threads each")
-    parser.add_argument("--longest", type=float, default=1.5, help="kill: seconds that a run may last")
-    parser.add_argument("--lines", type=int)
+    parser = argparse.ArgumentParser(description="Long tests and benchmarks of flynn batch.")
+    parser.add_argument("test", choices=sorted(TESTS), nargs="+")
+    parser.add_argument("--endpoint", help="the URL of a running server (starts one)")
+    parser.add_argument("--canned", action="store_true", help="speed: use a server with canned responses")
+    parser.add_argument("--prompts", type=int, default=2000, help="speed, dask: number of prompts (%(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=16, help="tokens of each completion (%(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, default=4, help="threads of the bare loop: the number of slots (%(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="speed: number of rounds (%(default)s)")
+    parser.add_argument("--texts", type=int, default=20, help="prefix: number of texts (%(default)s)")
+    parser.add_argument("--questions", type=int, default=20, help="prefix: questions about each text (%(default)s)")
+    parser.add_argument("--words", type=int, default=200, help="prefix: words in each text (%(default)s)")
+    parser.add_argument("--times", type=int, default=100, help="kill: number of kills (%(default)s)")
+    parser.add_argument("--delay", type=float, default=0.02, help="kill, dask: seconds for each response (%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="dask: largest number of workers, with 4 threads each (%(default)s)"
+    )
+    parser.add_argument(
+        "--longest", type=float, default=1.5, help="kill: longest time in seconds before a kill (%(default)s)"
+    )
+    parser.add_argument(
+        "--lines", type=int, help="kill, restarts, million: number of requests (14,000, 240, a million)"
+    )
     options = parser.parse_args()
     lines = options.lines
-    for name in options.proof:
-        proof, own_lines = PROOFS[name]
-        options.lines = lines or own_lines
+    for name in options.test:
+        test, default_lines = TESTS[name]
+        options.lines = lines or default_lines
         with tempfile.TemporaryDirectory() as folder:
-            proof(options, Path(folder))
+            test(options, Path(folder))
 
 
 if __name__ == "__main__":

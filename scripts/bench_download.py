@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Compares the installer's download, hashing included, with curl's, which does not hash, on one loopback server.
+"""Compare the installer's download, including hashing, with curl, which does not hash, on a loopback server.
 
     python3 scripts/bench_download.py                      # 2 GB, 5 rounds, in a temporary folder
     python3 scripts/bench_download.py --gigabytes 0.5 --rounds 3 --folder /dev/shm
 
-Prints each round and the ratio of the medians. Run by hand, on a machine that does nothing else: the installer uses two
-cores, one to receive and one to hash, and curl one.
+Prints each round and the ratio of the medians. Run it on an otherwise idle machine: the installer uses two cores,
+one to receive and one to hash; curl uses one.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from installer import download, hub, source
 client = hub.Hub({"HF_ENDPOINT": sys.argv[2]})
-files, _ = download.describe(source.parse("hf:a/b/big.gguf", endpoint=client.endpoint).files, client, print)
+files = download.describe(source.parse("hf:a/b/big.gguf", endpoint=client.endpoint).files, client, print)
 download.fetch(files, Path(sys.argv[3]), client, print)
 """
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the file (2)")
-    parser.add_argument("--rounds", type=int, default=5, help="downloads by each, in turn (5)")
-    parser.add_argument("--folder", type=Path, help="where source and copies go (a temporary folder)")
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the file in GB (2)")
+    parser.add_argument("--rounds", type=int, default=5, help="downloads by each program, alternating (5)")
+    parser.add_argument("--folder", type=Path, help="folder for the file and its copies (a temporary folder)")
     options = parser.parse_args()
     if not shutil.which("curl"):
-        print("curl is not installed", file=sys.stderr)
+        print("curl is not installed: install it first", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         source = Path(folder, "source.gguf")
@@ -73,20 +73,20 @@ def main() -> int:
 
 
 def make_file(path: Path, size: int) -> str:
-    """Writes a file of `size` bytes that begins with GGUF, and returns its SHA-256."""
-    digest, block, left = hashlib.sha256(), b"GGUF" + os.urandom(1024 * 1024 - 4), size
+    """Write a file of `size` bytes that starts with GGUF. Returns its SHA-256."""
+    digest, block, remaining = hashlib.sha256(), b"GGUF" + os.urandom(1024 * 1024 - 4), size
     with path.open("wb") as stream:
-        while left:
-            part = block[:left]
+        while remaining:
+            part = block[:remaining]
             stream.write(part)
             digest.update(part)
-            left -= len(part)
+            remaining -= len(part)
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
 def serving(path: Path, digest: str) -> Iterator[str]:
-    """A server in a process of its own, which sends by sendfile(2)."""
+    """Run a server process that sends the file with sendfile(2). Yields its endpoint."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         descriptor = listener.fileno()
         command = [sys.executable, "-c", SERVER, str(path), str(descriptor), digest]
@@ -99,12 +99,13 @@ def serving(path: Path, digest: str) -> Iterator[str]:
 
 
 def compare(folder: Path, size: int, endpoint: str, rounds: int) -> None:
+    """Download the file with curl and with the installer in each round, and print the rates."""
     target = folder / "models"
     curl = ["curl", "-sS", "--create-dirs", "-o", str(target / "big.gguf"), f"{endpoint}/big.gguf"]
-    ours = [sys.executable, "-c", DOWNLOAD, str(SCRIPTS), endpoint, str(target)]
+    installer = [sys.executable, "-c", DOWNLOAD, str(SCRIPTS), endpoint, str(target)]
     rates: dict[str, list[float]] = {"curl": [], "installer": []}
     for number in range(rounds):
-        for name, command in (("curl", curl), ("installer", ours)):
+        for name, command in (("curl", curl), ("installer", installer)):
             os.sync()
             seconds, cpu, peak = timed(command)
             assert (target / "big.gguf").stat().st_size == size
@@ -120,14 +121,14 @@ def compare(folder: Path, size: int, endpoint: str, rounds: int) -> None:
 
 
 def timed(command: list[str]) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds and peak memory in MiB of a command that has to succeed."""
-    started = time.monotonic()
+    """Run a command that must succeed. Returns wall seconds, CPU seconds and peak memory in MiB."""
+    start = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{command[0]} failed with exit code {process.returncode}")
-    return time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 if __name__ == "__main__":

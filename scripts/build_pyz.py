@@ -1,96 +1,42 @@
-"""Flynn as one executable file, library and command: dist/flynn.pyz.
+"""Build Flynn as one executable file, command and library, with the standard module zipapp.
 
-    python3 scripts/build_pyz.py [FILE]
+    python3 scripts/build_pyz.py [FILE]      # default: dist/flynn.pyz
 
-Reproducible byte for byte: what is in it follows from the sources alone, and from $SOURCE_DATE_EPOCH if that is set
-(https://reproducible-builds.org/specs/source-date-epoch/). The modules are in it as one compressed text, see
-`pyz_importer.py`, and without what only people and type checkers read; each line keeps its number, so that tracebacks
-tell the truth. Whole and each for itself they would take twice the size. There is no bytecode: that suits one version
-of Python only.
+The same Python and zlib build the same bytes again: files are dated $SOURCE_DATE_EPOCH, or 1980 without it
+(https://reproducible-builds.org/specs/source-date-epoch/). There is no bytecode in it: bytecode suits one Python only.
 """
 
 from __future__ import annotations
 
-import ast
-import io
 import os
+import shutil
 import sys
-import time
-import tokenize
-import zipfile
-import zlib
+import tempfile
+import zipapp
 from pathlib import Path
-from typing import List, Optional
+from typing import List
 
 ROOT = Path(__file__).resolve().parent.parent
-SHEBANG = b"#!/usr/bin/env python3\n"
-_EARLIEST = 315532800  # 1980-01-01, where the dates of zip files begin
+EARLIEST = 315576000  # seconds; 1980-01-01 12:00 UTC: a zip file holds no date before 1980 in any time zone
 
 
 def build(path: Path) -> None:
-    """Make the file, in the place of one that is there."""
-    files = {
-        "__main__.py": (ROOT / "flynn" / "__main__.py").read_bytes(),
-        "LICENSE": (ROOT / "LICENSE").read_bytes(),
-        "flynn/__init__.py": b"from . import _importer\n",
-        "flynn/_importer.py": lean(ROOT / "scripts" / "pyz_importer.py").encode(),
-        "flynn/sources": zlib.compress(sources().encode(), 9),
-    }
-    date = time.gmtime(_seconds(os.environ.get("SOURCE_DATE_EPOCH")))
+    """Write the file, replacing an older one only once the new one is complete."""
+    date = max(EARLIEST, int(os.environ.get("SOURCE_DATE_EPOCH") or 0))
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.part")
-    with draft.open("wb") as target:
-        target.write(SHEBANG)
-        with zipfile.ZipFile(target, "w") as archive:
-            for name, content in files.items():
-                entry = zipfile.ZipInfo(name, date[:6])
-                entry.create_system = 3  # Unix, wherever it is made
-                entry.external_attr = 0o100644 << 16
-                archive.writestr(entry, content)
-    draft.chmod(0o755)
+    with tempfile.TemporaryDirectory() as folder:
+        staged = Path(folder)
+        shutil.copytree(ROOT / "flynn", staged / "flynn", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "flynn" / "__main__.py", staged)
+        shutil.copy(ROOT / "LICENSE", staged)
+        for file in staged.rglob("*"):
+            os.utime(file, (date, date))
+        zipapp.create_archive(staged, draft, interpreter="/usr/bin/env python3", compressed=True)
     draft.replace(path)
 
 
-def sources() -> str:
-    """All modules of Flynn in one text, as `pyz_importer.py` reads it."""
-    files = sorted((ROOT / "flynn").rglob("*.py"))
-    return "\0".join(text for file in files for text in (file.relative_to(ROOT).as_posix(), lean(file)))
-
-
-def lean(path: Path) -> str:
-    """A source without docstrings, comments and what only type checkers read, each line where it was."""
-    source = path.read_text(encoding="utf-8")
-    lines = source.split("\n")
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            line, column = token.start
-            lines[line - 1] = lines[line - 1][:column].rstrip()
-    module = ast.parse(source)
-    for node in ast.walk(module):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = node.body[0]
-            if ast.get_docstring(node, clean=False) is not None and first.end_lineno:
-                below = [""] * (first.end_lineno - first.lineno)
-                lines[first.lineno - 1 : first.end_lineno] = [" " * first.col_offset + "''", *below]
-    for node in module.body:
-        if (
-            isinstance(node, ast.If)
-            and ast.unparse(node.test) == "TYPE_CHECKING"
-            and not node.orelse
-            and node.end_lineno
-        ):
-            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno + 1 - node.lineno)
-    return "\n".join(lines)
-
-
-def _seconds(text: Optional[str]) -> int:
-    if text and not text.isdecimal():
-        raise ValueError(f"SOURCE_DATE_EPOCH is a number of seconds, not {text!r}")
-    return max(_EARLIEST, int(text or 0))
-
-
 def main(arguments: List[str]) -> None:
-    """Build, and say what came of it."""
     path = Path(arguments[0]) if arguments else ROOT / "dist" / "flynn.pyz"
     try:
         build(path)

@@ -1,9 +1,9 @@
-"""A server that answers every chat at once with the same text, for what a real one would take hours for.
+"""A server that answers every chat at once with the same text, for tests that would take hours with a real server.
 
     python scripts/canned_server.py [--port N] [--slots N] [--delay SECONDS] [--log FILE]
 
-It prints its endpoint, and answers `/slots`, `/props` and `/health` as llama-server does. To FILE go the prompts that
-it was asked, a line each, in the order of its answers.
+It prints its endpoint, and answers `/slots`, `/props` and `/health` as llama-server does. It appends the prompts to
+FILE, one JSON string a line, in the order of its responses.
 """
 
 from __future__ import annotations
@@ -53,12 +53,21 @@ def _response(value: object) -> bytes:
 
 
 class Server:
+    """The server.
+
+    Args:
+        slots: the number of slots that it reports.
+        delay: seconds before each response.
+        log: the file for the prompts; None for no log.
+    """
+
     def __init__(self, slots: int, delay: float, log: Optional[IO[str]]) -> None:
         self.slots, self.delay, self.log = slots, delay, log
         self.busy = 0
         self.reply = _response(REPLY)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of a connection until the client closes it."""
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -71,6 +80,7 @@ class Server:
             writer.close()
 
     async def answer(self, head: bytes, body: bytes) -> bytes:
+        """Return the response to a request, after the delay if it is a chat."""
         if head.startswith(b"GET /slots"):
             return _response([{"id": i, "is_processing": i < self.busy, "n_ctx": 1024} for i in range(self.slots)])
         if not head.startswith(b"POST"):
@@ -96,10 +106,10 @@ async def _main(options: argparse.Namespace) -> None:
 
 def main(arguments: Optional[List[str]] = None) -> None:
     parser = argparse.ArgumentParser(description="A server that answers every chat at once with the same text.")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--slots", type=int, default=4)
-    parser.add_argument("--delay", type=float, default=0.0)
-    parser.add_argument("--log")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (any free port)")
+    parser.add_argument("--slots", type=int, default=4, help="number of slots to report (%(default)s)")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds before each response (%(default)s)")
+    parser.add_argument("--log", metavar="FILE", help="append the prompts to this file")
     try:
         asyncio.run(_main(parser.parse_args(arguments)))
     except KeyboardInterrupt:

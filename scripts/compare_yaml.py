@@ -1,14 +1,15 @@
 """Compare Flynn's YAML reader with PyYAML on generated documents.
 
-What Flynn accepts must be what PyYAML's `safe_load` reads, with the same types and the same places of the keys; and the
-documents of the promised part of YAML must be accepted. Any difference is printed, and the exit status is 1.
+If Flynn accepts a document, it must read the same values and types, and the same positions of keys, as PyYAML's
+`safe_load`. Flynn must accept every document of the YAML subset that its documentation promises. The script prints each
+difference and then exits with status 1.
 
-    python scripts/compare_yaml.py                            # 20,000 documents, the same every time
-    python scripts/compare_yaml.py --count 500000 --seed 7    # others
-    python scripts/compare_yaml.py --record                   # what the test-suite, which has no PyYAML, expects
+    python scripts/compare_yaml.py                            # 20,000 documents, the same in each run
+    python scripts/compare_yaml.py --count 500000 --seed 7    # more and other documents
+    python scripts/compare_yaml.py --record                   # write the expected values for the test suite
 
-tests/data/yaml.json holds the documents of the test-suite, each with the `repr` of what it means, or null if Flynn
-refuses it. To add one, write it there with any value and run with --record.
+tests/data/yaml.json holds the documents of the test suite, which has no PyYAML. Each has the `repr` of its value, or
+null if Flynn refuses it. To add a document, write it there with any value and run with --record.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ Places = Dict[Tuple[object, ...], Tuple[int, int]]
 
 
 class Documents:
-    """Documents from one seed, of three kinds.
+    """Generate documents of three kinds from a seed.
 
-    `promised` holds only what the configuration's documentation promises; `mutated` is such a document with a few
-    edits, as by a slip of the hand; `soup` is keys and values from characters that mean something in YAML.
+    `promised` uses only the YAML subset that the configuration's documentation promises. `mutated` is such a document
+    with a few random edits, like typing errors. `soup` has keys and values of characters with a meaning in YAML.
+
+    Args:
+        scalars: scalars to use in the documents.
     """
 
     def __init__(self, seed: int, scalars: List[str]) -> None:
@@ -48,8 +52,8 @@ class Documents:
         if self.random.random() < 0.1:
             lines.insert(0, "---" + self.comment())
         for _ in range(self.random.choice((0, 0, 1, 2))):
-            blank = " " * self.random.randrange(6) + self.random.choice(("", "# a: b", "#", "# é \t 'x"))
-            lines.insert(self.random.randrange(len(lines) + 1), blank)
+            empty_line = " " * self.random.randrange(6) + self.random.choice(("", "# a: b", "#", "# é \t 'x"))
+            lines.insert(self.random.randrange(len(lines) + 1), empty_line)
         return self.random.choice(("\n", "\n", "\n", "\r\n", "\r")).join([*lines, ""])
 
     def mapping(self, indent: int, depth: int) -> List[str]:
@@ -108,7 +112,7 @@ class Documents:
 
     def mutated(self) -> str:
         text = self.promised()
-        nasty = [
+        special = [
             *" \t\n\r:#-'\"\\[]{},&*!|>%@`?~01.=<ké\xa0\x85\u2028\ufeff",
             "  ",
             ": ",
@@ -119,9 +123,9 @@ class Documents:
             "\n",
         ]
         for _ in range(self.random.choice((1, 1, 1, 2, 3))):
-            at = self.random.randrange(len(text) + 1)
-            end = at + self.random.choice((0, 0, 0, 1, 1, 2, 8))
-            text = text[:at] + self.random.choice(("", *nasty) if end > at else nasty) + text[end:]
+            start = self.random.randrange(len(text) + 1)
+            end = start + self.random.choice((0, 0, 0, 1, 1, 2, 8))
+            text = text[:start] + self.random.choice(("", *special) if end > start else special) + text[end:]
         return text
 
     def soup(self) -> str:
@@ -131,7 +135,7 @@ class Documents:
         lines = []
         for name in "ab":
             text = "".join(self.random.choice(alphabet) for _ in range(self.random.randint(1, 9)))
-            wrapped = self.random.choice(
+            template = self.random.choice(
                 (
                     "{0}: {1}",
                     "{0}: {1}",
@@ -143,7 +147,7 @@ class Documents:
                     "{1}",
                 )
             )
-            lines.append(wrapped.format(name, text))
+            lines.append(template.format(name, text))
         return "\n".join(lines)
 
 
@@ -152,7 +156,7 @@ def accepts(text: str) -> bool:
 
 
 def read_by_flynn(text: str) -> Tuple[Optional[str], Any]:
-    """What Flynn reads, as `repr` shows it, with the places; None and the message if it refuses."""
+    """Return the `repr` of the value that Flynn reads, and the positions; None and the message if it refuses."""
     try:
         value, positions = parse(text)
     except ConfigError as error:
@@ -161,7 +165,10 @@ def read_by_flynn(text: str) -> Tuple[Optional[str], Any]:
 
 
 def read_by_pyyaml(text: str) -> Tuple[Optional[str], Places]:
-    """What PyYAML's `safe_load` reads; None if it raises whatever it is, and for a bad number that is ValueError."""
+    """Return the `repr` of the value that PyYAML's `safe_load` reads, and the positions; None if PyYAML refuses.
+
+    PyYAML raises ValueError for an invalid number.
+    """
     places: Places = {}
     try:
         loader = yaml.SafeLoader(text)
@@ -176,7 +183,7 @@ def read_by_pyyaml(text: str) -> Tuple[Optional[str], Places]:
 
 
 def collect(node: yaml.Node, path: Tuple[object, ...], places: Places) -> None:
-    """Note where PyYAML saw each key and each item that is not empty."""
+    """Add the line and column of each key, and of each item that is not empty, to `places`."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             place = (*path, str(key.value))
@@ -189,7 +196,7 @@ def collect(node: yaml.Node, path: Tuple[object, ...], places: Places) -> None:
 
 
 def difference(text: str) -> Optional[str]:
-    """What is wrong with Flynn's reading of a document; None if nothing is, or it refuses."""
+    """Describe how Flynn and PyYAML read a document differently; None if they agree or Flynn refuses."""
     ours, positions = read_by_flynn(text)
     if ours is None:
         return None
@@ -200,7 +207,7 @@ def difference(text: str) -> Optional[str]:
     return f"{text!r}\n  places: {wrong}, Flynn: {positions}" if wrong else None
 
 
-# The kinds, their share of the documents, and the least part of them that must be accepted for a run to show anything.
+# Each kind, its share of the documents, and the smallest share that must be accepted for a meaningful comparison.
 KINDS: Tuple[Tuple[str, Callable[[Documents], str], float, float], ...] = (
     ("promised", Documents.promised, 0.4, 1.0),
     ("mutated", Documents.mutated, 0.4, 0.3),
@@ -209,24 +216,24 @@ KINDS: Tuple[Tuple[str, Callable[[Documents], str], float, float], ...] = (
 
 
 def compare(name: str, texts: List[str], least: float) -> bool:
-    """Compare documents of one kind and print the outcome; whether all is well."""
+    """Compare documents of one kind and print a summary. Returns True if Flynn reads all of them correctly."""
     accepted = [text for text in texts if accepts(text)]
-    wrong = [found for found in map(difference, accepted) if found]
+    wrong = [text for text in map(difference, accepted) if text]
     refused = sorted({*texts} - {*accepted})
-    strict = sum(read_by_pyyaml(text)[0] is not None for text in refused)
+    refused_only_by_flynn = sum(read_by_pyyaml(text)[0] is not None for text in refused)
     print(f"{name:9}{len(texts):7} documents, {len({*texts})} different")
     print(f"{len(accepted):16} accepted, {len(wrong)} of them read differently by PyYAML")
-    print(f"{len(texts) - len(accepted):16} refused, {strict} of them read by PyYAML")
+    print(f"{len(texts) - len(accepted):16} refused, {refused_only_by_flynn} of them read by PyYAML")
     for line in wrong[:10]:
         print(line)
     if len(accepted) < least * len(texts):
-        print(f"expected to accept {least:.0%} of them, but refused {refused[0]!r}: {read_by_flynn(refused[0])[1]}")
+        print(f"expected at least {least:.0%} accepted; refused e.g. {refused[0]!r}: {read_by_flynn(refused[0])[1]}")
         return False
     return not wrong
 
 
 def record(texts: List[str]) -> None:
-    """Write what PyYAML reads where Flynn accepts, and null where Flynn refuses, for the test-suite."""
+    """Write tests/data/yaml.json: PyYAML's value for each document that Flynn accepts, null for the others."""
     expected = {text: read_by_pyyaml(text)[0] if accepts(text) else None for text in texts}
     RECORDED.write_text(json.dumps(expected, indent=0) + "\n", encoding="ascii")
     print(f"{RECORDED}: {len(texts)} documents, {list(expected.values()).count(None)} refused")
@@ -235,8 +242,8 @@ def record(texts: List[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20_000, help="documents to generate (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the generator (default: %(default)s)")
-    parser.add_argument("--record", action="store_true", help=f"write {RECORDED.name} anew instead")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the generator (default: %(default)s)")
+    parser.add_argument("--record", action="store_true", help=f"write {RECORDED.name} instead of comparing")
     arguments = parser.parse_args()
     recorded = json.loads(RECORDED.read_text(encoding="ascii"))
     if arguments.record:
@@ -246,11 +253,11 @@ def main() -> int:
     documents = Documents(arguments.seed, scalars)
     stale = [text for text, value in recorded.items() if value is not None and read_by_pyyaml(text)[0] != value]
     for text in stale:
-        print(f"{RECORDED.name} is stale: {text!r}")
-    well = [not stale, compare("recorded", list(recorded), 0.3)]
+        print(f"{RECORDED.name}: outdated value for {text!r}: run with --record")
+    results = [not stale, compare("recorded", list(recorded), 0.3)]
     for name, make, share, least in KINDS:
-        well.append(compare(name, [make(documents) for _ in range(int(arguments.count * share))], least))
-    return 0 if all(well) else 1
+        results.append(compare(name, [make(documents) for _ in range(int(arguments.count * share))], least))
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

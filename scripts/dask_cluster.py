@@ -1,7 +1,7 @@
-"""A Dask scheduler and its workers as processes on loopback, for tests and benchmarks. Needs the package distributed.
+"""Run a Dask scheduler and workers as processes on loopback, for tests and benchmarks. Needs the package distributed.
 
-    with DaskCluster([endpoint, endpoint], threads=4) as cluster:
-        run(["flynn", "batch", "in.jsonl", "-o", "out.jsonl", "--dask", cluster.address])
+with DaskCluster([endpoint, endpoint], threads=4) as cluster:
+    run(["flynn", "batch", "in.jsonl", "-o", "out.jsonl", "--dask", cluster.address])
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import List, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
-_START = 60.0  # seconds
+_START_SECONDS = 60.0  # longest time for the start of a process
 
 
 class DaskCluster:
-    """One worker beside each of some llama-servers.
+    """A Dask cluster with one worker for each llama-server.
 
     Args:
-        endpoints: of the servers.
-        threads: of each worker.
+        endpoints: the URLs of the servers.
+        threads: the number of threads of each worker.
 
     Attributes:
-        address: of the scheduler.
-        workers: their processes.
+        address: the address of the scheduler.
+        workers: the processes of the workers.
     """
 
     def __init__(self, endpoints: Sequence[str], *, threads: int) -> None:
@@ -63,14 +63,18 @@ class DaskCluster:
         return Path(self._folder.name, f"{number}.log")
 
     def _wait_for(self, pattern: str) -> str:
-        """What the process that was started last says in its log."""
+        """Wait until the log of the last started process matches. Returns the first group.
+
+        Raises:
+            RuntimeError: the process ended, or its log did not match within 60 s.
+        """
         process, log = self._processes[-1], self._log(len(self._processes) - 1)
-        deadline = time.monotonic() + _START
-        while not (found := re.search(pattern, log.read_text(encoding="utf-8"))):
+        deadline = time.monotonic() + _START_SECONDS
+        while not (match := re.search(pattern, log.read_text(encoding="utf-8"))):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{process.args!r} did not start:\n{log.read_text(encoding='utf-8')}")
             time.sleep(0.05)
-        return found[1]
+        return match[1]
 
     def __exit__(self, *error: object) -> None:
         for process in self._processes:

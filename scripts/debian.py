@@ -1,7 +1,7 @@
-"""Debian's packages without root: apt fetches and verifies them, and nothing is installed.
+"""Use Debian packages without root: apt downloads and verifies them, and installs nothing.
 
-`made` builds a folder under `.venv/platforms/` once, out of packages that `apt` fetches. apt has lists and a state of
-its own there, so that the machine's own packages stay as they are.
+`build` builds a folder in `.venv/platforms/` once, from packages that `apt` downloads. apt gets its own lists and state
+there, so that the packages of the machine do not change.
 """
 
 import re
@@ -13,12 +13,12 @@ from environment import MADE, Unavailable, alone, run, say
 
 
 class Recipe(NamedTuple):
-    """How a folder is made.
+    """How to build a folder.
 
     Attributes:
-        progress: what is said when it begins.
-        fetch: is given a folder for what it fetches.
-        script: of sh; `$1` is that folder, `$2` the one to be made.
+        progress: the message printed before the build.
+        fetch: downloads packages into the given folder.
+        script: a script for sh; `$1` is the folder with the downloads, `$2` the folder to fill.
     """
 
     progress: str
@@ -26,28 +26,32 @@ class Recipe(NamedTuple):
     script: str
 
 
-def made(name: str, recipe: Recipe) -> Path:
-    """The folder of a recipe, made if it is not there or was made by another script. Raises Unavailable."""
+def build(name: str, recipe: Recipe) -> Path:
+    """Return the folder of a recipe. Build it if it is missing or the script has changed.
+
+    Raises:
+        Unavailable: the folder cannot be built on this machine.
+    """
     folder = MADE / "platforms" / name
     with alone(name):
-        if not is_made(name, recipe):
+        if not is_built(name, recipe):
             if not shutil.which("apt-get"):
-                raise Unavailable("it comes by way of apt-get, which Debian and Ubuntu have")
+                raise Unavailable("apt-get is missing: this needs Debian or Ubuntu")
             say(recipe.progress)
-            _make(recipe, folder)
+            _build(recipe, folder)
     return folder
 
 
-def is_made(name: str, recipe: Recipe) -> bool:
-    """Whether nothing would have to be fetched or compiled for `made(name, recipe)`."""
+def is_built(name: str, recipe: Recipe) -> bool:
+    """Return True if `build(name, recipe)` has nothing to do."""
     stamp = MADE / "platforms" / name / "made-from"
     return stamp.exists() and stamp.read_text(encoding="utf-8") == recipe.script
 
 
-def _make(recipe: Recipe, folder: Path) -> None:
+def _build(recipe: Recipe, folder: Path) -> None:
     draft = folder.with_suffix(".part")
     shutil.rmtree(draft, ignore_errors=True)
-    result = draft / "made"
+    result = draft / "result"
     result.mkdir(parents=True)
     try:
         recipe.fetch(draft)
@@ -60,12 +64,16 @@ def _make(recipe: Recipe, folder: Path) -> None:
 
 
 def apt(folder: Path, kind: str = "deb", *, architecture: Optional[str] = None, suite: str = "") -> List[str]:
-    """The beginning of apt-get commands that know the machine's sources and change nothing outside of `folder`.
+    """Set up apt in `folder` with the package sources of the machine.
 
     Args:
-        kind: of packages, `deb` or `deb-src`.
-        architecture: of packages, by default that of the machine.
-        suite: of Debian, instead of the machine's own suites.
+        folder: apt changes nothing outside of this folder.
+        kind: the kind of packages, `deb` or `deb-src`.
+        architecture: the architecture of the packages; by default that of the machine.
+        suite: a suite of Debian; by default the suites of the machine.
+
+    Returns:
+        The first words of an apt-get command.
     """
     for name in ("state/lists/partial", "cache/archives/partial", "sources"):
         (folder / name).mkdir(parents=True)
@@ -77,7 +85,7 @@ def apt(folder: Path, kind: str = "deb", *, architecture: Optional[str] = None, 
             text = re.sub(r"(?m)^Types:.*", f"Types: {kind}", text)
             text = re.sub(r"(?m)^deb(-src)?(?=\s)", kind, text)
             (folder / "sources" / source.name).write_text(text, encoding="utf-8")
-    # Mirrors are not always whole where security updates come and go, and these packages meet nobody but this machine.
+    # Avoid security updates: mirrors do not always have all of them, and only this machine uses these packages.
     (folder / "preferences").write_text("Package: *\nPin: release a=*-security\nPin-Priority: 100\n", encoding="utf-8")
     options = {
         "Dir::State": folder / "state",
@@ -87,22 +95,22 @@ def apt(folder: Path, kind: str = "deb", *, architecture: Optional[str] = None, 
         "Dir::Etc::sourceparts": folder / "sources",
         "Dir::Etc::preferences": folder / "preferences",
         "Acquire::Languages": "none",
-        "APT::Sandbox::User": "root",  # another one may not be allowed to see `folder`
+        "APT::Sandbox::User": "root",  # apt's own user may have no access to `folder`
         **({"APT::Architecture": architecture, "APT::Architectures": architecture} if architecture else {}),
     }
-    # What the machine does after an update concerns its own lists.
+    # Skip the hooks that the machine runs after an update: they are for its own lists.
     lines = ["#clear APT::Update;", *(f'{name} "{value}";' for name, value in options.items())]
     (folder / "apt.conf").write_text("\n".join(lines), encoding="utf-8")
     command = ["apt-get", "-qq", "-c", str(folder / "apt.conf")]
     try:
         run([*command, "update", "--error-on=any"])
-    except Unavailable as error:  # perhaps only of a source that is not needed here
+    except Unavailable as error:  # the failing source may not be needed
         say(f"apt-get update: {error}")
     return command
 
 
 def debian_only(source: str, suite: str) -> str:
-    """A file of apt's sources with Debian's own archive alone, and in it with this suite instead of those named there.
+    """Reduce a file of apt sources to Debian's main archive, with `suite` instead of its suites.
 
     Example: `debian_only("deb http://mirror/debian trixie main contrib", "sid")` is
     `"deb http://mirror/debian sid main"`

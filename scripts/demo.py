@@ -1,41 +1,79 @@
-"""`make demo`: a chat with a real model on this machine, from nothing but Python.
+"""`make demo` and `make serve`: a real model on this machine, from nothing but Python.
 
     python3 scripts/demo.py                          # a conversation, on a terminal
     echo "Why is the sky blue?" | python3 scripts/demo.py
     PROMPT="Why is the sky blue?" python3 scripts/demo.py
+    python3 scripts/demo.py serve                    # only the server, on port 8080 ($PORT), until Ctrl-C
 
 Installs Flynn in an environment of its own, makes a llama.cpp server and a small model ready (see environment.py),
 starts the server, runs `flynn chat` with it, and stops it. Answers go to standard output, all else to standard error.
-Exit codes: those of `flynn chat`; 1 when there is no server to be had; 130 interrupted.
+`serve` starts it with a chat template that knows tools and with 4 slots of 2,048 tokens, the most this model can take.
+Exit codes: those of `flynn chat`; 1 when there is no server to be had; 2 usage; 130 interrupted.
 """
 
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any, Dict, List
 
 import environment  # first of ours: it is what an old Python can still read
 from real_server import RealServer, ServerFailed
 
+TEMPLATE = environment.ROOT / "tests" / "data" / "tools.jinja"  # in the format of Qwen 2.5, which knows tools
+MODEL = "SmolLM2-135M-Instruct"
+TOY = f"{MODEL} is a toy of 135 million parameters: it shows how Flynn works, not what a model can do."
 
-def main() -> int:
+SAMPLING: Dict[str, Any] = {"temp": 0.2, "top_p": 0.9}  # what the model's card recommends
+
+
+def main(arguments: List[str]) -> int:
+    if arguments not in ([], ["serve"]):
+        print("usage: demo.py [serve]", file=sys.stderr)
+        return 2
     # Without this SIGTERM would end the process past all that stops the server.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        flynn = environment.installed().with_name("flynn")
-        # So small a model may go on for ever.
-        server = RealServer(parallel=1, threads=None, predict=256)
-        print("Starting a llama.cpp server with SmolLM2-135M-Instruct ...", file=sys.stderr, flush=True)
-        with server:
-            command = flynn.relative_to(environment.ROOT)
-            print(f"Ready at {server.endpoint}; the command is {command}", file=sys.stderr, flush=True)
-            return chat(flynn, server.endpoint)
+        return serve() if arguments else demo()
     except (environment.Unavailable, ServerFailed) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def demo() -> int:
+    """Chat with the model; return the exit code of `flynn chat`."""
+    flynn = environment.installed().with_name("flynn")
+    # Without a limit so small a model may never stop.
+    server = RealServer(parallel=1, threads=None, predict=256, **SAMPLING)
+    print(f"Starting a llama.cpp server with {MODEL} ...\n{TOY}", file=sys.stderr, flush=True)
+    with server:
+        command = flynn.relative_to(environment.ROOT)
+        print(f"Ready at {server.endpoint}; the command is {command}", file=sys.stderr, flush=True)
+        return chat(flynn, server.endpoint)
+
+
+def serve() -> int:
+    """Run the server at Flynn's default endpoint until Ctrl-C, or until it ends by itself."""
+    port = int(os.environ.get("PORT") or 8080)
+    try:
+        server = RealServer(
+            port=port, parallel=4, ctx_size=4 * 2048, chat_template_file=TEMPLATE, metrics=True, **SAMPLING
+        )
+    except OSError as error:
+        raise ServerFailed(f"port {port}: {error.strerror}; stop what listens there, or set PORT=") from None
+    print(f"Starting a llama.cpp server with {MODEL} ...\n{TOY}", file=sys.stderr, flush=True)
+    with server:
+        print(f"Ready at http://localhost:{port}; Ctrl-C stops it", file=sys.stderr, flush=True)
+        try:
+            while server.pid:
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            return 0
+    raise ServerFailed("the server has ended by itself")
 
 
 def chat(flynn: Path, endpoint: str) -> int:
@@ -52,4 +90,4 @@ def chat(flynn: Path, endpoint: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

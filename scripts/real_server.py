@@ -39,9 +39,11 @@ class RealServer:
     Options:
         command: what starts the server; default: environment.server_command().
         model: a GGUF file; default: the small model that environment.py knows.
+        port: of TCP; default: a free one.
         host: `127.0.0.1`, or the path of a UNIX socket, which must end in `.sock`.
         api_key: handed over in the server's environment, since anyone can read a command line.
-        ctx_size, parallel, threads: default 4096 tokens, shared by 4 slots, on 2 threads.
+        ctx_size, parallel, threads: default 4096 tokens, shared by 4 slots, on 1 thread: ggml's threads wait for each
+            other busily, which costs far more than it gains where other programs use the cores too.
         others: what scripts/xllamacpp_server.py lists. True makes a flag; None and False leave the option out.
 
     Attributes:
@@ -56,12 +58,12 @@ class RealServer:
         command = command or environment.server_command()
         if "model" not in options:
             options = {"model": environment.model(), "alias": "SmolLM2-135M-Instruct", **options}
-        options = {"host": "127.0.0.1", "ctx_size": 4096, "parallel": 4, "threads": 2, **options}
+        options = {"host": "127.0.0.1", "ctx_size": 4096, "parallel": 4, "threads": 1, **options}
         # A socket that is bound and does not listen keeps others off the port. With this option it lets the server in,
         # which sets it too (socket(7)).
         self._reservation = socket.socket()
         self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reservation.bind(("127.0.0.1", 0))
+        self._reservation.bind(("127.0.0.1", int(str(options.get("port") or 0))))
         self._port: int = self._reservation.getsockname()[1]
         self._path = str(options["host"]) if str(options["host"]).endswith(".sock") else None
         self._prefix = str(options.get("api_prefix") or "")

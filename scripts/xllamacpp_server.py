@@ -1,11 +1,11 @@
-"""llama-server's command line for xllamacpp, which is llama.cpp's own server as a Python module.
+"""llama-server's command line for xllamacpp, which is llama.cpp's server as a Python module.
 
-Takes those options of llama-server that OPTIONS lists, with its meanings and defaults, and serves until it is killed.
-To be run by a Python that has xllamacpp, as `scripts/environment.py server` makes one:
+Accepts the llama-server options in OPTIONS, with the same meanings and defaults, and serves until it is killed. Run it
+with a Python that has xllamacpp, which `scripts/environment.py server` creates:
 
     .venv/demo/bin/python scripts/xllamacpp_server.py --model model.gguf --port 8080 --ctx-size 4096 --parallel 4
 
-Source of the options: llama.cpp, tools/server/README.md. Not there: TLS, which xllamacpp is built without.
+Source of the options: llama.cpp, tools/server/README.md. TLS is not available: xllamacpp is built without it.
 """
 
 from __future__ import annotations
@@ -45,25 +45,27 @@ def _adapters(paths: str) -> List[Any]:
 
 
 def _member(enumeration: Any) -> Convert:
-    """Members are called by their names without what all the names begin with, in small letters with dashes."""
+    """Return a converter from names to members. Names are lower case, with dashes, without their common prefix."""
     prefix = os.path.commonprefix([member.name for member in enumeration])
     members = {member.name[len(prefix) :].lower().replace("_", "-"): member for member in enumeration}
 
     def member(name: str) -> Any:
         if name not in members:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(members)}")
+            raise argparse.ArgumentTypeError(f"invalid value {name!r} (expected one of: {', '.join(members)})")
         return members[name]
 
     return member
 
 
-# Each option: the attributes of CommonParams that it sets, and to what: its value, converted, or a fixed one.
+# For each option the attributes of CommonParams that it sets, and a converter for its value or a fixed value.
 OPTIONS: Dict[str, Tuple[str, Union[bool, Convert]]] = {
     "-m --model": ("model.path", str),
     "-a --alias": ("model_alias", lambda text: set(_list(text))),
     "-c --ctx-size": ("n_ctx", int),
     "-n --predict --n-predict": ("n_predict", int),
     "-np --parallel": ("n_parallel", int),
+    "--temp --temperature": ("sampling.temp", float),
+    "--top-p": ("sampling.top_p", float),
     "-ngl --gpu-layers --n-gpu-layers": ("n_gpu_layers", int),
     "-t --threads": ("cpuparams.n_threads cpuparams_batch.n_threads", int),
     "--threads-http": ("n_threads_http", int),
@@ -86,12 +88,12 @@ OPTIONS: Dict[str, Tuple[str, Union[bool, Convert]]] = {
     "--chat-template-file": ("chat_template", _text),
     "--reasoning-format": ("reasoning_format", _member(xllamacpp.common_reasoning_format)),
 }
-# Where CommonParams and llama-server do not have the same default.
+# llama-server's defaults that differ from those of CommonParams.
 DEFAULTS = {"port": 8080, "n_parallel": -1}
 
 
 def parameters(arguments: Optional[List[str]]) -> xllamacpp.CommonParams:
-    """The CommonParams that llama-server's options describe. Exits with one line and code 2 for a wrong option."""
+    """Convert llama-server options into CommonParams. Exits with one line and code 2 if an option is invalid."""
     parser = argparse.ArgumentParser(
         description="llama-server, served by xllamacpp.", allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
@@ -100,13 +102,13 @@ def parameters(arguments: Optional[List[str]]) -> xllamacpp.CommonParams:
             parser.add_argument(*names.split(), dest=attributes, action="store_const", const=value)
         else:
             parser.add_argument(*names.split(), dest=attributes, metavar="VALUE", type=value)
-    chosen = {**DEFAULTS, **vars(parser.parse_args(arguments))}
-    if "model.path" not in chosen:
-        parser.error("--model is missing")
+    values = {**DEFAULTS, **vars(parser.parse_args(arguments))}
+    if "model.path" not in values:
+        parser.error("--model is missing: add --model FILE")
     if "LLAMA_API_KEY" in os.environ:
-        chosen.setdefault("api_keys", _list(os.environ["LLAMA_API_KEY"]))
+        values.setdefault("api_keys", _list(os.environ["LLAMA_API_KEY"]))
     params = xllamacpp.CommonParams()
-    for attributes, value in chosen.items():
+    for attributes, value in values.items():
         for attribute in attributes.split():
             *parents, name = attribute.split(".")
             owner = params
@@ -120,7 +122,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     params = parameters(arguments)
     try:
-        server = xllamacpp.Server(params)  # returns when the model is loaded, and serves from before that
+        server = xllamacpp.Server(params)  # listens at once, returns when the model is loaded
     except RuntimeError as error:
         sys.exit(str(error))
     print(f"serving at {server.listening_address}", flush=True)

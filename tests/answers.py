@@ -1,4 +1,4 @@
-"""What llama-server answers, for pytest-httpserver.
+"""What llama-server answers, for pytest-httpserver, which closes the connection after every answer.
 
     always(httpserver, reply(CHAT))
     in_turn(httpserver, reply(CHAT), events(delta("Hi")))
@@ -15,7 +15,7 @@ import time
 from typing import Any, Callable, Iterator, List, Mapping, Optional, Union
 
 from pytest_httpserver import HTTPServer
-from scripted import DONE
+from scripted import DONE, error
 from werkzeug import Request, Response
 
 Answer = Callable[[Request], Response]
@@ -38,11 +38,17 @@ def events(*pieces: bytes, done: bool = True, pause: float = 0.0) -> Answer:
     """A streamed answer, each piece in a chunk of its own, `pause` seconds after the one before."""
 
     def body() -> Iterator[bytes]:
+        yield b""  # werkzeug sends the head with the first piece
         for piece in [*pieces, *([DONE] if done else [])]:
             time.sleep(pause)
             yield piece
 
     return lambda request: Response(body(), content_type="text/event-stream")
+
+
+NO_CONTENT = reply(status=204)
+NOT_FOUND = reply(error(404, "File Not Found", "not_found_error"), 404)  # the server's words for every 404
+LOADING = reply(error(503, "Loading model", "unavailable_error"), 503)
 
 
 def always(server: HTTPServer, answer: Answer) -> None:
@@ -54,6 +60,16 @@ def in_turn(server: HTTPServer, *answers: Answer) -> None:
     """Answer whatever is asked, in this order, and no more."""
     for answer in answers:
         server.expect_ordered_request(_ANYTHING).respond_with_handler(answer)
+
+
+def by_route(server: HTTPServer, answers: Mapping[str, Answer]) -> None:
+    """Answer by method and path, e.g. `"GET /health"`. Any other route is not found, but a stream can be deleted."""
+
+    def answer(request: Request) -> Response:
+        route = f"{request.method} {request.path}"
+        return answers.get(route, NO_CONTENT if route == "DELETE /v1/stream" else NOT_FOUND)(request)
+
+    always(server, answer)
 
 
 def sent(server: HTTPServer) -> List[Request]:

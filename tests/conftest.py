@@ -23,7 +23,6 @@ import ssl
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
-from urllib.parse import urlsplit
 
 import environment
 import native_server
@@ -31,7 +30,9 @@ import pytest
 import trustme
 from pytest_httpserver import HTTPServer
 from real_server import RealServer
-from relay import relay
+from scripted import forwarding, serve
+
+from flynn import LlamaCppClient
 
 
 def pytest_configure() -> None:
@@ -73,6 +74,13 @@ def httpserver(make_httpserver: HTTPServer) -> Iterator[HTTPServer]:
 def endpoint(httpserver: HTTPServer) -> str:
     """Where `httpserver` listens."""
     return f"http://127.0.0.1:{httpserver.port}"
+
+
+@pytest.fixture
+def client(endpoint: str) -> Iterator[LlamaCppClient]:
+    """A client of `httpserver`."""
+    with LlamaCppClient(endpoint) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
@@ -153,5 +161,5 @@ def tls_server(real_server: RealServer) -> Iterator[Tuple[str, ssl.SSLContext]]:
     authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    with relay(("127.0.0.1", urlsplit(real_server.endpoint).port or 0), context) as port:
-        yield f"https://localhost:{port}", trusting
+    with serve(forwarding(real_server.endpoint), tls=context) as server:
+        yield server.endpoint, trusting

@@ -9,20 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import select
-import socket
-import socketserver
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from collections import deque
 from typing import Any, Dict, Iterator, List, Optional
 from urllib.parse import parse_qs, urlsplit
 
+import faults
 import mutations
-from faults import FAULTS, Ended, LoopbackServer, Wire, passing
-from scripted import DATA, DONE, LAST_CHUNK, STREAM_HEAD, Gone, Peer, Request, chunk, delta, error, response
+import scripted
+from scripted import DATA, DONE, LAST_CHUNK, STREAM_HEAD, Gone, Peer, Request, chunk, delta, error, response, serve
 
 STREAMS = {path.stem: path.read_bytes() for path in sorted((DATA / "streams").glob("*.sse"))}
 
@@ -49,8 +47,8 @@ class Session:
             self.changed.notify_all()
 
 
-class Llama(LoopbackServer):
-    """Answers as llama-server does: chat in one piece and streamed, `GET` and `DELETE /v1/stream`, `/slots`.
+class Llama:
+    """A script that answers as llama-server does: chat in one piece and streamed, `/v1/stream`, `/slots`.
 
     The member `script` of a chat request says what happens to it:
         stream: the recorded stream that is sent, or
@@ -68,163 +66,138 @@ class Llama(LoopbackServer):
     """
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.requests: deque[Request] = deque(maxlen=1000)
         self.sessions: Dict[str, Session] = {}
-        self.counts = {"streams": 0, "replays": 0, "deleted": 0, "generating": 0, "most": 0, "connections": 0}
+        self.counts = {"streams": 0, "replays": 0, "deleted": 0, "generating": 0, "most": 0}
         self.lock = threading.Lock()
 
-    def delete(self, name: str) -> None:
-        session = self.sessions.pop(name, None)
-        if session:
-            session.cancelled = True
-            session.add(b"", done=True)
-            self.count("deleted")
+    def __call__(self, peer: Peer) -> None:
+        first = True
+        while True:
+            request = peer.request()
+            peer.server.requests.clear()  # there may be very many
+            peer.fault, peer.sent = Peer.put, 0
+            self.answer(peer, request, first)
+            first = False
 
-    def count(self, name: str, step: int = 1) -> None:
-        with self.lock:
-            self.counts[name] += step
-            self.counts["most"] = max(self.counts["most"], self.counts["generating"])
-
-
-class _Handler(socketserver.BaseRequestHandler):
-    server: Llama
-
-    def handle(self) -> None:
-        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.peer = Peer(self.server, self.request, 0)  # type: ignore[arg-type]
-        self.server.count("connections")
-        self.answered = 0
-        try:
-            while True:
-                request = self.peer.request()
-                self.answer(request)
-                self.answered += 1
-        finally:
-            self.server.count("connections", -1)
-
-    def answer(self, request: Request) -> None:
+    def answer(self, peer: Peer, request: Request, first: bool) -> None:
         url = urlsplit(request.target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         if url.path == "/v1/chat/completions":
             body = request.json
             script = body.get("script", {})
             if "mutated" in script:
-                self.mutate(*script["mutated"])
+                self.mutate(peer, *script["mutated"])
             elif body.get("stream"):
-                self.stream(script, request.headers.get("x-conversation-id"))
+                self.stream(peer, script, request.headers.get("x-conversation-id"))
+            elif script.get("close") == "before" and not first:
+                raise Gone
             else:
-                self.reply(script, body["messages"][-1]["content"])
+                self.reply(peer, script, body["messages"][-1]["content"])
         elif url.path == "/v1/stream" and request.method == "DELETE":
-            self.server.delete(query["conv_id"])
-            self.peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+            self.delete(query["conv_id"])
+            peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
         elif url.path == "/all-streams" and request.method == "DELETE":
-            for name in list(self.server.sessions):
-                self.server.delete(name)
-            self.peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+            self.delete(*self.sessions)
+            peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
         elif url.path == "/v1/stream":
-            self.replay(self.server.sessions.get(query["conv_id"]), int(query["from"]))
+            self.replay(peer, self.sessions.get(query["conv_id"]), int(query["from"]))
         elif url.path == "/health":
-            self.peer.send(response(b'{"status": "ok"}'))
+            peer.send(response(b'{"status": "ok"}'))
         elif url.path == "/slots":
-            busy = self.server.counts["generating"]
+            busy = self.counts["generating"]
             slots = [{"id": i, "n_ctx": 1024, "is_processing": i < busy} for i in range(max(4, busy))]
-            self.peer.send(response(json.dumps(slots).encode()))
+            peer.send(response(json.dumps(slots).encode()))
         elif url.path == "/state":
-            state = {**self.server.counts, "sessions": len(self.server.sessions)}
-            self.server.counts["most"] = self.server.counts["generating"]
-            self.peer.send(response(json.dumps(state).encode()))
+            state = {**self.counts, "sessions": len(self.sessions)}
+            self.counts["most"] = self.counts["generating"]
+            peer.send(response(json.dumps(state).encode()))
         else:
-            self.refuse(404, "File Not Found")
+            refuse(peer, 404, "File Not Found")
 
-    def refuse(self, status: int, message: str) -> None:
-        if status == 502:
-            self.peer.send(response(b"<html>502</html>", "502 Bad Gateway", kind="text/html"))
-        else:
-            self.peer.send(response(error(status, message, "not_found_error"), f"{status} Refused"))
+    def delete(self, *names: str) -> None:
+        for name in names:
+            session = self.sessions.pop(name, None)
+            if session:
+                session.cancelled = True
+                session.add(b"", done=True)
+                self.count("deleted")
 
-    def wire(self, script: Dict[str, Any]) -> Wire:
-        faults = script.get("faults")
-        name, *arguments = faults.pop(0) if faults else ["passing"]
-        return Wire(self.request, FAULTS[name](*arguments) if name != "passing" else passing())
+    def count(self, name: str, step: int = 1) -> None:
+        with self.lock:
+            self.counts[name] += step
+            self.counts["most"] = max(self.counts["most"], self.counts["generating"])
 
-    def reply(self, script: Dict[str, Any], text: str) -> None:
-        close = script.get("close")
-        if close == "before" and self.answered:
-            raise Gone
+    def reply(self, peer: Peer, script: Dict[str, Any], text: str) -> None:
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        wire = self.wire(script)
-        if wire.gone(script.get("silent", 0.0)):
+        if peer.has_left(script.get("silent", 0.0)):
             raise Gone
-        wire.write(response(json.dumps({"choices": [choice]}).encode()))
-        if close == "after":
+        spoil(peer, script)
+        peer.send(response(json.dumps({"choices": [choice]}).encode()))
+        if script.get("close") == "after":
             raise Gone
 
-    def mutate(self, seed: str, number: int) -> None:
+    def mutate(self, peer: Peer, seed: str, number: int) -> None:
         """Afterwards the connection is closed, at once or if nothing comes over it soon."""
-        self.peer.send(mutations.of_response(seed, number))
-        if number % 9 or not select.select([self.request], [], [], 0.01)[0]:
+        peer.send(mutations.of_response(seed, number))
+        if number % 9 or not select.select([peer.sock], [], [], 0.01)[0]:
             raise Gone
 
-    def stream(self, script: Dict[str, Any], name: Optional[str]) -> None:
+    def stream(self, peer: Peer, script: Dict[str, Any], name: Optional[str]) -> None:
         time.sleep(script.get("late", 0.0))
         session = None
         if name is not None:
-            session = self.server.sessions[name] = Session(script)
-        self.server.count("streams")
-        self.server.count("generating")
+            session = self.sessions[name] = Session(script)
+        self.count("streams")
+        self.count("generating")
         try:
-            self.generate(script, session)
+            self.generate(peer, script, session)
         finally:
-            self.server.count("generating", -1)
+            self.count("generating", -1)
             if session:
                 session.add(b"", done=True)
 
-    def generate(self, script: Dict[str, Any], session: Optional[Session]) -> None:
+    def generate(self, peer: Peer, script: Dict[str, Any], session: Optional[Session]) -> None:
         """Send a stream; with a session go on without the client, until somebody deletes it."""
-        wire: Optional[Wire] = self.wire(script)
-        while self.server.counts["most"] < script.get("together", 0):
+        spoil(peer, script)
+        while self.counts["most"] < script.get("together", 0):
             time.sleep(0.01)
-        send = chunk if script.get("chunks", True) else bytes
-        head = STREAM_HEAD if send is chunk else b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
-        pieces = made_up(script["tokens"]) if "tokens" in script else events_of(STREAMS[script["stream"]])
-        for number, piece in enumerate([head, *pieces, LAST_CHUNK]):
-            last = number > len(pieces)
-            pause = script.get("silent", 0.0) if number == 0 else script.get("pace", 0.0) if not last else 0.0
-            while pause > 0 and (not session.cancelled if session else wire):
-                if wire is None:
+        chunks = script.get("chunks", True)
+        head = STREAM_HEAD if chunks else scripted.head("Content-Type: text/event-stream")
+        events = made_up(script["tokens"]) if "tokens" in script else events_of(STREAMS[script["stream"]])
+        pieces = [(b"", head), *((event, chunk(event) if chunks else event) for event in events)]
+        pieces += [(b"", LAST_CHUNK)] if chunks else []
+        pauses = [script.get("silent", 0.0), *[script.get("pace", 0.0)] * len(events), 0.0]
+        listening = True
+        for (event, data), pause in zip(pieces, pauses):
+            while pause > 0 and (not session.cancelled if session else listening):
+                if not listening:
                     time.sleep(min(pause, 0.01))
-                elif wire.gone(min(pause, 0.01)):
-                    wire = None
+                elif peer.has_left(min(pause, 0.01)):
+                    listening = False
                 pause -= 0.01
             if session:
                 if session.cancelled:
                     break
-                if 0 < number <= len(pieces):
-                    session.add(piece)
-            if wire is not None:
+                session.add(event)
+            if listening:
                 try:
-                    if 0 < number <= len(pieces):
-                        wire.write(send(piece))
-                    elif not last or send is chunk:
-                        wire.write(piece)
-                except (OSError, Ended):
-                    wire = None
-            if wire is None and session is None:
+                    peer.send(data)
+                except (OSError, Gone):
+                    listening = False
+            if not listening and session is None:
                 raise Gone
-        if wire is None or send is not chunk or (session and session.cancelled):
+        if not listening or not chunks or (session and session.cancelled):
             raise Gone
 
-    def replay(self, session: Optional[Session], start: int) -> None:
+    def replay(self, peer: Peer, session: Optional[Session], start: int) -> None:
         if session is None:
-            return self.refuse(404, "Stream not found or expired")
+            return refuse(peer, 404, "Stream not found or expired")
         refused = session.script.get("replays")
         if refused:
-            status = refused.pop(0)
-            return self.refuse(status, "Stream offset lost, please restart")
-        self.server.count("replays")
-        wire = self.wire(session.script)
-        wire.write(STREAM_HEAD)
+            return refuse(peer, refused.pop(0), "Stream offset lost, please restart")
+        self.count("replays")
+        spoil(peer, session.script)
+        peer.send(STREAM_HEAD)
         while True:
             with session.changed:
                 if len(session.body) == start and not session.done:
@@ -232,12 +205,26 @@ class _Handler(socketserver.BaseRequestHandler):
                 data = session.body[start:]
                 done = session.done
             if data:
-                wire.write(chunk(data))
+                peer.send(chunk(data))
                 start += len(data)
             elif done:
-                return wire.write(LAST_CHUNK)
-            elif wire.gone():
+                return peer.send(LAST_CHUNK)
+            elif peer.has_left():
                 raise Gone
+
+
+def refuse(peer: Peer, status: int, message: str) -> None:
+    if status == 502:
+        peer.send(response(b"<html>502</html>", "502 Bad Gateway", kind="text/html"))
+    else:
+        peer.send(response(error(status, message, "not_found_error"), f"{status} Refused"))
+
+
+def spoil(peer: Peer, script: Dict[str, Any]) -> None:
+    """Give the next of a script's faults to the answer that is about to be sent."""
+    if script.get("faults"):
+        name, *arguments = script["faults"].pop(0)
+        peer.fault = getattr(faults, name)(*arguments)
 
 
 def made_up(tokens: int) -> List[bytes]:
@@ -283,13 +270,15 @@ def llama_server() -> Iterator[LlamaServer]:
             yield LlamaServer(f"http://127.0.0.1:{int(process.stdout.readline())}")
         finally:
             process.stdin.close()
+    assert process.returncode == 0, "the scripted server failed: see its standard error"
 
 
 def _serve() -> None:
-    with Llama() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        print(server.server_address[1], flush=True)
+    llama = Llama()
+    with serve(llama) as server:
+        print(server.port, flush=True)
         sys.stdin.read()  # until whoever started this ends, or closes it
+        llama.delete(*llama.sessions)
 
 
 if __name__ == "__main__":

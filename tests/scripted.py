@@ -11,6 +11,7 @@ second the second, and all after the last script get the last one.
 from __future__ import annotations
 
 import json
+import select
 import socket
 import ssl
 import struct
@@ -18,7 +19,8 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Set, TypeVar
+from urllib.parse import urlsplit
 
 DATA = Path(__file__).parent / "data"
 
@@ -107,17 +109,26 @@ class Request:
 
 
 class Gone(Exception):
-    """The client has closed the connection."""
+    """The connection is over: the client has closed it, or a fault has ended it."""
 
 
 class Peer:
-    """The client, as a script sees it."""
+    """The client, as a script sees it.
+
+    Attributes:
+        server, number: the server, and the number of this connection to it, from 0 on.
+        unread: bytes that were received and are not part of a request yet.
+        sent: bytes that went out.
+        fault: what becomes of the bytes to be sent (see faults.py).
+    """
 
     def __init__(self, server: ScriptedServer, sock: socket.socket, number: int) -> None:
         self.server = server
         self.sock = sock
         self.number = number
         self.unread = b""
+        self.sent = 0
+        self.fault: Fault = Peer.put
 
     def request(self) -> Request:
         """Read one request, and record it."""
@@ -133,17 +144,28 @@ class Peer:
         return request
 
     def send(self, data: bytes, *, slowly: float = 0.0) -> None:
-        """Send, one byte each `slowly` seconds if that is not 0."""
+        """Send through the fault, one byte each `slowly` seconds if that is not 0."""
         if not slowly:
-            self.sock.sendall(data)
+            self.fault(self, data)
         for start in range(len(data) if slowly else 0):
-            self.sock.sendall(data[start : start + 1])
+            self.fault(self, data[start : start + 1])
             time.sleep(slowly)
 
+    def put(self, data: bytes) -> None:
+        """Send past the fault."""
+        self.sock.sendall(data)
+        self.sent += len(data)
+
     def stall(self) -> None:
-        """Say nothing until the client closes the connection."""
+        """Send nothing until the client closes the connection."""
         while True:
             self._receive()
+
+    def has_left(self, seconds: float = 0.0) -> bool:
+        """Whether the client closes the connection within so many seconds."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLRDHUP)
+        return bool(poll.poll(seconds * 1000))
 
     def close(self) -> None:
         self.sock.close()
@@ -152,6 +174,21 @@ class Peer:
         """Close the connection with RST instead of FIN."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
+
+    def pass_on(self, upstream: socket.socket) -> None:
+        """Pass bytes on to another server and back, until one side closes."""
+        while True:
+            # select does not see what TLS has decrypted already.
+            decrypted = isinstance(self.sock, ssl.SSLSocket) and self.sock.pending()
+            for source in [self.sock] if decrypted else select.select([self.sock, upstream], [], [])[0]:
+                data = source.recv(65536)
+                if not data:
+                    raise Gone
+                if source is upstream:
+                    self.send(data)
+                else:
+                    self.server.received += data
+                    upstream.sendall(data)
 
     def _until(self, end: bytes) -> bytes:
         while end not in self.unread:
@@ -167,6 +204,7 @@ class Peer:
 
 
 Script = Callable[[Peer], object]
+Fault = Callable[[Peer, bytes], None]
 
 
 def answering(*responses: bytes) -> Script:
@@ -200,33 +238,58 @@ def closing(*responses: bytes) -> Script:
     return script
 
 
-class ScriptedServer:
-    """Attributes: `endpoint`; `requests` that came; `connections`, the number of them; `left`, of those that ended."""
+def forwarding(endpoint: str, fault: Fault = Peer.put) -> Script:
+    """A script that passes all on to another server, and back with a fault."""
+    url = urlsplit(endpoint)
 
-    def __init__(self, *scripts: Script, tls: Optional[ssl.SSLContext] = None, unix: Optional[Path] = None) -> None:
+    def script(peer: Peer) -> None:
+        peer.fault = fault
+        with socket.create_connection((url.hostname, url.port)) as upstream:
+            peer.pass_on(upstream)
+
+    return script
+
+
+class ScriptedServer:
+    """A server on a free port of loopback, on `port`, or at the path `unix`; with a context for `tls` it speaks TLS.
+
+    Attributes:
+        endpoint: for a client; port: in it.
+        requests: those that came; received: bytes that were passed on.
+        connections: how many there were; left: how many of them have ended.
+    """
+
+    def __init__(
+        self, *scripts: Script, tls: Optional[ssl.SSLContext] = None, unix: Optional[Path] = None, port: int = 0
+    ) -> None:
         self.requests: List[Request] = []
+        self.received = b""
         self.connections = 0
         self.left = 0
         self._scripts = scripts
         self._tls = tls
         self._failures: List[BaseException] = []
-        self._sockets: List[socket.socket] = []
-        self._threads: List[threading.Thread] = []
+        self._sockets: Set[socket.socket] = set()
+        self._threads: Set[threading.Thread] = set()
+        self._lock = threading.Lock()
         if unix:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(str(unix))
+            self._listener.listen(1024)
             self.endpoint = f"unix://{unix}"
         else:
-            self._listener = socket.socket()
-            self._listener.bind(("127.0.0.1", 0))
+            self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
             self.port: int = self._listener.getsockname()[1]
             self.endpoint = f"{'https' if tls else 'http'}://localhost:{self.port}"
-        self._listener.listen(128)
         self._start(self._accept)
+
+    def stop_listening(self) -> None:
+        """Refuse new connections, as a server that has ended; those that there are stay."""
+        self._listener.shutdown(socket.SHUT_RDWR)
 
     def _start(self, target: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)
-        self._threads.append(thread)
+        self._threads.add(thread)
         thread.start()
 
     def _accept(self) -> None:
@@ -235,15 +298,18 @@ class ScriptedServer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            self._sockets.append(sock)
+            if sock.family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sockets.add(sock)
             self.connections += 1
             self._start(self._serve, sock, self.connections - 1)
 
     def _serve(self, sock: socket.socket, number: int) -> None:
+        accepted = sock
         try:
             if self._tls:
                 sock = self._tls.wrap_socket(sock, server_side=True)
-                self._sockets.append(sock)
+                self._sockets.add(sock)
             self._scripts[min(number, len(self._scripts) - 1)](Peer(self, sock, number))
         except (OSError, Gone):
             pass
@@ -251,9 +317,12 @@ class ScriptedServer:
             self._failures.append(failure)
         finally:
             sock.close()
-            self.left += 1
+            self._sockets -= {accepted, sock}
+            self._threads.discard(threading.current_thread())
+            with self._lock:
+                self.left += 1
 
-    def __enter__(self) -> ScriptedServer:
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -262,14 +331,28 @@ class ScriptedServer:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-        for thread in self._threads:
-            thread.join(10)
+        end = time.monotonic() + 10
+        for thread in list(self._threads):
+            thread.join(max(0.0, end - time.monotonic()))
         self._listener.close()
         if self._failures:
             raise self._failures[0]
 
 
 serve = ScriptedServer
+Self = TypeVar("Self", bound=ScriptedServer)
+
+
+class Proxy(ScriptedServer):
+    """A server before another one. Its first connection has the first fault, and so on; the rest have none.
+
+    with Proxy(server.endpoint, cut(1000), cut(20, "rst")) as proxy:
+        LlamaCppClient(proxy.endpoint)
+    """
+
+    def __init__(self, endpoint: str, *faults: Fault) -> None:
+        super().__init__(*[forwarding(endpoint, fault) for fault in faults], forwarding(endpoint))
+        self.endpoint = f"{urlsplit(endpoint).scheme}://127.0.0.1:{self.port}"
 
 
 def eventually(condition: Callable[[], object], timeout: float = 10.0) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,8 +36,13 @@ import flynn
 from flynn import FlynnError, errors
 from flynn.cli import COMMANDS, EXIT_CODES, exit_code, main, report
 from flynn.cli.terminal import Terminal
+from flynn.http.endpoint import DEFAULT_ENDPOINT
 
 NOWHERE = "http://127.0.0.1:1"
+INVALID_KEY = (
+    "flynn: Invalid API Key; the token comes from auth_token=, $FLYNN_AUTH_TOKEN, or auth_token or auth_token_file in "
+    "the configuration\n"
+)
 HELLO = {"POST /v1/chat/completions": stream(delta("Hel"), delta("lo!"), delta(finish_reason="stop"))}
 # What each command but the batch, which has tests of its own, is called with.
 CALLS = {"ask": ["ask", "Hi"], "chat": ["chat"], "status": ["status"], "tokens": ["tokens", "Hi"]}
@@ -62,9 +68,9 @@ def test_help_lists_the_commands_and_the_exit_codes(home: Home) -> None:
     ended = home.run("--help")
     assert (ended.code, ended.err) == (0, "")
     for name, purpose in COMMANDS.items():
-        assert f"  {name:<12}{purpose}\n" in ended.out
+        assert f"  {name:<18}{purpose}\n" in ended.out
     for code, meaning in EXIT_CODES.items():
-        assert f"  {code:<12}{meaning}\n" in ended.out
+        assert f"  {code:<18}{meaning}\n" in ended.out
 
 
 def test_without_a_command_the_help_goes_to_standard_error(home: Home) -> None:
@@ -76,9 +82,30 @@ def test_the_help_of_a_command_has_examples_and_the_options_of_every_command(hom
     ended = home.run(command, "--help")
     assert (ended.code, ended.err) == (0, "")
     assert f"examples:\n  flynn {command}" in ended.out or f"\n  flynn {command}" in ended.out
-    assert len(ended.out.splitlines()) <= 75
+    assert len(ended.out.splitlines()) <= 80
     for option in ("--endpoint", "--config", "--timeout", "--auth-token-file"):
         assert (option in ended.out) == (command != "completion")
+
+
+def test_help_is_a_command_too(home: Home) -> None:
+    assert home.run("help") == home.run("--help")
+    assert home.run("help", "ask") == home.run("ask", "--help")
+
+
+def test_the_help_names_the_default_endpoint_and_its_variable(home: Home) -> None:
+    assert "$FLYNN_ENDPOINT" in (shown := " ".join(home.run("ask", "--help").out.split()))
+    assert DEFAULT_ENDPOINT in shown
+    assert "FLYNN_ENDPOINT" in home.run("--help").out
+
+
+def test_a_dash_stands_for_standard_input(home: Home) -> None:
+    counted = routes({"POST /tokenize": response(b'{"tokens": [1]}')})
+    with serve(counted) as server:
+        assert home.run("tokens", "-", "--endpoint", server.endpoint, stdin="piped").code == 0
+        with home.terminal("tokens", "-", "--endpoint", server.endpoint) as terminal:
+            terminal.type("typed\n\x04")
+            assert terminal.end() == 0
+    assert [request.json["content"] for request in server.requests] == ["piped", "typed\n"]
 
 
 def test_version(home: Home) -> None:
@@ -88,7 +115,7 @@ def test_version(home: Home) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["aks"], f"unknown command 'aks'; did you mean 'ask'? (there is: {', '.join(COMMANDS)})"),
+        (["aks"], f"unknown command 'aks'; did you mean 'ask'? (expected one of: {', '.join(COMMANDS)})"),
         (
             ["--endpoint", "x", "ask"],
             "unknown option '--endpoint': the options of a command follow it (see flynn --help)",
@@ -98,6 +125,8 @@ def test_version(home: Home) -> None:
             "unknown option '--temprature'; did you mean '--temperature'? (see flynn ask --help)",
         ),
         (["ask", "--temp", "1"], "unknown option '--temp'; did you mean '--temperature'? (see flynn ask --help)"),
+        (["ask", "--foo"], "unknown option '--foo' (see flynn ask --help)"),
+        (["ask", "--json", "-x"], "argument -x/--extract: not allowed with argument --json (see flynn ask --help)"),
         (["status", "please"], "unexpected argument 'please' (see flynn status --help)"),
         (["status", "--", "please"], "unexpected argument 'please' (see flynn status --help)"),
         (["ask", "--max-tokens"], "argument --max-tokens: expected one argument (see flynn ask --help)"),
@@ -162,7 +191,8 @@ def test_a_command_loads_nothing_that_it_does_not_need(home: Home) -> None:
 
 @pytest.mark.parametrize("command", ["ask", "chat", "tokens"])
 def test_a_server_that_is_not_running_is_69(home: Home, command: str) -> None:
-    message = f"flynn: llama-server not running at {NOWHERE}; flynn status tells what to do\n"
+    reason = "127.0.0.1:1: Connection refused"
+    message = f"flynn: llama-server not running at {NOWHERE}; {reason}; run flynn status for advice\n"
     assert call(command, NOWHERE, home) == (69, "", message)
 
 
@@ -176,7 +206,9 @@ def test_a_model_that_still_loads_when_the_time_is_up_is_75(home: Home, command:
 def test_a_server_that_says_nothing_is_75(home: Home, command: str) -> None:
     with serve(Peer.stall) as server:
         ended = call(command, server.endpoint, home, "--timeout", "0.3")
-    assert ended == (75, "", "flynn: llama-server request timed out\n")
+    assert (ended.code, ended.out) == (75, "")
+    expected = r"flynn: llama-server request timed out; the limit for .* is 0\.3 s; .*--timeout sets another one\n"
+    assert re.fullmatch(expected, ended.err)
 
 
 @pytest.mark.parametrize("command", CALLS)
@@ -184,7 +216,7 @@ def test_a_wrong_key_is_77(home: Home, command: str) -> None:
     refused = response(error(401, "Invalid API Key", "authentication_error"), "401 Unauthorized")
     answers = {"POST /v1/chat/completions": refused, "GET /props": refused, "POST /tokenize": refused}
     with serve(routes({**answers, "GET /health": response(b'{"status": "ok"}')})) as server:
-        assert call(command, server.endpoint, home) == (77, "", "flynn: Invalid API Key\n")
+        assert call(command, server.endpoint, home) == (77, "", INVALID_KEY)
 
 
 def test_any_other_error_is_1_and_its_message_one_clean_line(home: Home) -> None:
@@ -299,7 +331,7 @@ def test_a_real_server_wants_its_key(home: Home, start_server: Any) -> None:
     endpoint = start_server(api_key="s3cret").endpoint
     wrong = home.write("wrong", "guessed\n")
     right = home.write("right", "s3cret\n")
-    refused = (77, "", "flynn: Invalid API Key\n")
+    refused = (77, "", INVALID_KEY)
     for command in CALLS:
         assert call(command, endpoint, home) == refused
         assert call(command, endpoint, home, "--auth-token-file", wrong) == refused

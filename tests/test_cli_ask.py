@@ -346,6 +346,14 @@ def test_a_real_model_keeps_to_a_schema(home: Home, real_server: Any) -> None:
     assert list(json.loads(ended.out)) == ["name"]
 
 
+def test_json_that_the_token_limit_cut_is_a_failure(home: Home) -> None:
+    home.write("s.json", '{"type": "object"}')
+    with serve(routes({CHAT: stream(delta('{"a": '), delta(finish_reason="length"))})) as server:
+        ended = home.run("ask", "Hi", "--json-schema", "s.json", "--endpoint", server.endpoint)
+    message = "the answer was cut at the token limit, so it is not complete JSON: raise --max-tokens"
+    assert ended == (1, '{"a": \n', f"flynn: {message}\n")
+
+
 def test_ctrl_c_ends_it_and_frees_the_slot(home: Home, real_server: Any) -> None:
     arguments = ["ask", "Tell a long story.", "--endpoint", real_server.endpoint]
     with LlamaCppClient(real_server.endpoint) as client:
@@ -355,6 +363,6 @@ def test_ctrl_c_ends_it_and_frees_the_slot(home: Home, real_server: Any) -> None
             assert sum(slot.is_processing for slot in client.slots()) == busy + 1
             terminal.interrupt()
             assert terminal.end() == 130
-        assert terminal.text.endswith("^C\r\n")
+        assert terminal.text.endswith("\r\n")
         assert "Traceback" not in terminal.text
         eventually(lambda: sum(slot.is_processing for slot in client.slots()) == busy)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import stat
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
@@ -47,7 +48,7 @@ def chatting(server: ScriptedServer) -> List[str]:
 
 def prompts(server: ScriptedServer) -> List[List[Dict[str, Any]]]:
     """The messages of each request for an answer."""
-    return [request.json["messages"] for request in server.requests if request.method == "POST"]
+    return [request.json["messages"] for request in server.requests if request.target == "/v1/chat/completions"]
 
 
 def user(content: str) -> Dict[str, Any]:
@@ -64,7 +65,7 @@ def talk(terminal: Terminal, *lines: str) -> List[str]:
     for line in lines:
         terminal.type(f"{line}\n")
         terminal.expect("\r\n")
-        shown.append(terminal.expect("\r\n> ")[: -len("\r\n> ")].replace("\r\n", "\n"))
+        shown.append(terminal.expect("\r\n> ")[: -len("\r\n> ")].replace("\r\n", "\n").rstrip())
     return shown
 
 
@@ -80,7 +81,8 @@ def test_a_conversation_keeps_its_history_and_ctrl_d_leaves(home: Home, server: 
     system = {"role": "system", "content": "Be brief."}
     first = [system, user("One")]
     assert prompts(server) == [first, [*first, assistant("Hello!"), user("Two")]]
-    assert [request.json["max_tokens"] for request in server.requests if request.method == "POST"] == [9, 9]
+    asked = [request.json for request in server.requests if request.target == "/v1/chat/completions"]
+    assert [body["max_tokens"] for body in asked] == [9, 9]
 
 
 def test_a_line_that_ends_in_a_backslash_goes_on_in_the_next_one(home: Home, server: ScriptedServer) -> None:
@@ -120,10 +122,11 @@ def test_commands(home: Home, server: ScriptedServer) -> None:
         assert stats.startswith(
             "2 messages; last answer: prompt 31 tokens (0 cached), answer 2 tokens, first token after "
         )
-        assert reset == "The conversation begins anew."
-        assert talk(terminal, "/system  Be brief. ", "Two", "/system", "Three")[::2] == [
-            "System prompt set.",
-            "No system prompt.",
+        assert reset == "The conversation starts again."
+        assert talk(terminal, "/system  Be brief. ", "Two", "/system", "/system none", "Three")[::2] == [
+            "System prompt: Be brief.",
+            "System prompt: Be brief.",
+            "Hello!",
         ]
         terminal.type("/quit\n")
         assert terminal.end() == 0
@@ -137,10 +140,10 @@ def test_help_lists_the_commands_and_wrong_ones_get_one_line(home: Home, server:
         terminal.expect("> ")
         listed, near, unknown, missing, extra = talk(terminal, "/help", "/rest", "/etc/hosts", "/save ", "/quit now")
         names = [line.split()[0] for line in listed.splitlines()]
-    assert names[:7] == ["/help", "/reset", "/system", "/save", "/load", "/stats", "/quit"]
+    assert names[:8] == ["/help", "/reset", "/system", "/image", "/save", "/load", "/stats", "/quit"]
     assert near == "flynn: unknown command '/rest'; did you mean '/reset'?"
-    assert unknown == "flynn: unknown command '/etc/hosts' (/help lists them; a blank before the / makes it a prompt)"
-    assert missing == "flynn: /save wants a FILE"
+    assert unknown == "flynn: unknown command '/etc/hosts' (/help lists them; a space before the / makes it a prompt)"
+    assert missing == "flynn: /save needs a FILE"
     assert extra == "flynn: /quit takes nothing after it"
     assert prompts(server) == []
 
@@ -170,8 +173,13 @@ def test_saving_overwrites_nothing_but_conversations(home: Home, server: Scripte
     os.mkfifo(home.path / "pipe")
     with home.terminal(*chatting(server)) as terminal:
         terminal.expect("> ")
-        names = ["notes.txt", "data.json", "link", "pipe", "."]
         refused = "it exists and is not a conversation; choose another name"
+        for name in ("notes.txt", "data.json"):
+            terminal.type(f"/save {name}\n")
+            terminal.expect(f"{name} exists. Overwrite it? [y/N] ")
+            terminal.type("y\n")
+            terminal.expect(f"flynn: {name}: {refused}\r\n> ")
+        names = ["link", "pipe", "."]
         shown = talk(terminal, *[f"/save {name}" for name in names], "/save none/talk.json")
     assert shown == [
         *[f"flynn: {name}: {refused}" for name in names],
@@ -179,6 +187,21 @@ def test_saving_overwrites_nothing_but_conversations(home: Home, server: Scripte
     ]
     assert Path(notes).read_text() == "important"
     assert sorted(os.listdir(home.path)) == [".local", "data.json", "link", "notes.txt", "pipe"]
+
+
+def test_saving_asks_before_it_overwrites_another_conversation(home: Home, server: ScriptedServer) -> None:
+    talk_file = Path(home.write("talk.json", "[]"))
+    with home.terminal(*chatting(server)) as terminal:
+        terminal.expect("> ")
+        talk(terminal, "One")
+        for answer, result in ("n", "Not saved."), ("", "Not saved."), ("y", "Saved in talk.json."):
+            terminal.type("/save talk.json\n")
+            terminal.expect("Overwrite it? [y/N] ")
+            assert (talk_file.read_text() == "[]") is True
+            terminal.type(f"{answer}\n")
+            terminal.expect(f"{result}\r\n> ")
+        assert talk(terminal, "/save talk.json") == ["Saved in talk.json."]  # its own file
+    assert len(json.loads(talk_file.read_text())) == 2
 
 
 def test_a_file_that_cannot_be_replaced_leaves_no_draft_behind(tmp_path: Path) -> None:
@@ -244,7 +267,7 @@ def test_ctrl_c_stops_the_answer_which_stays_as_it_is(home: Home) -> None:
         terminal.type("One\n")
         terminal.expect("Once")
         terminal.interrupt()
-        assert terminal.expect("> ") == "^C\r\n(stopped)\r\n> "
+        assert terminal.expect("> ") == "\r\n(stopped)\r\n\r\n> "
         assert "DELETE" in [request.method for request in server.requests]
         assert talk(terminal, "Two") == ["Hello!"]
     assert prompts(server)[-1] == [user("One"), assistant("Once"), user("Two")]
@@ -255,29 +278,109 @@ def test_ctrl_c_at_the_prompt_gives_a_new_one_and_twice_leaves(home: Home, serve
         terminal.expect("> ")
         terminal.type("half a li")
         terminal.expect("half a li")
+        time.sleep(0.5)
         terminal.interrupt()
         terminal.expect("\r\n(Ctrl-C again or Ctrl-D to leave)\r\n> ")
         assert talk(terminal, "One") == ["Hello!"]
-        terminal.interrupt()
-        terminal.expect("(Ctrl-C again or Ctrl-D to leave)\r\n> ")
-        terminal.interrupt()
+        for _ in range(2):
+            time.sleep(0.5)  # see test_a_signal_at_the_prompt_ends_it
+            terminal.interrupt()
         assert terminal.end() == 130
     assert prompts(server) == [[user("One")]]
     assert "Traceback" not in terminal.text
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_is_noticed_also_just_before_readline_waits(
-    home: Home, server: ScriptedServer, number: signal.Signals
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_the_prompt_ends_it(home: Home, server: ScriptedServer, number: signal.Signals) -> None:
+    with home.terminal(*chatting(server)) as terminal:
+        terminal.expect("> ")
+        terminal.type("half")
+        terminal.expect("half")
+        time.sleep(0.5)  # readline notices a signal that comes just before it waits only after the next key
+        terminal.process.send_signal(number)
+        assert terminal.end() == 128 + number
+
+
+def test_typing_after_ctrl_c_takes_the_offer_to_leave_back(home: Home, server: ScriptedServer) -> None:
+    with home.terminal(*chatting(server)) as terminal:
+        terminal.expect("> ")
+        for _ in range(3):
+            terminal.type("half a li")
+            terminal.expect("half a li")
+            time.sleep(0.5)
+            terminal.interrupt()
+            terminal.expect("\r\n(Ctrl-C again or Ctrl-D to leave)\r\n> ")
+        time.sleep(0.5)
+        terminal.interrupt()
+        assert terminal.end() == 130
+
+
+@pytest.mark.parametrize("word", ["/quit", "/exit", "/bye", "exit", "quit"])
+def test_other_words_for_leaving_leave(home: Home, server: ScriptedServer, word: str) -> None:
+    with home.terminal(*chatting(server)) as terminal:
+        terminal.expect("> ")
+        terminal.type(f"{word}\n")
+        assert terminal.end() == 0
+    assert prompts(server) == []
+
+
+def test_clear_and_a_question_mark_are_known_and_a_sentence_with_quit_is_a_prompt(
+    home: Home, server: ScriptedServer
 ) -> None:
-    for _ in range(8):  # where it is not, that is so about every second time
-        with home.terminal(*chatting(server)) as terminal:
-            terminal.expect("> ")
-            terminal.process.send_signal(number)
-            if number == signal.SIGINT:
-                terminal.expect("(Ctrl-C again or Ctrl-D to leave)\r\n> ")
-                terminal.process.send_signal(number)
-            assert terminal.end() == 128 + number
+    with home.terminal(*chatting(server)) as terminal:
+        terminal.expect("> ")
+        cleared, listed, answer = talk(terminal, "/clear", "/?", "quit smoking how?")
+    assert cleared == "The conversation starts again."
+    assert listed.startswith("/help")
+    assert answer == "Hello!"
+
+
+def test_tab_completes_commands_and_files(home: Home, server: ScriptedServer) -> None:
+    home.write("my talk.json", json.dumps([user("One"), assistant("Two")]))
+    with home.terminal(*chatting(server)) as terminal:
+        terminal.expect("> ")
+        terminal.type("/lo\t my\t\n")
+        terminal.expect("2 messages loaded.")
+
+
+def test_an_image_goes_with_the_next_prompt_alone(home: Home, server: ScriptedServer) -> None:
+    (home.path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n...")
+    with home.terminal(*chatting(server), "--image", "a.png") as terminal:
+        terminal.expect("> ")
+        shown = talk(terminal, "One", "/image none.png", "/image a.png", "Two", "Three")
+    assert shown[1:3] == ["flynn: none.png: not a file", "a.png goes with the next prompt."]
+    last = prompts(server)[-1]
+    assert [type(message["content"]) for message in last if message["role"] == "user"] == [list, list, str]
+
+
+def test_functions_are_called_in_a_conversation(home: Home) -> None:
+    home.write("here.py", "def where() -> str:\n    'Where we are.'\n    return 'Oslo'\n")
+    call = {"index": 0, "id": "1", "function": {"name": "where", "arguments": "{}"}}
+    answers = [stream(delta(tool_calls=[call]), delta(finish_reason="tool_calls")), UP[CHAT], UP[CHAT]]
+
+    def script(peer: Peer) -> None:
+        while True:
+            request = peer.request()
+            route = f"{request.method} {request.target.partition('?')[0]}"
+            unknown = response(b"{}", "404 Not Found")
+            peer.send(answers.pop(0) if route == CHAT else UP.get(route, unknown))
+
+    with serve(script) as server, home.terminal(*chatting(server), "--tool", "here.py:where") as terminal:
+        terminal.expect("> ")
+        first, second = talk(terminal, "Where are we?", "Sure?")
+    assert "where {}\n-> Oslo\nHello!" in re.sub("\x1b\\[[0-9]*m", "", first)
+    assert second == "Hello!"
+    roles = [message["role"] for message in prompts(server)[-1]]
+    assert roles == ["user", "assistant", "tool", "assistant", "user"]
+
+
+def test_what_is_typed_is_bold_where_colours_are_wanted(home: Home, server: ScriptedServer) -> None:
+    home.variables["TERM"] = "xterm"
+    with home.terminal(*chatting(server)) as terminal:
+        terminal.expect("\x1b[1m> ")
+        terminal.type("One\n")
+        terminal.expect("\x1b[0m")
+        terminal.expect("Hello!\r\n\r\n")
 
 
 def test_what_was_typed_can_be_recalled_the_next_time_and_only_by_its_owner(home: Home, server: ScriptedServer) -> None:
@@ -316,11 +419,12 @@ def test_without_a_place_for_the_history_or_without_readline_it_works_all_the_sa
 def test_nobody_to_talk_to_ends_it_at_once(home: Home) -> None:
     with home.terminal("chat", "--endpoint", NOWHERE) as terminal:
         assert terminal.end() == 69
-    assert terminal.text == f"flynn: llama-server not running at {NOWHERE}; flynn status tells what to do\r\n"
+    reason = f"llama-server not running at {NOWHERE}"
+    assert terminal.text == f"flynn: {reason}; 127.0.0.1:1: Connection refused; run flynn status for advice\r\n"
     refused = response(error(401, "Invalid API Key", "authentication_error"), "401 Unauthorized")
     with serve(routes({**UP, "GET /props": refused})) as server, home.terminal(*chatting(server)) as terminal:
         assert terminal.end() == 77
-    assert terminal.text == "flynn: Invalid API Key\r\n"
+    assert terminal.text.startswith("flynn: Invalid API Key; the token comes from ")
 
 
 def test_a_proxy_that_lets_only_the_chat_through_is_enough(home: Home) -> None:
@@ -354,7 +458,7 @@ def test_ctrl_c_frees_the_slot_of_a_real_server_and_the_talk_goes_on(home: Home,
             terminal.expect(" ")
             assert busy() == before + 1
             terminal.interrupt()
-            terminal.expect("(stopped)\r\n> ")
+            terminal.expect("(stopped)\r\n\r\n> ")
             eventually(lambda: busy() == before)
             terminal.type("/stats\n")
             terminal.expect("2 messages; ")
@@ -366,14 +470,14 @@ def test_a_long_talk_with_a_real_model_forgets_its_beginning_and_says_so(home: H
     lines = [f"Tell me something about the number {number} and about all the numbers after it." for number in range(8)]
     ended = home.run(*options, "--summarise", stdin="\n".join(lines))
     assert ended.code == 0
-    assert re.fullmatch(r"(\(the context is full: the oldest \d+ messages are summed up\)\n)+", ended.err)
+    assert re.fullmatch(r"(\(the context is full: the oldest \d+ messages are summarised\)\n)+", ended.err)
     for variables, note in ({}, "\x1b[2m(the context is full"), ({"NO_COLOR": "1"}, "\r\n(the context is full"):
         home.variables = {"TERM": "xterm", **variables}
         with home.terminal(*options) as terminal:
-            terminal.expect("h> ")
+            terminal.expect("\x1b[?2004h")
             for line in lines:
                 terminal.type(f"{line}\n")
-                terminal.expect("h> ")
+                terminal.expect("\x1b[?2004h")
             terminal.type("/save talk.json\n/quit\n")
             assert terminal.end() == 0
         assert note in terminal.text.replace("\x1b[?2004l\r", "\r\n")
@@ -404,7 +508,8 @@ def test_an_error_in_a_pipe_ends_it_with_its_code(home: Home) -> None:
     refused = response(error(401, "Invalid API Key", "authentication_error"), "401 Unauthorized")
     with serve(routes({CHAT: refused})) as server:
         ended = home.run("chat", "--endpoint", server.endpoint, stdin="One\nTwo\n")
-    assert ended == (77, "", "flynn: Invalid API Key\n")
+    assert (ended.code, ended.out) == (77, "")
+    assert ended.err.startswith("flynn: Invalid API Key; the token comes from ")
     assert len(prompts(server)) == 1
 
 

@@ -78,7 +78,9 @@ def test_a_server_without_embeddings_says_so_once(home: Home, real_server: RealS
     assert ended == (1, "", f"flynn: {message}\n")
     refused = response(error(401, "Invalid API Key", "authentication_error"), "401 Unauthorized")
     with serve(routes({"POST /v1/embeddings": refused})) as server:
-        assert home.run("embed", "a", "b", "--endpoint", server.endpoint) == (77, "", "flynn: Invalid API Key\n")
+        ended = home.run("embed", "a", "b", "--endpoint", server.endpoint)
+        assert (ended.code, ended.out, ended.err.count("\n")) == (77, "", 1)
+        assert ended.err.startswith("flynn: Invalid API Key; the token comes from ")
         assert len(server.requests) == 1
 
 

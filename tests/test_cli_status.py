@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import pytest
-from command import Home, routes
+from command import ROOT, Home, routes
 from pytest_httpserver import HTTPServer, HTTPServerError
-from scripted import LOADING, answering, error, response, serve
+from scripted import LOADING, answering, error, eventually, response, serve
+from service.session import Session, private_manager, runtime_dir, short_folder, why_no_manager
 
 READY = response(b'{"status": "ok"}')
 PROPS = response(
@@ -26,6 +28,17 @@ PROPS = response(
 )
 SLOTS = response(b'[{"id": 0, "is_processing": true}, {"id": 1, "is_processing": false}]')
 UP = {"GET /health": READY, "GET /props": PROPS, "GET /slots": SLOTS}
+
+
+@pytest.fixture(scope="module")
+def login() -> Iterator[Session]:
+    """A user whose systemd runs."""
+    if reason := why_no_manager():
+        pytest.skip(reason)
+    with short_folder() as folder, runtime_dir() as runtime:
+        session = Session(folder, runtime)
+        with private_manager(session):
+            yield session
 
 
 @pytest.fixture
@@ -89,14 +102,60 @@ def test_loading_is_75(home: Home) -> None:
     assert as_json == (75, json.dumps({"endpoint": server.endpoint, "state": "loading"}) + "\n", "")
 
 
-def test_down_is_69_and_tells_how_to_start_it(home: Home) -> None:
+def test_down_is_69_and_says_how_to_get_a_server(home: Home) -> None:
     endpoint = "http://127.0.0.1:1"
-    advice = "Start it: systemctl --user start llama-server\nNo such service yet: make install-service\n"
+    advice = f"There is no service llama-server yet. Install it: make -C {ROOT} install-service\n"
     assert home.run("status", "--endpoint", endpoint) == (69, f"{endpoint} is down\n", advice)
     as_json = home.run("status", "--json", "--endpoint", endpoint)
     assert as_json == (69, json.dumps({"endpoint": endpoint, "state": "down"}) + "\n", advice)
     socket = f"unix://{home.path}/none.sock"
     assert home.run("status", "--endpoint", socket) == (69, f"{socket} is down\n", advice)
+
+
+def test_who_has_no_source_gets_advice_without_make(home: Home) -> None:
+    shutil.copytree(ROOT / "flynn", home.path / "flynn", ignore=shutil.ignore_patterns("__pycache__"))
+    home.variables["PYTHONPATH"] = ""
+    ended = home.run("status", "--endpoint", "http://127.0.0.1:1")
+    assert ended.code == 69
+    assert "Start a server: llama-server --model FILE.gguf --port 8080\n" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("command", "start", "advice"),
+    [
+        ("/bin/sleep 600", False, "Start it: systemctl --user start llama-server\n"),
+        (
+            "/bin/sh -c 'echo no such model; exit 3'",
+            True,
+            "The service has failed: no such model\n",
+        ),
+        ("/bin/sleep 600", True, "The service runs, but listens elsewhere or not yet.\n"),
+    ],
+)
+def test_the_advice_fits_the_state_of_the_service(
+    home: Home, login: Session, command: str, start: bool, advice: str
+) -> None:
+    login.unit_dir.mkdir(parents=True, exist_ok=True)
+    unit = login.unit_dir / "llama-server.service"
+    unit.write_text(f"[Service]\nExecStart={command}\n")
+    login.systemctl("daemon-reload")
+    try:
+        if start:
+            login.systemctl("start", "llama-server")
+            wanted = "failed" if "exit" in command else "active"
+            eventually(lambda: login.show("llama-server", "ActiveState") == wanted)
+        home.variables["XDG_RUNTIME_DIR"] = str(login.runtime)
+        ended = home.run("status", "--endpoint", "http://127.0.0.1:1")
+    finally:
+        login.systemctl("stop", "llama-server")
+        unit.unlink()
+        login.systemctl("daemon-reload")
+        login.systemctl("reset-failed")
+    assert ended.code == 69
+    assert ended.err.startswith(advice)
+    assert "make" not in ended.err
+    if "failed" in advice:
+        assert "Start it again: systemctl --user restart llama-server\n" in ended.err
 
 
 def test_a_sleeping_server_is_not_woken_up(home: Home) -> None:

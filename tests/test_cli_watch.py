@@ -174,7 +174,9 @@ def test_a_server_that_loads_or_says_nothing_is_waited_for(lines: Callable[..., 
 def test_a_wrong_key_ends_it(home: Home) -> None:
     refused = response(error(401, "Invalid API Key", "authentication_error"), "401 Unauthorized")
     with serve(routes({**UP, "GET /slots": refused})) as server:
-        assert home.run(*watching(server.endpoint)) == (77, "", "flynn: Invalid API Key\n")
+        ended = home.run(*watching(server.endpoint))
+    assert (ended.code, ended.out) == (77, "")
+    assert ended.err.startswith("flynn: Invalid API Key; the token comes from ")
 
 
 def test_a_closed_pipe_ends_it_quietly(lines: Callable[..., Any]) -> None:

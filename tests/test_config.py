@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import flynn
+from flynn import LlamaCppClient, Message, create_client
 from flynn.config import load_config, read_token_file
 from flynn.config.schema import Config, ModelConfig, Provider
 from flynn.errors import ConfigError, suggestion
+from flynn.models.types import ChatResponse, Choice, ModelClient
 
 SEED = b"""\
 models:
@@ -315,3 +318,27 @@ def test_a_token_file_without_a_token_is_refused(folder: Path, content: bytes | 
 def test_suggests_the_nearest_name_if_one_is_near() -> None:
     assert suggestion("endpont", ["model", "endpoint"]) == "; did you mean 'endpoint'?"
     assert suggestion("colour", ["model", "endpoint"]) == ""
+
+
+class Echo:
+    """A model of another kind: it says what it was asked."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        self.endpoint = model.endpoint
+
+    def chat(self, request: Any, **options: Any) -> ChatResponse:
+        return ChatResponse([Choice(Message("assistant", str(request)))])
+
+    def chat_stream(self, request: Any, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_provider_is_an_entry_in_a_table() -> None:
+    config = Config({"local": ModelConfig(), "toy": ModelConfig(provider="echo", endpoint="http://toy")})  # type: ignore[arg-type]
+    client = create_client(config, "toy", providers={"echo": Echo})
+    assert isinstance(client, ModelClient)
+    assert client.chat("Hi").content == "Hi"
+    assert isinstance(create_client(config), LlamaCppClient)

@@ -87,11 +87,12 @@ def test_a_stream_has_a_connection_of_its_own_that_is_closed_as_soon_as_done_has
     "answer",
     [
         response(CHAT, "200 OK", "Connection: close"),
+        response(CHAT, "200 OK", "Connection: x", "Connection: y, Close"),
         response(CHAT).replace(b"HTTP/1.1", b"HTTP/1.0"),
         response(CHAT) + b"surplus",
         head("Content-Type: application/json", "Transfer-Encoding: chunked") + chunk(CHAT) + LAST_CHUNK + b"x",
     ],
-    ids=["Connection: close", "HTTP/1.0", "surplus bytes", "surplus bytes after chunks"],
+    ids=["Connection: close", "close in a second header", "HTTP/1.0", "surplus bytes", "surplus bytes after chunks"],
 )
 def test_a_connection_that_cannot_be_used_again_is_closed(answer: bytes) -> None:
     with serve(answering(answer), answering(response(CHAT))) as server:
@@ -125,6 +126,12 @@ def test_bytes_that_nobody_asked_for_are_never_an_answer() -> None:
 def test_a_body_that_ends_with_the_connection_is_read_to_its_end() -> None:
     with serve(closing(head("Content-Type: application/json") + CHAT)) as server:
         assert LlamaCppClient(server.endpoint).chat("Hi").content == "Hello!"
+
+
+def test_a_length_that_is_said_twice_in_one_header_is_the_length_of_the_body() -> None:
+    twice = head("Content-Type: application/json", f"Content-Length: {len(CHAT)}, {len(CHAT)}") + CHAT
+    with serve(answering(twice)) as server:
+        assert LlamaCppClient(server.endpoint, timeout=5).chat("Hi").content == "Hello!"
 
 
 def test_threads_share_a_client_and_each_gets_its_own_reply() -> None:
@@ -336,6 +343,7 @@ def test_an_answer_cut_at_any_byte_is_a_lost_connection(whole: bytes) -> None:
         head(*(f"X-{i}: y" for i in range(200))) + CHAT,
         head("X: " + "y" * 70_000) + CHAT,
         head("Content-Type: application/json", "no colon", f"Content-Length: {len(CHAT)}") + CHAT,
+        head("Content-Type: application/json", "X: a\0b", f"Content-Length: {len(CHAT)}") + CHAT,
         head("Content-Type: application/json", "Content-Length: -1") + CHAT,
         head("Content-Type: application/json", "Content-Length: 5", "Content-Length: 6") + CHAT,
         head("Content-Type: application/json", "Transfer-Encoding: gzip") + CHAT,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import random
 import stat
+import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import pytest
-from command import routes
-from scripted import CHAT, ScriptedServer, answering, chat, delta, error, response, serve, stream
+from answers import NOT_FOUND, Answer, always, by_route, events, in_turn, reply, sent
+from pytest_httpserver import HTTPServer
+from scripted import CHAT, Peer, chat, delta, error, event, serve
+from werkzeug import Request, Response
 
 from flynn import (
     AsyncConversation,
@@ -115,8 +120,6 @@ def test_sizes_that_mislead_cost_few_counts() -> None:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_what_is_left_fits_whenever_it_can(seed: int) -> None:
-    import random
-
     random_ = random.Random(seed)
     weights = [(random_.randrange(1, 50), random_.randrange(1, 300)) for _ in range(random_.randrange(1, 60))]
     tokens = [sum(weight[0] for weight in weights[number:]) + 20 for number in range(len(weights) + 1)]
@@ -137,63 +140,67 @@ def tokens_of(messages: Sequence[Any]) -> int:
 
 
 class Model:
-    """A scripted server that counts like `tokens_of`, and refuses what is longer than its context."""
+    """Answers as a model that counts like `tokens_of`, and refuses what is longer than its context.
+
+    Args:
+        counting, telling, usage: whether it counts prompts when asked, tells its context, and counts in its answers.
+
+    Attributes:
+        reply: what it says; failing: answers to be given first, in place of that.
+    """
 
     def __init__(self, n_ctx: int, *, counting: bool = True, telling: bool = True, usage: bool = True) -> None:
         self.n_ctx, self.counting, self.telling, self.usage = n_ctx, counting, telling, usage
         self.reply = "Yes."
-        self.failing: List[bytes] = []
+        self.failing: List[Answer] = []
 
-    def __call__(self, peer: Any) -> None:
-        while True:
-            request = peer.request()
-            peer.send(self._answer(request))
+    def __call__(self, request: Request) -> Response:
+        return self.answer(request)(request)
 
-    def _answer(self, request: Any) -> bytes:
-        if request.target == "/props":
-            settings = {"n_ctx": self.n_ctx} if self.telling else {}
-            return response(json.dumps({"default_generation_settings": settings}).encode())
-        messages = request.json["messages"]
-        tokens = tokens_of(messages)
-        if request.target == COUNT:
-            if not self.counting:
-                return response(error(404, "File Not Found", "not_found_error"), "404 Not Found")
-            return response(json.dumps({"input_tokens": tokens}).encode())
+    def answer(self, request: Request) -> Answer:
+        if request.path == "/props":
+            return reply({"default_generation_settings": {"n_ctx": self.n_ctx} if self.telling else {}})
+        tokens = tokens_of(request.json["messages"])
+        if request.path == COUNT:
+            return reply({"input_tokens": tokens}) if self.counting else NOT_FOUND
         if self.failing:
             return self.failing.pop(0)
         if tokens >= self.n_ctx:
             numbers = {"n_prompt_tokens": tokens, "n_ctx": self.n_ctx}
-            return response(error(400, "too long", "exceed_context_size_error", **numbers), "400 Bad Request")
+            return reply(error(400, "too long", "exceed_context_size_error", **numbers), 400)
         usage = {"prompt_tokens": tokens, "completion_tokens": 10 + len(self.reply.split())} if self.usage else None
         if request.json.get("stream"):
-            last = [b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"] if usage else []
-            return stream(delta(self.reply), delta(finish_reason="stop"), *last)
-        return response(json.dumps({**json.loads(chat(self.reply)), "usage": usage}).encode())
+            last = [event({"choices": [], "usage": usage})] if usage else []
+            return events(delta(self.reply), delta(finish_reason="stop"), *last)
+        return reply({**json.loads(chat(self.reply)), "usage": usage})
+
+
+BROKEN = reply(error(500, "out of memory", "server_error"), 500)
 
 
 @pytest.fixture
-def talk() -> Iterator[Callable[..., Any]]:
-    import contextlib
-
+def talk(httpserver: HTTPServer, endpoint: str) -> Iterator[Callable[..., Any]]:
+    """Start a conversation with a model of its own: `talk(n_ctx, **options)`, options of either."""
     with contextlib.ExitStack() as stack:
 
-        def start(n_ctx: int = 200, **options: Any) -> tuple[Conversation, Model, ScriptedServer]:
-            kinds = {name: options.pop(name) for name in ("counting", "telling", "usage") if name in options}
-            model = Model(n_ctx, **kinds)
-            server = stack.enter_context(serve(model))
-            client = stack.enter_context(LlamaCppClient(server.endpoint))
-            return Conversation(client, options.pop("system", None), **options), model, server
+        def start(n_ctx: int = 200, **options: Any) -> tuple[Conversation, Model, HTTPServer]:
+            httpserver.check()
+            httpserver.clear()
+            model = Model(n_ctx, **{k: options.pop(k) for k in ("counting", "telling", "usage") if k in options})
+            always(httpserver, model)
+            client = stack.enter_context(LlamaCppClient(endpoint))
+            return Conversation(client, options.pop("system", None), **options), model, httpserver
 
         yield start
 
 
-def sent(server: ScriptedServer) -> List[List[Any]]:
+def prompts(server: HTTPServer) -> List[List[Any]]:
     """The messages of each request for an answer."""
-    return [request.json["messages"] for request in server.requests if request.target == "/v1/chat/completions"]
+    return [request.json["messages"] for request in sent(server) if request.path == "/v1/chat/completions"]
 
 
-def counts(server: ScriptedServer) -> int:
-    return sum(request.target == COUNT for request in server.requests)
+def counts(server: HTTPServer) -> int:
+    return sum(request.path == COUNT for request in sent(server))
 
 
 def test_prompts_and_answers_are_the_history(talk: Callable[..., Any]) -> None:
@@ -204,11 +211,11 @@ def test_prompts_and_answers_are_the_history(talk: Callable[..., Any]) -> None:
     assert list(conversation.chat_stream([Message("user", "Three")]).text()) == ["Yes."]
     system, answer = {"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Yes."}
     one, two, three = ({"role": "user", "content": text} for text in ("One", "Two", "Three"))
-    assert sent(server) == [[system, one], [system, one, answer, two], [system, one, answer, two, answer, three]]
+    assert prompts(server) == [[system, one], [system, one, answer, two], [system, one, answer, two, answer, three]]
     assert [message.content for message in conversation.messages] == ["One", "Yes.", "Two", "Yes.", "Three", "Yes."]
     assert conversation.dropped == []
     # Nothing can be too long: the server is asked once for its context, and never to count.
-    assert [request.target for request in server.requests].count("/props") == 1
+    assert [request.path for request in sent(server)].count("/props") == 1
     assert counts(server) == 0
 
 
@@ -217,13 +224,13 @@ def test_a_long_talk_always_fits_keeps_what_must_stay_and_asks_seldom(talk: Call
     for number in range(300):
         conversation.chat(f"Question {number} " + "and more " * 10)
         assert len(conversation.dropped) + len(conversation.messages) == 2 * (number + 1)
-    for messages in sent(server):
+    for messages in prompts(server):
         assert tokens_of(messages) <= 1900
         assert [message["role"] for message in messages] == ["system", *["user", "assistant"] * 99][: len(messages)]
     whole = [message.content for message in [*conversation.dropped, *conversation.messages]]
     assert whole[::2] == [f"Question {number} " + "and more " * 10 for number in range(300)]
     # A prompt that goes on where the last one ended is read from the server's cache.
-    anew = [1 for before, after in zip(sent(server), sent(server)[1:]) if after[: len(before)] != before]
+    anew = [1 for before, after in zip(prompts(server), prompts(server)[1:]) if after[: len(before)] != before]
     assert 10 < sum(anew) < 16
     assert counts(server) <= 6 * sum(anew)
 
@@ -235,7 +242,7 @@ def test_the_newest_message_is_never_dropped(talk: Callable[..., Any]) -> None:
         conversation.chat("word " * 200)
     assert (caught.value.n_prompt_tokens, caught.value.n_ctx) == (222, 200)
     assert [message.content for message in conversation.messages] == ["One", "Yes."]
-    assert len(sent(server)) == 1
+    assert len(prompts(server)) == 1
     assert conversation.chat("Two").content == "Yes."
 
 
@@ -252,7 +259,7 @@ def test_room_is_kept_for_the_answer(talk: Callable[..., Any]) -> None:
         lengths = []
         for _ in range(30):
             conversation.chat("a b c", **asked)
-            lengths.append(tokens_of(sent(server)[-1]))
+            lengths.append(tokens_of(prompts(server)[-1]))
         assert longest - 24 <= max(lengths) <= longest
 
 
@@ -269,8 +276,7 @@ def test_an_error_leaves_the_conversation_as_it_was(talk: Callable[..., Any]) ->
     for number in range(5):
         conversation.chat(f"Number {number}")
     before = list(conversation.messages)
-    broken = response(error(500, "out of memory", "server_error"), "500 Internal Server Error")
-    model.failing = [broken, broken]
+    model.failing = [BROKEN, BROKEN]
     with pytest.raises(ServerError, match="out of memory"):
         conversation.chat("word " * 60)
     with pytest.raises(ServerError, match="out of memory"), conversation.chat_stream("word " * 60):
@@ -287,7 +293,7 @@ def test_calls_of_tools_stay_with_their_results(talk: Callable[..., Any]) -> Non
     for number in range(40):
         conversation.messages += [Message("user", f"Question {number}"), call]
         conversation.chat([Message("tool", f"result {number}", tool_call_id="1")])
-    for messages in sent(server):
+    for messages in prompts(server):
         assert tokens_of(messages) <= 300
         assert [message["role"][0] for message in messages[1:]] == (["u", "a", "t", "a"] * 40)[: len(messages) - 1]
 
@@ -297,7 +303,7 @@ def test_a_long_run_of_tools_keeps_the_question_it_began_with(talk: Callable[...
     conversation.chat("What is all this?")
     for number in range(40):
         conversation.chat([Message("tool", f"result {number}", tool_call_id="1")])
-    for messages in sent(server):
+    for messages in prompts(server):
         assert tokens_of(messages) <= 300
         assert messages[0]["content"] == "What is all this?"
         assert [message["role"] for message in messages[1:]] == (["assistant", "tool"] * 40)[: len(messages) - 1]
@@ -322,14 +328,14 @@ def test_a_server_that_came_back_with_a_smaller_context_is_no_end(talk: Callable
     for number in range(30):
         assert conversation.chat(f"Number {number}").content == "Yes."
     assert conversation.n_ctx == 300
-    assert tokens_of(sent(server)[-1]) <= 225
+    assert tokens_of(prompts(server)[-1]) <= 225
 
 
 def test_an_answer_that_is_cut_short_stays_as_it_is_but_no_call_that_may_be_cut(talk: Callable[..., Any]) -> None:
     conversation, model, _ = talk()
     broken = b"data: " + error(500, "out of memory", "server_error") + b"\n\n"
     call = [{"index": 0, "id": "1", "function": {"name": "f", "arguments": "{"}}]
-    model.failing = [stream(delta("Half"), delta(tool_calls=call), broken), stream(delta(tool_calls=call), broken)]
+    model.failing = [events(delta("Half"), delta(tool_calls=call), broken), events(delta(tool_calls=call), broken)]
     for _ in range(2):
         with pytest.raises(ServerError, match="out of memory"):
             list(conversation.chat_stream("One"))
@@ -346,13 +352,13 @@ def test_a_stream_that_is_closed_before_it_began_asks_nothing(talk: Callable[...
     streamed = conversation.chat_stream("One")
     streamed.close()
     assert (list(streamed), streamed.response.content, streamed.resumes) == ([], "", 0)
-    assert (server.requests, conversation.messages) == ([], [])
+    assert (sent(server), conversation.messages) == ([], [])
 
 
 def test_options_may_be_of_every_request(talk: Callable[..., Any]) -> None:
     conversation, _, server = talk(temperature=0.5, seed=1, timeout=20)
     conversation.chat("One", seed=2)
-    body = server.requests[-1].json
+    body = sent(server)[-1].json
     assert (body["temperature"], body["seed"]) == (0.5, 2)
     with pytest.raises(TypeError, match="temprature"):
         conversation.chat("One", temprature=1)
@@ -371,7 +377,7 @@ def test_what_would_be_sent_can_be_had_for_other_calls(talk: Callable[..., Any])
         messages = conversation.fit(f"Number {number}")
         assert [message.role for message in messages] == ["system", *["user", "assistant"] * 20][: len(messages)]
         conversation.messages += [messages[-1], Message("assistant", "No.")]
-    assert sent(server) == []
+    assert prompts(server) == []
     assert conversation.dropped
 
 
@@ -389,7 +395,7 @@ def test_a_rule_gets_the_oldest_turns_and_what_it_returns_takes_their_place(talk
     conversation, _, server = talk(300, system="Be brief.", rule=rule)
     for number in range(20):
         conversation.chat(f"Number {number}")
-    first = next(messages for messages in sent(server) if messages[1]["content"] == "Before that:")
+    first = next(messages for messages in prompts(server) if messages[1]["content"] == "Before that:")
     assert seen[0][:2] == ["Number 0", "Yes."]
     assert [message["content"] for message in first[:3]] == ["Be brief.", "Before that:", "Yes."]
     assert len(seen) > 1
@@ -401,7 +407,7 @@ def test_what_a_rule_returns_is_dropped_if_it_does_not_fit(talk: Callable[..., A
     conversation, _, server = talk(300, rule=lambda oldest: [Message("user", "word " * 300)])
     for number in range(20):
         conversation.chat(f"Number {number}")
-    assert all(tokens_of(messages) <= 225 for messages in sent(server))
+    assert all(tokens_of(messages) <= 225 for messages in prompts(server))
     assert len(conversation.dropped) + len(conversation.messages) == 40
 
 
@@ -410,22 +416,22 @@ def test_a_summary_is_a_turn_whose_request_begins_like_the_conversation(talk: Ca
     for number in range(40):
         model.reply = f"It was about {number}."
         conversation.chat(f"Number {number}")
-    asked = [messages for messages in sent(server) if messages[-1]["content"].startswith("Summarise")]
+    asked = [messages for messages in prompts(server) if messages[-1]["content"].startswith("Summarise")]
     assert asked
-    before = sent(server)[sent(server).index(asked[0]) - 1]
+    before = prompts(server)[prompts(server).index(asked[0]) - 1]
     assert before[: len(asked[0]) - 1] == asked[0][:-1]
-    after = sent(server)[sent(server).index(asked[0]) + 1]
+    after = prompts(server)[prompts(server).index(asked[0]) + 1]
     assert [message["role"] for message in after[:4]] == ["system", "user", "assistant", "user"]
     assert after[1]["content"].startswith("Summarise our conversation so far in at most 37 words")
-    assert all(tokens_of(messages) <= 450 for messages in sent(server))
+    assert all(tokens_of(messages) <= 450 for messages in prompts(server))
 
 
 def test_a_summary_that_fails_is_an_error_that_changes_nothing(talk: Callable[..., Any]) -> None:
     conversation, model, server = talk(300, rule=summarise)
-    while counts(server) == 0 or tokens_of(sent(server)[-1]) < 180:
+    while counts(server) == 0 or tokens_of(prompts(server)[-1]) < 180:
         conversation.chat("a b c")
     before = list(conversation.messages)
-    model.failing = [response(error(500, "out of memory", "server_error"), "500 Internal Server Error")]
+    model.failing = [BROKEN]
     with pytest.raises(ServerError, match="out of memory"):
         conversation.chat("word " * 100)
     assert (conversation.messages, conversation.dropped) == (before, [])
@@ -435,7 +441,7 @@ def test_turns_that_are_too_long_to_be_summed_up_at_once_are_so_as_far_as_they_f
     conversation, _, server = talk(300, rule=summarise)
     conversation.messages = said("ua" * 100)  # from a file, of a server with a larger context
     assert conversation.chat("One").content == "Yes."
-    assert all(tokens_of(messages) < 300 for messages in sent(server))
+    assert all(tokens_of(messages) < 300 for messages in prompts(server))
     assert len(conversation.dropped) == 200 - len(conversation.messages) + 4
 
 
@@ -456,8 +462,8 @@ def test_all_that_was_said_is_saved_and_goes_on_when_it_is_loaded(talk: Callable
     other.load(path)
     assert (other.system, len(other.messages), other.dropped) == ("Be br\xefef.", 40, [])
     other.chat("Go on")
-    assert sent(server)[-1][0] == saved[0]
-    assert sent(server)[-1][-2] == saved[-1]
+    assert prompts(server)[-1][0] == saved[0]
+    assert prompts(server)[-1][-2] == saved[-1]
     other.save(path)
     assert json.loads(Path(path).read_text("utf-8"))[:41] == saved
 
@@ -475,7 +481,7 @@ def test_no_other_file_is_written_over(talk: Callable[..., Any], tmp_path: Path)
 # --- asyncio ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_is_awaited() -> None:
+def test_the_same_is_awaited(httpserver: HTTPServer, endpoint: str) -> None:
     async def hold(endpoint: str) -> AsyncConversation:
         async with AsyncLlamaCppClient(endpoint) as client:
             conversation = AsyncConversation(client, "Be brief.", rule=summarise)
@@ -488,18 +494,19 @@ def test_the_same_is_awaited() -> None:
             assert (await conversation.fit("Last"))[-1] == Message("user", "Last")
             return conversation
 
-    with serve(Model(400)) as server:
-        conversation = asyncio.run(hold(server.endpoint))
+    always(httpserver, Model(400))
+    conversation = asyncio.run(hold(endpoint))
     assert conversation.messages[0].content.startswith("Summarise")
     assert conversation.dropped
-    assert all(tokens_of(messages) <= 300 for messages in sent(server))
+    assert all(tokens_of(messages) <= 300 for messages in prompts(httpserver))
+
+
+def silent(peer: Peer) -> None:
+    peer.request()
+    peer.stall()
 
 
 def test_a_cancelled_task_ends_also_what_makes_room() -> None:
-    def script(peer: Any) -> None:
-        peer.request()
-        peer.stall()
-
     async def cancel(endpoint: str, streaming: bool) -> AsyncConversation:
         async with AsyncLlamaCppClient(endpoint) as client:
             conversation = AsyncConversation(client)
@@ -516,7 +523,7 @@ def test_a_cancelled_task_ends_also_what_makes_room() -> None:
             return conversation
 
     for streaming in True, False:
-        with serve(script) as server:
+        with serve(silent) as server:
             assert asyncio.run(cancel(server.endpoint, streaming)).messages == []
         assert [request.target for request in server.requests] == ["/props"]
 
@@ -544,31 +551,29 @@ def test_a_real_talk_goes_on_when_the_context_is_full(start_server: Any, rule: A
         assert conversation.chat("And then?").finish_reason in ("stop", "length")
 
 
-def test_a_slow_server_is_a_timeout_and_a_cut_stream_an_interruption(talk: Callable[..., Any]) -> None:
-    def slow(peer: Any) -> None:
-        peer.request()
-        peer.send(response(b"{}"))
-        peer.request()
-        peer.stall()
+def test_a_slow_server_is_a_timeout(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+    waited_in_vain = threading.Event()
 
-    with serve(slow) as server, LlamaCppClient(server.endpoint) as client, pytest.raises(RequestTimeoutError):
+    def slow(request: Request) -> Response:
+        waited_in_vain.wait(10)
+        return reply(CHAT)(request)
+
+    in_turn(httpserver, reply({}), slow)
+    with pytest.raises(RequestTimeoutError):
         Conversation(client, timeout=0.2).chat("Hi")
-    from scripted import STREAM_HEAD, chunk
-
-    def cut(peer: Any) -> None:
-        peer.request()
-        peer.send(STREAM_HEAD + chunk(delta("Half")))
-
-    with serve(answering(response(b"{}")), cut) as server, LlamaCppClient(server.endpoint) as client:
-        conversation = Conversation(client)
-        with pytest.raises(StreamInterruptedError):
-            list(conversation.chat_stream("Hi"))
-        assert conversation.messages[-1] == Message("assistant", "Half")
+    waited_in_vain.set()
 
 
-def test_routes_that_are_not_there_are_done_without(talk: Callable[..., Any]) -> None:
-    with serve(routes({"POST /v1/chat/completions": response(CHAT)})) as server:
-        with LlamaCppClient(server.endpoint) as client:
-            conversation = Conversation(client)
-            assert conversation.chat("Hi").content == "Hello!"
-        assert conversation.n_ctx is None
+def test_a_cut_stream_is_an_interruption_and_what_came_stays(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+    in_turn(httpserver, reply({}), events(delta("Half"), done=False))
+    conversation = Conversation(client)
+    with pytest.raises(StreamInterruptedError):
+        list(conversation.chat_stream("Hi"))
+    assert conversation.messages[-1] == Message("assistant", "Half")
+
+
+def test_routes_that_are_not_there_are_done_without(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+    by_route(httpserver, {"POST /v1/chat/completions": reply(CHAT)})
+    conversation = Conversation(client)
+    assert conversation.chat("Hi").content == "Hello!"
+    assert conversation.n_ctx is None

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-from typing import Any, Dict
+from typing import Any, Dict, List
 from urllib.request import urlopen
 
 import environment
 import pytest
 from command import Terminal
 from scripted import eventually
+
+from flynn import LlamaCppClient
 
 DEMO = [sys.executable, str(environment.ROOT / "scripts" / "demo.py")]
 PIPES: Dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -47,6 +50,18 @@ def test_it_answers_the_prompt_that_make_was_given(server_at_hand: None) -> None
     assert ended.stdout.strip()
 
 
+def test_the_command_of_the_readme_is_answered_right_ten_times(server_at_hand: None) -> None:
+    readme = (environment.ROOT / "README.md").read_text(encoding="utf-8")
+    prompt, answer = re.findall(r'\$ make demo PROMPT="(.*)"\n\.\.\.\n(.*)', readme)[0]
+    assert answer == "The capital of Japan is Tokyo."
+    command = ["make", "-C", str(environment.ROOT), "--no-print-directory", "demo", f"PYTHON={sys.executable}"]
+    for _ in range(10):
+        ended = subprocess.run([*command, f"PROMPT={prompt}"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        assert "a toy" in ended.stderr
+        assert "Tokyo" in ended.stdout
+
+
 def test_ctrl_c_on_a_terminal_stops_an_answer_and_afterwards_the_server_stops_with_the_chat(
     server_at_hand: None,
 ) -> None:
@@ -62,6 +77,37 @@ def test_ctrl_c_on_a_terminal_stops_an_answer_and_afterwards_the_server_stops_wi
         terminal.type("\x04")
         assert terminal.end() == 0
         assert not is_up(endpoint)
+
+
+def test_serve_runs_the_server_with_tools_until_ctrl_c(
+    server_at_hand: None, tool_request: Dict[str, List[Any]]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with subprocess.Popen([*DEMO, "serve"], env={**os.environ, "PORT": str(port)}, **PIPES) as served:
+        try:
+            lines = ""
+            while "Ready at" not in lines:
+                lines += served.stderr.readline() or pytest.fail(lines)
+            with LlamaCppClient(f"http://127.0.0.1:{port}") as client:
+                messages, tools = tool_request["messages"], tool_request["tools"]
+                reply = client.chat(messages, tools=tools, tool_choice="required", max_tokens=60, temperature=0)
+        finally:
+            served.send_signal(signal.SIGINT)
+        assert served.wait(30) == 0
+    assert [call.name for call in reply.tool_calls] == ["get_weather"]
+    assert "SmolLM2-135M-Instruct is a toy" in lines
+    assert not is_up(f"http://127.0.0.1:{port}")
+
+
+def test_serve_at_a_port_that_is_taken_is_one_line(server_at_hand: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        ended = subprocess.run(
+            [*DEMO, "serve"], env={**os.environ, "PORT": str(port)}, capture_output=True, text=True, timeout=60
+        )
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+    assert ended.stderr.startswith(f"demo: port {port}: Address already in use")
 
 
 @pytest.mark.parametrize("signal_sent", [signal.SIGTERM, signal.SIGKILL])
@@ -92,7 +138,7 @@ def test_a_server_that_does_not_start_is_told_without_a_traceback(server_at_hand
     variables = {**os.environ, "LLAMA_SERVER": "/nonexistent/llama-server"}
     ended = subprocess.run(DEMO, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[1:] == [
+    assert ended.stderr.splitlines()[2:] == [
         "demo: the server ended with code 1:",
         "/nonexistent/llama-server: No such file or directory",
     ]

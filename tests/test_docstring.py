@@ -110,6 +110,8 @@ def test_no_docstring_says_nothing(text: Optional[str]) -> None:
     ("text", "parameters"),
     [
         ("Args:\n  x: one\n  y: two", {"x": "one", "y": "two"}),
+        ("Args:\n    x: one\n    days:how many\n    y:two", {"x": "one", "days": "how many", "y": "two"}),
+        ("Args:\n    x: one, at\n    http://example.org", {"x": "one, at http://example.org"}),
         ("Arguments:\n    x: one", {"x": "one"}),
         ("Parameters:\n\tx: one\n\t\tand more", {"x": "one and more"}),
         ("Args:\n    x (Callable[[int], Tuple[()]]): a (b): c", {"x": "a (b): c"}),

@@ -59,8 +59,8 @@ def programs() -> Dict[Path, List[Snippet]]:
 
 @pytest.fixture(scope="module")
 def served(server_at_hand: None) -> Iterator[RealServer]:
-    """The server of `make serve`."""
-    with RealServer(parallel=4, ctx_size=4 * 2048, chat_template_file=TEMPLATE, metrics=True) as server:
+    """The server of `make serve`, always with the likeliest token."""
+    with RealServer(parallel=4, ctx_size=4 * 2048, chat_template_file=TEMPLATE, metrics=True, temp=0) as server:
         yield server
 
 
@@ -95,7 +95,8 @@ def place(tmp_path: Path) -> Path:
 def test_the_python_of_a_document_runs(document: Path, place: Path, served: RealServer) -> None:
     program = "\n".join(f"# {snippet}\n{snippet.text}" for snippet in programs()[document])
     path = place / "program.py"
-    path.write_text(program.replace(ADDRESS, served.endpoint), encoding="utf-8")
+    program = program.replace("LlamaCppClient()", f'LlamaCppClient("{ADDRESS}")').replace(ADDRESS, served.endpoint)
+    path.write_text(program, encoding="utf-8")
     ended = run(["timeout", "200", sys.executable, str(path)], place, served)
     assert ended.returncode == 0, f"{ended.stderr}\n{program}"
 

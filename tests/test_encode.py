@@ -347,8 +347,8 @@ def test_parts_of_mappings_are_sent_as_they_are_and_images_in_them_are_encoded()
 
 @pytest.mark.parametrize(("made", "what"), [(Image, "image"), (Audio, "recording")])
 def test_a_file_that_cannot_be_read_is_named(made: Any, what: str, tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=rf"^cannot read the {what} '.*missing.png': No such file or directory$"):
-        content(made(str(tmp_path / "missing.png")))
+    with pytest.raises(FileError, match=rf"^cannot read the {what} '/nonexistent/a.png': No such file or directory$"):
+        content(made("/nonexistent/a.png"))
     with pytest.raises(FileError, match="Is a directory"):
         content(made(tmp_path))
     with pytest.raises(FileError, match="null byte"):

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Tuple
 
 import pytest
+from answers import reply, sent
+from pytest_httpserver import HTTPServer
+from scripted import CHAT, error
 
-from flynn import ConfigError, LlamaCppClient
+from flynn import ConfigError, LlamaCppClient, ServerError
 from flynn.http.endpoint import parse_endpoint
 
 
@@ -121,3 +124,37 @@ def test_a_local_host_is_known_by_any_of_its_names(host: str, loopback: bool) ->
 def test_the_zone_of_an_address_means_something_here_and_nothing_to_the_server(zone: str) -> None:
     endpoint = parse_endpoint(f"http://[fe80::1{zone}]:8080")
     assert (endpoint.host, endpoint.host_header) == ("fe80::1%eth0", "[fe80::1]:8080")
+
+
+def only_without_v1(server: HTTPServer) -> None:
+    """As llama-server: /v1 is part of some routes, and a prefix of none."""
+    server.expect_request("/v1/chat/completions").respond_with_handler(reply(CHAT))
+    server.expect_request("/props").respond_with_handler(reply({"total_slots": 4}))
+    for path in ("/v1/v1/chat/completions", "/v1/props", "/v1/nope", "/nope"):
+        server.expect_request(path).respond_with_handler(reply(error(404, "File Not Found", "not_found_error"), 404))
+
+
+def test_the_v1_of_openais_base_urls_is_dropped_where_the_server_does_not_know_it(
+    httpserver: HTTPServer, endpoint: str
+) -> None:
+    only_without_v1(httpserver)
+    client = LlamaCppClient(f"{endpoint}/v1")
+    assert client.chat("Hi").content == "Hello!"
+    assert client.props().total_slots == 4
+    paths = [request.path for request in sent(httpserver)]
+    assert paths == ["/v1/v1/chat/completions", "/v1/chat/completions", "/props"]
+
+
+def test_a_prefix_v1_that_the_server_has_stays(httpserver: HTTPServer, endpoint: str) -> None:
+    httpserver.expect_request("/v1/v1/chat/completions").respond_with_handler(reply(CHAT))
+    client = LlamaCppClient(f"{endpoint}/v1")
+    for _ in range(2):
+        client.chat("Hi")
+
+
+def test_what_is_at_neither_place_is_not_found_and_says_where(httpserver: HTTPServer, endpoint: str) -> None:
+    only_without_v1(httpserver)
+    client = LlamaCppClient(endpoint)
+    with pytest.raises(ServerError) as caught:
+        client.request("GET", "/nope?q=1")
+    assert (str(caught.value), caught.value.hint) == ("File Not Found", f"asked for {endpoint}/nope")

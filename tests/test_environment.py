@@ -18,7 +18,7 @@ from environment import failure
 
 
 class Checkout:
-    """A checkout with environment.py alone, whose extra `lint` is a package that lies in the folder `wheels`."""
+    """A checkout with environment.py alone, whose environment `lint` is a package that lies in the folder `wheels`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -30,7 +30,7 @@ class Checkout:
         self.require("1")
 
     def require(self, version: str) -> None:
-        (self.folder / "setup.cfg").write_text(f"[options.extras_require]\nlint =\n    sample == {version}\n")
+        (self.folder / "setup.cfg").write_text(f"[tool:environments]\nlint =\n    sample == {version}\n")
         self.add_wheel("sample", version, {"sample.py": f"version = {version!r}"})
 
     def add_wheel(self, name: str, version: str, files: Dict[str, str]) -> None:
@@ -128,11 +128,11 @@ def test_a_python_of_each_version_is_found_or_said_to_be_missing(checkout: Check
     found = [subprocess.check_output([path, "-c", ask], text=True).strip() for path in made.stdout.splitlines()]
     missing = [line.split()[4] for line in made.stderr.splitlines()]
     assert made.returncode == 0
-    assert sorted([*found, *missing], key=lambda version: int(version[2:])) == ["3.9", "3.10", "3.11", "3.12", "3.13"]
+    assert sorted([*found, *missing], key=lambda version: int(version[2:])) == [f"3.{minor}" for minor in range(9, 15)]
 
 
 def test_a_name_on_path_that_runs_no_python_is_passed_over(checkout: Checkout) -> None:
-    for minor in range(9, 14):
+    for minor in range(9, 15):
         shim = checkout.folder / f"python3.{minor}"
         shim.write_text("#!/bin/sh\nexit 127\n")
         shim.chmod(0o755)

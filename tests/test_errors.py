@@ -10,6 +10,7 @@ from typing import Any, Callable, List, Type
 import pytest
 from answers import Answer, always, events, in_turn, reply, sent
 from pytest_httpserver import HTTPServer
+from real_server import RealServer
 from scripted import CHAT, DONE, STREAM_HEAD, chunk, closing, delta, error, event, response, serve
 
 import flynn
@@ -23,6 +24,7 @@ from flynn import (
     ModelLoadingError,
     NotSupportedError,
     ProtocolError,
+    RequestError,
     RequestTimeoutError,
     ServerError,
     ServerNotRunningError,
@@ -101,11 +103,10 @@ TABLE = [
 
 @pytest.mark.parametrize(("status", "kind", "message", "expected"), TABLE)
 def test_an_error_of_the_server_is_passed_on_in_its_own_words(
-    httpserver: HTTPServer, endpoint: str, status: int, kind: str, message: str, expected: Type[ServerError]
+    httpserver: HTTPServer, client: LlamaCppClient, status: int, kind: str, message: str, expected: Type[ServerError]
 ) -> None:
     body = error(status, message, kind, n_prompt_tokens=9000, n_ctx=4096)
     always(httpserver, reply(body, status))
-    client = LlamaCppClient(endpoint)
     for call in (client.chat, streamed(client), client.tokenize):
         with pytest.raises(ServerError) as caught:
             call("Hi")
@@ -116,19 +117,18 @@ def test_an_error_of_the_server_is_passed_on_in_its_own_words(
             assert (raised.n_prompt_tokens, raised.n_ctx) == (9000, 4096)
 
 
-def test_the_page_of_a_proxy_is_one_line(httpserver: HTTPServer, endpoint: str) -> None:
+def test_the_page_of_a_proxy_is_one_line(httpserver: HTTPServer, client: LlamaCppClient) -> None:
     always(httpserver, reply(b"<html>\n<h1>502</h1>\n</html>", 502, "text/html"))
-    client = LlamaCppClient(endpoint)
     for call in (client.chat, streamed(client)):
         with pytest.raises(ServerError, match="^HTTP 502 BAD GATEWAY$") as caught:
             call("Hi")
         assert "<h1>" in caught.value.body
 
 
-def test_an_error_event_is_raised_after_the_events_before_it(httpserver: HTTPServer, endpoint: str) -> None:
+def test_an_error_event_is_raised_after_the_events_before_it(httpserver: HTTPServer, client: LlamaCppClient) -> None:
     failure = b"data: " + error(500, "boom", "server_error") + b"\n\n"
     always(httpserver, events(delta("Hel") + delta("lo") + failure, done=False))
-    stream = LlamaCppClient(endpoint).chat_stream("Hi")
+    stream = client.chat_stream("Hi")
     assert [next(stream).text, next(stream).text] == ["Hel", "lo"]  # type: ignore[union-attr]
     with pytest.raises(ServerError, match="^boom$") as caught:
         next(stream)
@@ -186,10 +186,12 @@ def test_a_stream_whose_connection_is_closed_before_the_answer_was_interrupted_t
         events(b"data: \xff\n\n"),
     ],
 )
-def test_what_is_not_a_stream_is_a_protocol_error(httpserver: HTTPServer, endpoint: str, answer: Answer) -> None:
+def test_what_is_not_a_stream_is_a_protocol_error(
+    httpserver: HTTPServer, client: LlamaCppClient, answer: Answer
+) -> None:
     always(httpserver, answer)
     with pytest.raises(ProtocolError) as caught:
-        list(LlamaCppClient(endpoint).chat_stream("Hi"))
+        list(client.chat_stream("Hi"))
     assert not isinstance(caught.value, ConnectionError)
 
 
@@ -208,21 +210,23 @@ def test_what_is_not_a_stream_is_a_protocol_error(httpserver: HTTPServer, endpoi
         events(delta("x")),
     ],
 )
-def test_what_is_not_a_reply_is_a_protocol_error(httpserver: HTTPServer, endpoint: str, answer: Answer) -> None:
+def test_what_is_not_a_reply_is_a_protocol_error(
+    httpserver: HTTPServer, client: LlamaCppClient, answer: Answer
+) -> None:
     always(httpserver, answer)
     with pytest.raises(ProtocolError) as caught:
-        LlamaCppClient(endpoint).chat("Hi")
+        client.chat("Hi")
     assert len(str(caught.value)) < 300
 
 
-def test_empty_events_are_passed_over(httpserver: HTTPServer, endpoint: str) -> None:
+def test_empty_events_are_passed_over(httpserver: HTTPServer, client: LlamaCppClient) -> None:
     always(httpserver, events(b"data:\n\n", b": ping\n\n", delta("x"), b"event: y\n\n"))
-    assert "".join(LlamaCppClient(endpoint).chat_stream("Hi").text()) == "x"
+    assert "".join(client.chat_stream("Hi").text()) == "x"
 
 
-def test_what_comes_after_done_is_ignored(httpserver: HTTPServer, endpoint: str) -> None:
+def test_what_comes_after_done_is_ignored(httpserver: HTTPServer, client: LlamaCppClient) -> None:
     always(httpserver, events(delta("x") + DONE + b"data: junk\n\n"))
-    assert "".join(LlamaCppClient(endpoint).chat_stream("Hi").text()) == "x"
+    assert "".join(client.chat_stream("Hi").text()) == "x"
 
 
 # --- redirects and the token ------------------------------------------------------------------------------------------
@@ -250,9 +254,9 @@ def test_the_token_is_sent_with_every_request(httpserver: HTTPServer, endpoint: 
     assert [request.headers["authorization"] for request in sent(httpserver)] == [f"Bearer {TOKEN}"] * 3
 
 
-def test_without_a_token_none_is_sent(httpserver: HTTPServer, endpoint: str) -> None:
+def test_without_a_token_none_is_sent(httpserver: HTTPServer, client: LlamaCppClient) -> None:
     always(httpserver, reply(CHAT))
-    LlamaCppClient(endpoint).chat("Hi")
+    client.chat("Hi")
     assert "authorization" not in sent(httpserver)[0].headers
 
 
@@ -282,8 +286,7 @@ def test_a_token_is_text(token: Any) -> None:
     ids=lambda answer: repr(answer[:20]),
 )
 def test_the_token_is_in_no_text_of_an_error(answer: bytes) -> None:
-    with serve(closing(answer)) as server:
-        client = LlamaCppClient(server.endpoint, auth_token=TOKEN)
+    with serve(closing(answer)) as server, LlamaCppClient(server.endpoint, auth_token=TOKEN) as client:
         for call in (client.chat, streamed(client)):
             with pytest.raises(FlynnError) as caught:
                 call("Hi")
@@ -303,8 +306,8 @@ def test_the_token_is_in_no_repr() -> None:
 
 
 @pytest.mark.parametrize("call", ["chat", "chat_stream", "count_tokens"])
-def test_a_mistake_in_a_call_is_told_before_anything_is_sent(endpoint: str, call: str) -> None:
-    client = LlamaCppClient(endpoint)  # where no request is expected
+def test_a_mistake_in_a_call_is_told_before_anything_is_sent(client: LlamaCppClient, call: str) -> None:
+    """`httpserver` expects no request."""
     with pytest.raises(TypeError, match="did you mean 'max_tokens'"):
         getattr(client, call)("Hi", max_token=5)
     with pytest.raises(TypeError, match="a prompt is"):
@@ -326,3 +329,26 @@ def test_defaults_and_the_model_go_with_every_request(httpserver: HTTPServer, en
     first, second = (request.json for request in sent(httpserver))
     assert (first["model"], first["temperature"], first["seed"]) == ("m", 0.5, 2)
     assert (second["model"], second["temperature"], second["seed"]) == ("other", 0.5, 1)
+
+
+GUARD = 60.0  # seconds, far above what is expected: it only tells slow from stuck
+
+
+def test_a_request_line_that_cannot_be_sent_is_an_error_of_its_own(endpoint: str) -> None:
+    for method, path in (("GET", "/a b"), ("GET", "/é"), ("G ET", "/"), ("GET", "/a\r\nX: y"), ("", "/")):
+        with pytest.raises(RequestError, match="invalid request line"):
+            LlamaCppClient(endpoint).request(method, path)
+
+
+def test_https_to_a_server_without_tls_says_so_soon(real_server: RealServer) -> None:
+    """llama-server says nothing to a TLS greeting, and waits for the end of a line."""
+    with pytest.raises(ProtocolError, match="it speaks plain HTTP: write http://"):
+        LlamaCppClient(real_server.endpoint.replace("http:", "https:"), timeout=GUARD).chat("Hi")
+
+
+def test_a_wrong_key_says_where_a_token_comes_from(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, reply(error(401, "Invalid API Key", "authentication_error"), 401))
+    with pytest.raises(AuthenticationError) as caught:
+        LlamaCppClient(endpoint).chat("Hi")
+    assert str(caught.value) == "Invalid API Key"
+    assert "FLYNN_AUTH_TOKEN" in caught.value.hint

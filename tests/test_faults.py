@@ -16,9 +16,8 @@ from typing import Any, Callable, Dict, Iterator, Optional, Tuple, Type
 
 import faults
 import pytest
-from faults import Fault, Proxy
 from llama import LlamaServer, llama_server
-from scripted import eventually
+from scripted import Fault, Proxy, eventually
 
 from flynn import (
     ConnectionLostError,
@@ -181,7 +180,7 @@ def test_a_tls_stream_that_is_cut_goes_on(tls_server: Tuple[str, ssl.SSLContext]
     endpoint, context = tls_server
     with Proxy(endpoint, faults.cut(3500, how), faults.cut(1, how), faults.cut(500, how)) as proxy:
         with LlamaCppClient(proxy.endpoint, ssl_context=context, timeout=GUARD) as client:
-            stream = client.chat_stream("Say hi.", resume=True, max_tokens=10, grammar='root ::= "A few more words."')
+            stream = client.chat_stream("Say hi.", resume=True, max_tokens=20, grammar='root ::= "A few more words."')
             assert "".join(event.text for event in stream if event.type == "content") == "A few more words."
         assert stream.resumes == 1
         assert proxy.connections > 3

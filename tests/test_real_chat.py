@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Tuple
 
 import pytest
-from faults import Proxy
 from real_server import RealServer
-from relay import relay
-from scripted import eventually
+from scripted import Proxy, eventually, forwarding, serve
 
 from flynn import (
     AuthenticationError,
@@ -262,7 +260,7 @@ def test_a_wrong_key_and_none_are_refused_and_the_right_one_works(
     assert "".join(client.chat_stream("Hi", max_tokens=2).text())
     # A server that is killed is not there, and when it is there again the client goes on.
     server.kill()
-    with pytest.raises(ServerNotRunningError, match=f"^llama-server not running at {server.endpoint}$"):
+    with pytest.raises(ServerNotRunningError, match=f"^llama-server not running at {server.endpoint}"):
         client.chat("Hi")
     server.start()
     client.wait_until_ready()
@@ -280,7 +278,7 @@ def test_a_server_that_stops_answering_is_a_timeout(start_server: Callable[..., 
     try:
         for call in (lambda: client.chat("Hi", timeout=1), lambda: list(stream), lambda: client.health(timeout=1)):
             start = time.monotonic()
-            with pytest.raises(RequestTimeoutError, match="^llama-server request timed out$"):
+            with pytest.raises(RequestTimeoutError, match="^llama-server request timed out"):
                 call()
             assert time.monotonic() - start < 20
     finally:
@@ -395,10 +393,9 @@ from flynn import create_client, load_config
 pieces = list(create_client(load_config("flynn.yaml"), "local").chat_stream("Hi", max_tokens=8).text())
 print(len(pieces), "".join(pieces))
 """
-    host, port = real_server.endpoint.rpartition("/")[2].split(":")
     root = str(Path(__file__).parent.parent)
     try:
-        with relay((host, int(port)), port=8080):
+        with serve(forwarding(real_server.endpoint), port=8080):
             ended = subprocess.run(
                 [sys.executable, "-S", "-c", program],
                 cwd=tmp_path,

@@ -9,10 +9,10 @@ from typing import Any, Callable, Iterator, List
 
 import environment
 import pytest
-from faults import Proxy, cut
+from faults import cut
 from gguf import write_infill_model, write_lora
 from real_server import RealServer
-from scripted import eventually
+from scripted import Proxy, eventually
 
 from flynn import (
     AsyncLlamaCppClient,

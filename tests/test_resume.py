@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 import re
-import socket
 import time
 from threading import Timer
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
-from faults import Proxy, cut
+from answers import events, in_turn, reply, sent
+from faults import cut
 from llama import STREAMS, LlamaServer, llama_server
-from scripted import STREAM_HEAD, Peer, chunk, delta, error, eventually, response, serve
+from pytest_httpserver import HTTPServer
+from scripted import STREAM_HEAD, Peer, Proxy, chunk, delta, error, eventually, response, serve
 from trials.cuts import cut_everywhere, what_was_said
 
 from flynn import (
@@ -191,7 +192,7 @@ def test_no_time_to_resume_is_no_resuming(client: LlamaCppClient) -> None:
 def test_a_server_that_has_gone_is_waited_for_as_long_as_the_time_allows() -> None:
     def script(peer: Peer) -> None:
         peer.request()
-        server._listener.shutdown(socket.SHUT_RDWR)
+        server.stop_listening()
         peer.send(STREAM_HEAD + chunk(delta("0 ")))
 
     with serve(script) as server:
@@ -365,3 +366,26 @@ def test_a_real_server_that_was_restarted_has_lost_the_stream(start_server: Call
     assert caught.value.partial.content.startswith(event.text)
     assert isinstance(caught.value.__cause__, ServerError)
     assert caught.value.__cause__.status == 404
+
+
+def test_a_proxy_without_the_route_for_streams_is_learned_and_no_stream_is_named_any_more(
+    httpserver: HTTPServer, endpoint: str
+) -> None:
+    """Else llama-server would generate on when a stream is closed: the proxy passes no DELETE on."""
+    httpserver.expect_request("/v1/chat/completions").respond_with_handler(events(delta("x")))
+    httpserver.expect_request("/v1/stream").respond_with_handler(reply(b"404 page not found", 404, "text/plain"))
+    client = LlamaCppClient(endpoint)
+    for _ in range(3):
+        list(client.chat_stream("Hi", resume=True))
+    named = ["X-Conversation-Id" in request.headers for request in sent(httpserver) if request.method == "POST"]
+    assert named == [True, False, False]
+    assert [request.method for request in sent(httpserver)] == ["POST", "DELETE", "POST", "POST"]
+
+
+def test_a_stream_that_a_restarted_server_has_lost_says_so(httpserver: HTTPServer, endpoint: str) -> None:
+    lost = reply(error(404, "File Not Found", "not_found_error"), 404)
+    in_turn(httpserver, events(delta("a"), done=False), lost, reply(status=204))
+    with pytest.raises(StreamInterruptedError, match="it was restarted") as caught:
+        list(LlamaCppClient(endpoint).chat_stream("Hi", resume=True))
+    assert "File Not Found" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, ServerError)

@@ -7,16 +7,21 @@ do.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import queue
+import re
 import threading
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import environment
 import pytest
-from model_router import ModelRouter
+from answers import NOT_FOUND, Answer, reply
+from pytest_httpserver import HTTPServer
 from real_server import RealServer
-from scripted import eventually
+from scripted import error, event, eventually
+from werkzeug import Request, Response
 
 from flynn import (
     AsyncLlamaCppClient,
@@ -28,10 +33,113 @@ from flynn import (
 )
 
 
-@pytest.fixture(scope="module")
-def stand_in() -> Iterator[str]:
-    with ModelRouter() as router:
-        yield router.endpoint
+def refused(message: str) -> Answer:
+    return reply(error(400, message, "invalid_request_error"), 400)
+
+
+class StandIn:
+    """Answers as tools/server/server-models.cpp of llama.cpp does, with the events that a real one was seen to send.
+
+    `broken` cannot be loaded, and `slow` takes for ever.
+
+    Attributes:
+        listeners: a queue of events for each client of `/models/sse`; None ends its answer.
+    """
+
+    def __init__(self, server: HTTPServer) -> None:
+        self.models: Dict[str, Dict[str, Any]] = {
+            name: {"value": "unloaded", "args": []} for name in ("a", "b", "broken", "slow")
+        }
+        self.listeners: List[queue.Queue[Any]] = []
+        for route, answer in (
+            ("GET (/v1)?/models", self.list),
+            ("GET /models/sse", self.events),
+            ("GET /slots", self.about_one([{"id": 0}])),
+            ("POST /tokenize", self.about_one({"tokens": [1]})),
+            ("POST /models/load", self.load),
+            ("POST /models/unload", self.unload),
+        ):
+            method, path = route.split()
+            server.expect_request(re.compile(f"{path}$"), method).respond_with_handler(answer)
+
+    def list(self, request: Request) -> Response:
+        models = [{"id": name, "aliases": [f"{name}-alias"], "status": status} for name, status in self.models.items()]
+        return reply({"data": models, "object": "list"})(request)
+
+    def events(self, request: Request) -> Response:
+        listener: queue.Queue[Any] = queue.Queue()
+        self.listeners.append(listener)
+        # Nothing first: werkzeug sends the head with the first piece of the body.
+        pieces = itertools.chain([b""], map(event, iter(listener.get, None)))
+        return Response(pieces, content_type="text/event-stream")
+
+    def about_one(self, answer: Any) -> Answer:
+        def respond(request: Request) -> Response:
+            name = self.name_in(request)
+            if not name:
+                return refused("model name is missing from the request")(request)
+            loaded = self.models[name]["value"] == "loaded"
+            return (reply(answer) if loaded else refused("model is not loaded"))(request)
+
+        return respond
+
+    def load(self, request: Request) -> Response:
+        name = self.name_in(request)
+        if name not in self.models:
+            return NOT_FOUND(request)
+        if self.models[name]["value"] != "unloaded":
+            return refused("model is already running")(request)
+        self.models[name] = {"value": "loading", "args": ["llama-server"]}
+        self.tell(name, "model_status", {"status": "loading"})
+        if name != "slow":
+            threading.Timer(0.1, self.end_loading, [name]).start()
+        return reply({"success": True})(request)
+
+    def end_loading(self, name: str) -> None:
+        for value in (0.0, 0.0, 1.0):
+            progress = {"stages": ["text_model"], "current": "text_model", "value": value}
+            self.tell(name, "status_change", {"status": "loading", "progress": progress})
+        if name == "broken":
+            self.models[name].update(value="unloaded", failed=True, exit_code=1)
+            self.tell(name, "status_change", {"status": "unloaded", "exit_code": 1})
+        else:
+            self.models[name]["value"] = "loaded"
+            self.tell(name, "status_change", {"status": "loaded", "info": {"id": name}})
+
+    def unload(self, request: Request) -> Response:
+        def end() -> None:
+            self.models[name]["value"] = "unloaded"
+            self.tell(name, "status_change", {"status": "unloaded", "exit_code": 0})
+
+        name = self.name_in(request)
+        if name not in self.models:
+            return refused("model is not found")(request)
+        if self.models[name]["value"] == "unloaded":
+            return refused("model is not running")(request)
+        threading.Timer(0.1, end).start()
+        return reply({"success": True})(request)
+
+    @staticmethod
+    def name_in(request: Request) -> str:
+        found: str = request.args.get("model", "") if request.method == "GET" else request.json.get("model", "")
+        return found.replace("-alias", "")
+
+    def tell(self, model: str, name: str, data: Dict[str, Any]) -> None:
+        for listener in self.listeners:
+            listener.put({"model": model, "event": name, "data": data})
+
+
+@pytest.fixture
+def models(httpserver: HTTPServer) -> Iterator[StandIn]:
+    models = StandIn(httpserver)
+    yield models
+    for listener in models.listeners:
+        listener.put(None)
+
+
+@pytest.fixture
+def stand_in(models: StandIn, httpserver: HTTPServer) -> str:
+    return f"http://127.0.0.1:{httpserver.port}"
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +161,6 @@ def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
         for model in client.models():
             if model.status != "unloaded":
                 client.unload_model(model.id)
-
-
-@pytest.fixture
-def client(endpoint: str) -> Iterator[LlamaCppClient]:
-    with LlamaCppClient(endpoint) as client:
-        yield client
 
 
 def status(client: LlamaCppClient, name: str) -> Any:
@@ -171,24 +273,24 @@ def test_requests_go_to_the_model_of_the_client(client: LlamaCppClient, endpoint
 # --- what only the stand-in can show ----------------------------------------------------------------------------------
 
 
-def test_a_model_goes_by_its_alias_too() -> None:
-    with ModelRouter() as router, LlamaCppClient(router.endpoint) as client:
+def test_a_model_goes_by_its_alias_too(stand_in: str) -> None:
+    with LlamaCppClient(stand_in) as client:
         client.load_model("a-alias")
         assert status(client, "a") == "loaded"
         client.unload_model("a-alias")
         assert status(client, "a") == "unloaded"
 
 
-def test_waiting_for_a_model_has_a_limit() -> None:
-    with ModelRouter() as router, LlamaCppClient(router.endpoint) as client:
+def test_waiting_for_a_model_has_a_limit(stand_in: str) -> None:
+    with LlamaCppClient(stand_in) as client:
         with pytest.raises(RequestTimeoutError):
             client.load_model("slow", timeout=0.4)
         assert status(client, "slow") == "loading"
 
 
-def test_the_end_of_the_server_ends_the_listening() -> None:
-    with ModelRouter() as router, LlamaCppClient(router.endpoint) as client, client.model_events() as events:
-        eventually(lambda: router.listeners)
-        router.listeners[0].put(None)
+def test_the_end_of_the_server_ends_the_listening(models: StandIn, stand_in: str) -> None:
+    with LlamaCppClient(stand_in) as client, client.model_events() as events:
+        eventually(lambda: models.listeners)
+        models.listeners[0].put(None)
         with pytest.raises(StreamInterruptedError, match="after 0 bytes$"):
             next(events)

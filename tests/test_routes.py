@@ -10,7 +10,9 @@ from typing import Any, Dict, List
 
 import numpy
 import pytest
-from scripted import LAST_CHUNK, STREAM_HEAD, answering, chunk, event, response, serve
+from answers import always, events, in_turn, reply, sent
+from pytest_httpserver import HTTPServer
+from scripted import event
 
 from flynn import (
     Embeddings,
@@ -27,14 +29,6 @@ from flynn.models.local.retrieval import decode_embeddings, decode_ranking, deco
 from flynn.models.local.server import decode_lora_adapters, decode_metrics
 from flynn.models.local.text import CompletionStreamDecoder, count_completions, decode_completions
 from flynn.models.local.tokens import decode_pieces
-
-
-def answered(reply: Any) -> Any:
-    return serve(answering(response(json.dumps(reply).encode())))
-
-
-def answered_in_turn(replies: List[Any]) -> Any:
-    return serve(answering(*(response(json.dumps(reply).encode()) for reply in replies)))
 
 
 def feed(decoder: Any, *chunks: Dict[str, Any]) -> List[Any]:
@@ -57,30 +51,37 @@ def feed(decoder: Any, *chunks: Dict[str, Any]) -> List[Any]:
     ],
 )
 def test_the_value_is_read_and_anything_else_is_a_protocol_error(
-    call: Any, arguments: Any, key: str, good: Any, result: Any, missing: Any
+    httpserver: HTTPServer,
+    client: LlamaCppClient,
+    call: Any,
+    arguments: Any,
+    key: str,
+    good: Any,
+    result: Any,
+    missing: Any,
 ) -> None:
     wrong = [None, [], [{key: good}], "text", 1, {key: 1.5}, {key: {}}, {key: ["a"]}]
-    replies = [{key: good}, {}, {key: None}, *wrong]
-    with answered_in_turn(replies) as server, LlamaCppClient(server.endpoint) as client:
-        assert call(client, *arguments) == result
-        for _ in range(2):
-            if missing is ProtocolError:
-                with pytest.raises(ProtocolError, match=f"as '{key}', got none"):
-                    call(client, *arguments)
-            else:
-                assert call(client, *arguments) == missing
-        for reply in wrong:
-            expected = "a JSON object as 'response'" if not isinstance(reply, dict) else f"as '{key}'"
-            with pytest.raises(ProtocolError, match=f"^expected .*{expected}, got "):
+    in_turn(httpserver, *map(reply, [{key: good}, {}, {key: None}, *wrong]))
+    assert call(client, *arguments) == result
+    for _ in range(2):
+        if missing is ProtocolError:
+            with pytest.raises(ProtocolError, match=f"as '{key}', got none"):
                 call(client, *arguments)
+        else:
+            assert call(client, *arguments) == missing
+    for value in wrong:
+        expected = "a JSON object as 'response'" if not isinstance(value, dict) else f"as '{key}'"
+        with pytest.raises(ProtocolError, match=f"^expected .*{expected}, got "):
+            call(client, *arguments)
 
 
 @pytest.mark.parametrize("call", [LlamaCppClient.count_tokens, LlamaCppClient.apply_template])
-def test_what_chat_would_send_is_counted_and_written_out_extra_included(call: Any) -> None:
-    with answered({"input_tokens": 1, "prompt": "a"}) as server, LlamaCppClient(server.endpoint) as client:
-        call(client, "Hi", seed=1, extra={"new": 2})
-    sent = server.requests[0].json
-    assert sent == {"messages": [{"role": "user", "content": "Hi"}], "seed": 1, "new": 2}
+def test_what_chat_would_send_is_counted_and_written_out_extra_included(
+    httpserver: HTTPServer, client: LlamaCppClient, call: Any
+) -> None:
+    always(httpserver, reply({"input_tokens": 1, "prompt": "a"}))
+    call(client, "Hi", seed=1, extra={"new": 2})
+    assert sent(httpserver)[0].json == {"messages": [{"role": "user", "content": "Hi"}], "seed": 1, "new": 2}
 
 
 # --- completions ------------------------------------------------------------------------------------------------------
@@ -132,27 +133,29 @@ def test_an_error_in_a_stream_is_raised() -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", [None, "text", [1], {"content": 1}, {"tokens": "a"}, {"tokens": ["a"]}, {"completion_probabilities": [1]}]
+    "value", [None, "text", [1], {"content": 1}, {"tokens": "a"}, {"tokens": ["a"]}, {"completion_probabilities": [1]}]
 )
-def test_what_is_no_completion_is_a_protocol_error(reply: Any) -> None:
+def test_what_is_no_completion_is_a_protocol_error(value: Any) -> None:
     with pytest.raises(ProtocolError):
-        decode_completions(json.dumps(reply).encode())
+        decode_completions(json.dumps(value).encode())
 
 
-def test_a_stream_that_ends_early_has_what_came() -> None:
+def test_a_stream_that_ends_early_has_what_came(httpserver: HTTPServer, client: LlamaCppClient) -> None:
     first = event({"index": 0, "content": "Hel", "tokens": [1], "stop": False})
-    with serve(answering(STREAM_HEAD + chunk(first) + LAST_CHUNK)) as server, LlamaCppClient(server.endpoint) as client:
-        with pytest.raises(StreamInterruptedError, match="3 characters of text") as caught:
-            list(client.complete_stream("Hi"))
-        assert caught.value.partial.content == "Hel"
-    assert server.requests[0].target == "/completion"
-    assert server.requests[0].json == {"prompt": "Hi", "stream": True, "return_progress": True}
+    always(httpserver, events(first, done=False))
+    with pytest.raises(StreamInterruptedError, match="3 characters of text") as caught:
+        list(client.complete_stream("Hi"))
+    assert caught.value.partial.content == "Hel"
+    (request,) = sent(httpserver)
+    assert request.path == "/completion"
+    assert request.json == {"prompt": "Hi", "stream": True, "return_progress": True}
 
 
-def test_extra_is_merged_last() -> None:
-    with answered({"content": ""}) as server, LlamaCppClient(server.endpoint, defaults={"extra": {"a": 1}}) as client:
+def test_extra_is_merged_last(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, reply({"content": ""}))
+    with LlamaCppClient(endpoint, defaults={"extra": {"a": 1}}) as client:
         client.complete("Hi", n_predict=3, extra={"n_predict": 4, "b": 2})
-    assert server.requests[0].json == {"prompt": "Hi", "n_predict": 4, "a": 1, "b": 2}
+    assert sent(httpserver)[0].json == {"prompt": "Hi", "n_predict": 4, "a": 1, "b": 2}
 
 
 # --- the model of a client goes to every route ------------------------------------------------------------------------
@@ -176,18 +179,20 @@ ROUTES = {
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_the_model_of_the_client_goes_to_every_route(route: str) -> None:
-    with answered([]) as server, LlamaCppClient(server.endpoint, model="a/b:Q4 ü&") as client:
+def test_the_model_of_the_client_goes_to_every_route(httpserver: HTTPServer, endpoint: str, route: str) -> None:
+    always(httpserver, reply([]))
+    with LlamaCppClient(endpoint, model="a/b:Q4 ü&") as client:
         try:
             ROUTES[route](client)
         except ProtocolError:
             pass  # what came is not what the route answers
-    (request,) = server.requests
+    (request,) = sent(httpserver)
+    target = f"{request.method} {request.environ['REQUEST_URI']}"
     if request.method == "POST":
-        assert f"POST {request.target}" == route
+        assert target == route
         assert request.json["model"] == "a/b:Q4 ü&"
     else:
-        assert f"GET {request.target}" == f"{route}?model=a%2Fb%3AQ4%20%C3%BC%26"
+        assert target == f"{route}?model=a%2Fb%3AQ4%20%C3%BC%26"
 
 
 # --- embeddings -------------------------------------------------------------------------------------------------------
@@ -289,10 +294,10 @@ def test_what_is_no_metric_is_a_protocol_error(line: str) -> None:
     assert len(str(caught.value)) < 200
 
 
-def test_a_page_in_place_of_metrics_is_a_protocol_error() -> None:
-    page = answering(response(b"<html>", kind="text/html"))
-    with serve(page) as server, pytest.raises(ProtocolError, match="expected text/plain, got 'text/html'"):
-        LlamaCppClient(server.endpoint).metrics()
+def test_a_page_in_place_of_metrics_is_a_protocol_error(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+    always(httpserver, reply(b"<html>", kind="text/html"))
+    with pytest.raises(ProtocolError, match="expected text/plain, got 'text/html'"):
+        client.metrics()
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------
@@ -304,10 +309,10 @@ def test_what_is_no_piece_of_a_token_is_a_protocol_error(piece: Any) -> None:
         decode_pieces({"tokens": [{"id": 1, "piece": piece}]})
 
 
-@pytest.mark.parametrize("reply", [{}, [1], [{"id": "a"}], [{"id": 0, "scale": "a"}], [{"id": 0, "path": 1}]])
-def test_what_is_no_adapter_is_a_protocol_error(reply: Any) -> None:
+@pytest.mark.parametrize("value", [{}, [1], [{"id": "a"}], [{"id": 0, "scale": "a"}], [{"id": 0, "path": 1}]])
+def test_what_is_no_adapter_is_a_protocol_error(value: Any) -> None:
     with pytest.raises(ProtocolError):
-        decode_lora_adapters(reply)
+        decode_lora_adapters(value)
 
 
 def test_events_of_models_are_read() -> None:

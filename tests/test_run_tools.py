@@ -279,8 +279,8 @@ def test_the_timeout_is_that_of_each_request(mode: Mode) -> None:
 @pytest.mark.parametrize(
     ("tools", "options", "error", "message"),
     [
-        ([get_weather], {"max_rounds": 0}, ValueError, "max_rounds is a whole number over 0, not 0"),
-        ([get_weather], {"max_result": "1"}, ValueError, "max_result is a whole number over 0, not '1'"),
+        ([get_weather], {"max_rounds": 0}, ValueError, "max_rounds must be a whole number above 0, not 0"),
+        ([get_weather], {"max_result": "1"}, ValueError, "max_result must be a whole number above 0, not '1'"),
         ([get_weather, get_weather], {}, ValueError, "two tools have the name 'get_weather'"),
         ([get_weather], {"temprature": 1}, TypeError, "unknown option 'temprature'; did you mean 'temperature'"),
         ([lambda: 1], {}, TypeError, "<function .* has no name"),
@@ -304,12 +304,12 @@ def test_a_request_cannot_bring_tools_that_nothing_calls() -> None:
     ("name", "arguments", "line"),
     [
         ("broken", "{}", "RuntimeError: no network"),
-        ("brokn", "{}", "no tool is named 'brokn'; did you mean 'broken'? (there is: get_weather, broken)"),
-        ("", "{}", "no tool is named '' (there is: get_weather, broken)"),
+        ("brokn", "{}", "no tool is named 'brokn'; did you mean 'broken'? (expected one of: get_weather, broken)"),
+        ("", "{}", "no tool is named '' (expected one of: get_weather, broken)"),
         ("get_weather", "{}", "city: missing"),
         ("get_weather", '{"city": 3}', "city: expected a string, got 3"),
         ("get_weather", '{"city": "", "dais": 2}', "dais: get_weather has no such key; did you mean 'days'?"),
-        ("get_weather", '"Oslo"', "the arguments are not a JSON object, with a member for each"),
+        ("get_weather", '"Oslo"', "the arguments are not a JSON object with a member for each"),
         ("get_weather", "{'city'}", "the arguments are not JSON: Expecting property name enclosed in double quotes: "),
     ],
 )
@@ -449,7 +449,7 @@ def test_a_hidden_awaitable_is_no_result() -> None:
     with mode.serve([("look", "")], "Ok.") as server:
         mode.run(server, [Tool(lambda: waiting, {"type": "function", "function": {"name": "look"}})])
     waiting.close()
-    assert told(server) == ["error: TypeError: the function is asynchronous without being defined with async def"]
+    assert told(server) == ["error: TypeError: the function returned an awaitable: define it with async def"]
 
 
 # --- what is not swallowed --------------------------------------------------------------------------------------------
@@ -464,6 +464,27 @@ def test_what_ends_a_program_ends_the_run(kind: Any) -> None:
         with mode.serve([("leave", "")], "Ok.") as server, pytest.raises(kind):
             mode.run(server, [leave])
         assert len(server.requests) == 1
+
+
+def test_an_exception_whose_message_cannot_be_made_is_an_error_like_any_other(mode: Mode) -> None:
+    class Speechless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    def speechless() -> None:
+        raise Speechless
+
+    with mode.serve([("speechless", "{}")], "Sorry.") as server:
+        (result,) = mode.run(server, [speechless]).results
+        assert (result.content, type(result.error)) == ("error: Speechless", Speechless)
+
+
+def test_a_stream_whose_last_chunk_has_an_id_that_is_not_text_has_an_answer() -> None:
+    last = b'data: {"id": 5, "model": [], "choices": []}\n\n'
+    with serve(answering(stream(delta("Warm."), delta(finish_reason="stop"), last))) as server:
+        run = LlamaCppClient(server.endpoint).run_tools("Weather?", [get_weather], stream=True)
+        assert [step.type for step in run] == ["content", "done"]
+        assert (run.answer().content, run.answer().id) == ("Warm.", "")
 
 
 def test_stop_iteration_is_an_error_like_any_other(mode: Mode) -> None:

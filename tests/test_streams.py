@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any, Callable, List, Tuple
 
 import pytest
@@ -22,6 +24,7 @@ from scripted import (
     chunk,
     delta,
     eventually,
+    head,
     response,
     serve,
     stream,
@@ -56,6 +59,12 @@ def stopped(server: ScriptedServer) -> bool:
 
 
 # --- what a stream gives ----------------------------------------------------------------------------------------------
+
+
+def test_what_a_carriage_return_ended_counts_although_an_unfinished_line_follows() -> None:
+    whole = delta("Hello").replace(b"\n", b"\r") + DONE.replace(b"\n", b"\r") + b": unfinished"
+    with serve(answering(STREAM_HEAD + chunk(whole) + LAST_CHUNK)) as server:
+        assert "".join(LlamaCppClient(server.endpoint).chat_stream("Hi").text()) == "Hello"
 
 
 def test_nothing_is_sent_before_iteration_begins() -> None:
@@ -380,3 +389,36 @@ def test_a_stream_that_cannot_be_resumed_names_nothing() -> None:
     with serve(answering(HELLO)) as server:
         list(LlamaCppClient(server.endpoint, defaults={"resume": True}).chat_stream("Hi", resume=False))
     assert "x-conversation-id" not in server.requests[0].headers
+
+
+GUARD = 60.0  # seconds, far above what is expected: it only tells slow from stuck
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit()", "del stream; sys.exit()", "stream.close(); sys.exit()"])
+def test_a_child_that_ends_leaves_the_stream_of_its_parent_alone(end: str) -> None:
+    program = f"""
+import os, sys
+from flynn import LlamaCppClient
+client = LlamaCppClient(sys.argv[1])
+stream = client.chat_stream("Hi", resume=True)
+assert next(stream).text == "a"
+child = os.fork()
+if child == 0:
+    {end}
+assert os.waitpid(child, 0)[1] == 0
+assert [event.type for event in stream] == ["content", "done"]
+"""
+    forked = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(STREAM_HEAD + chunk(delta("a")))
+        forked.wait(0.5)  # the child has ended by then
+        peer.send(chunk(delta("b") + b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    with serve(script, lambda peer: (peer.request(), peer.send(head(status="204 No Content")))) as server:
+        command = [sys.executable, "-X", "dev", "-W", "error", "-c", program, server.endpoint]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=GUARD, cwd=Path(__file__).parent.parent)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [request.method for request in server.requests] == ["POST", "DELETE"]

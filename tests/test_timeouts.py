@@ -5,9 +5,11 @@ No speed is asserted: the upper bounds only tell an answer from a hang.
 
 from __future__ import annotations
 
+import functools
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -15,21 +17,10 @@ from typing import Any, Iterator
 
 import pytest
 import trustme
-from scripted import (
-    CHAT,
-    DONE,
-    LAST_CHUNK,
-    LOADING,
-    STREAM_HEAD,
-    Peer,
-    answering,
-    chunk,
-    delta,
-    head,
-    response,
-    serve,
-    stream,
-)
+from answers import LOADING, Answer, always, events, in_turn, reply, sent
+from pytest_httpserver import HTTPServer
+from scripted import CHAT, DONE, LAST_CHUNK, STREAM_HEAD, Peer, chunk, delta, head, response, serve
+from werkzeug import Request, Response
 
 from flynn import ConfigError, LlamaCppClient, ModelLoadingError, RequestTimeoutError, ServerNotRunningError
 
@@ -49,6 +40,21 @@ def times_out(after: float) -> Iterator[None]:
 def silent(peer: Peer) -> None:
     peer.request()
     peer.stall()
+
+
+def unread(peer: Peer) -> None:
+    """Nothing is read either."""
+    peer.has_left(HANG)
+
+
+def after(pause: float, answer: Answer) -> Answer:
+    """An answer that comes so many seconds later."""
+
+    def respond(request: Any) -> Any:
+        time.sleep(pause)
+        return answer(request)
+
+    return respond
 
 
 def dripping(answer: bytes, pause: float = 0.1) -> Any:
@@ -84,15 +90,14 @@ def dripping(answer: bytes, pause: float = 0.1) -> Any:
     ids=["silent", "unread", "slow head", "slow 100s", "stalled body", "no chunk", "slow body"],
 )
 def test_no_server_can_make_a_call_last_longer_than_its_limit(script: Any) -> None:
-    with serve(script) as server:
-        client = LlamaCppClient(server.endpoint, timeout=0.5)
+    with serve(script) as server, LlamaCppClient(server.endpoint, timeout=0.3) as client:
         for call in (client.chat, client.tokenize):
-            with times_out(0.5):
+            with times_out(0.3):
                 call("Hi")
 
 
 def test_a_request_that_the_server_does_not_read_counts_too() -> None:
-    with serve(lambda peer: time.sleep(3)) as server, times_out(0.5):
+    with serve(unread) as server, times_out(0.5):
         LlamaCppClient(server.endpoint, timeout=0.5).tokenize("x" * 50_000_000)
 
 
@@ -119,20 +124,20 @@ def test_a_request_over_tls_that_the_server_does_not_read_counts_too() -> None:
     inside, outside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("localhost").configure_cert(inside)
     authority.configure_trust(outside)
-    with serve(lambda peer: time.sleep(3), tls=inside) as server, times_out(0.5):
+    with serve(unread, tls=inside) as server, times_out(0.5):
         LlamaCppClient(server.endpoint, ssl_context=outside, timeout=0.5).tokenize("x" * 50_000_000)
 
 
-def test_a_limit_that_has_passed_before_anything_was_sent_is_a_timeout_as_well() -> None:
-    with serve(answering(response(CHAT))) as server, pytest.raises(RequestTimeoutError):
-        LlamaCppClient(server.endpoint, timeout=1e-9).chat("Hi")
+def test_a_limit_that_has_passed_before_anything_was_sent_is_a_timeout_as_well(client: LlamaCppClient) -> None:
+    with pytest.raises(RequestTimeoutError):
+        client.chat("Hi", timeout=1e-9)
 
 
-def test_a_call_can_have_a_timeout_of_its_own() -> None:
-    with serve(silent) as server, times_out(0.3):
-        LlamaCppClient(server.endpoint, timeout=None).tokenize("Hi", timeout=0.3)
-    with serve(lambda peer: (peer.request(), time.sleep(0.4), peer.send(response(CHAT)))) as server:
-        client = LlamaCppClient(server.endpoint, timeout=0.1)
+def test_a_call_can_have_a_timeout_of_its_own(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, after(0.4, reply(CHAT)))
+    with LlamaCppClient(endpoint, timeout=None) as client, times_out(0.1):
+        client.tokenize("Hi", timeout=0.1)
+    with LlamaCppClient(endpoint, timeout=0.1) as client:
         assert client.chat("Hi", timeout=HANG).content == "Hello!"
         assert client.chat("Hi", timeout=None).content == "Hello!"
 
@@ -141,11 +146,10 @@ def test_the_limit_of_a_call_starts_anew_with_each_call() -> None:
     def script(peer: Peer) -> None:
         while True:
             peer.request()
-            time.sleep(0.3)
+            time.sleep(0.2)
             peer.send(response(CHAT))
 
-    with serve(script) as server:
-        client = LlamaCppClient(server.endpoint, timeout=1.5)
+    with serve(script) as server, LlamaCppClient(server.endpoint, timeout=1.0) as client:
         for _ in range(6):
             client.chat("Hi")
     assert server.connections == 1
@@ -161,9 +165,9 @@ def test_what_is_no_timeout_is_refused(timeout: Any) -> None:
         LlamaCppClient("http://localhost").chat_stream("Hi", timeout=timeout)
 
 
-def test_a_very_long_timeout_is_fine() -> None:
-    with serve(answering(response(CHAT), stream(delta("x")), LOADING, response(CHAT))) as server:
-        client = LlamaCppClient(server.endpoint, timeout=2_147_483)
+def test_a_very_long_timeout_is_fine(httpserver: HTTPServer, endpoint: str) -> None:
+    in_turn(httpserver, reply(CHAT), events(delta("x")), LOADING, reply(CHAT))
+    with LlamaCppClient(endpoint, timeout=2_147_483) as client:
         assert client.chat("Hi").content == "Hello!"
         assert "".join(client.chat_stream("Hi").text()) == "x"
         assert client.chat("Hi").content == "Hello!"
@@ -197,7 +201,7 @@ def test_a_stream_may_last_as_long_as_it_is_not_silent(sign_of_life: bytes) -> N
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(STREAM_HEAD)
-        for _ in range(12):
+        for _ in range(8):
             time.sleep(0.1)
             peer.send(chunk(sign_of_life))
         peer.send(chunk(delta("!") + DONE) + LAST_CHUNK)
@@ -208,24 +212,18 @@ def test_a_stream_may_last_as_long_as_it_is_not_silent(sign_of_life: bytes) -> N
     assert text.strip("x") == "!"
 
 
-def test_a_stream_without_a_limit_waits() -> None:
-    def script(peer: Peer) -> None:
-        peer.request()
-        time.sleep(0.5)
-        peer.send(stream(delta("x")))
-        peer.stall()
-
-    with serve(script) as server:
-        client = LlamaCppClient(server.endpoint, timeout=0.1)
+def test_a_stream_without_a_limit_waits(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, after(0.5, events(delta("x"))))
+    with LlamaCppClient(endpoint, timeout=0.1) as client:
         assert "".join(client.chat_stream("Hi", timeout=None).text()) == "x"
 
 
-def test_a_slow_consumer_is_no_silence() -> None:
-    with serve(answering(stream(*[delta("x")] * 5))) as server:
-        text = ""
-        for piece in LlamaCppClient(server.endpoint, timeout=0.2).chat_stream("Hi").text():
-            time.sleep(0.1)
-            text += piece
+def test_a_slow_consumer_is_no_silence(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+    always(httpserver, events(*[delta("x")] * 5))
+    text = ""
+    for piece in client.chat_stream("Hi", timeout=0.4).text():
+        time.sleep(0.1)
+        text += piece
     assert text == "xxxxx"
 
 
@@ -233,53 +231,54 @@ def test_a_slow_consumer_is_no_silence() -> None:
 
 
 @pytest.mark.parametrize("call", ["chat", "chat_stream", "tokenize"])
-def test_a_call_waits_while_the_model_loads(call: str) -> None:
-    answer = {"chat": response(CHAT), "chat_stream": stream(delta("x")), "tokenize": response(b'{"tokens": [1]}')}[call]
-    with serve(answering(LOADING), answering(LOADING), answering(answer)) as server:
-        result = getattr(LlamaCppClient(server.endpoint, timeout=HANG), call)("Hi")
-        if call == "chat_stream":
-            assert "".join(result.text()) == "x"
-    assert len(server.requests) == 3
-    assert len({request.body for request in server.requests}) == 1
+def test_a_call_waits_while_the_model_loads(httpserver: HTTPServer, client: LlamaCppClient, call: str) -> None:
+    answer = {"chat": reply(CHAT), "chat_stream": events(delta("x")), "tokenize": reply({"tokens": [1]})}[call]
+    in_turn(httpserver, LOADING, LOADING, answer)
+    result = getattr(client, call)("Hi", timeout=HANG)
+    if call == "chat_stream":
+        assert "".join(result.text()) == "x"
+    assert len(sent(httpserver)) == 3
+    assert len({request.data for request in sent(httpserver)}) == 1
 
 
 @pytest.mark.parametrize("call", ["chat", "chat_stream", "tokenize", "wait_until_ready"])
-def test_a_model_that_loads_for_longer_than_the_limit_is_an_error_in_the_servers_words(call: str) -> None:
-    with serve(answering(LOADING)) as server:
-        client = LlamaCppClient(server.endpoint, timeout=0.6)
-        prompt = [] if call == "wait_until_ready" else ["Hi"]
-        start = time.monotonic()
-        with pytest.raises(ModelLoadingError, match="^Loading model$") as caught:
-            list(getattr(client, call)(*prompt))
-        assert time.monotonic() - start < HANG
+def test_a_model_that_loads_for_longer_than_the_limit_is_an_error_in_the_servers_words(
+    httpserver: HTTPServer, client: LlamaCppClient, call: str
+) -> None:
+    always(httpserver, LOADING)
+    prompt = [] if call == "wait_until_ready" else ["Hi"]
+    start = time.monotonic()
+    with pytest.raises(ModelLoadingError, match="^Loading model$") as caught:
+        list(getattr(client, call)(*prompt, timeout=0.6))
+    assert time.monotonic() - start < HANG
     assert (caught.value.status, caught.value.type) == (503, "unavailable_error")
-    assert len(server.requests) > 1
+    assert len(sent(httpserver)) > 1
 
 
-def test_health_does_not_wait() -> None:
-    with serve(answering(LOADING), answering(response(b'{"status": "ok"}'))) as server:
-        client = LlamaCppClient(server.endpoint)
-        loading, ready = client.health(), client.health()
+def test_health_does_not_wait(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+    in_turn(httpserver, LOADING, reply({"status": "ok"}))
+    loading, ready = client.health(), client.health()
     assert (bool(loading), loading.status) == (False, "loading")
     assert (bool(ready), ready.status) == (True, "ok")
 
 
-def test_a_stream_can_be_closed_while_the_model_loads() -> None:
-    with serve(answering(LOADING)) as server:
-        stream = LlamaCppClient(server.endpoint, timeout=None).chat_stream("Hi")
-        timer = threading.Timer(0.4, stream.close)
-        timer.start()
-        assert list(stream) == []
-        timer.join()
+def test_a_stream_can_be_closed_while_the_model_loads(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+    always(httpserver, LOADING)
+    stream = client.chat_stream("Hi", timeout=None)
+    timer = threading.Timer(0.4, stream.close)
+    timer.start()
+    assert list(stream) == []
+    timer.join()
+    assert sent(httpserver)
 
 
 # --- waiting until the server is ready --------------------------------------------------------------------------------
 
 
-def test_waiting_goes_from_not_running_over_loading_to_ready() -> None:
-    with serve(answering(LOADING), answering(LOADING), answering(response(b'{"status": "ok"}'))) as server:
-        LlamaCppClient(server.endpoint).wait_until_ready(timeout=HANG)
-        assert len(server.requests) == 3
+def test_waiting_goes_from_loading_to_ready(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+    in_turn(httpserver, LOADING, LOADING, reply({"status": "ok"}))
+    client.wait_until_ready(timeout=HANG)
+    assert len(sent(httpserver)) == 3
 
 
 def test_waiting_in_vain_for_a_server_says_that_it_is_not_running() -> None:
@@ -337,23 +336,23 @@ def test_what_a_signals_handler_raises_comes_out_as_it_is(moment: str, kind: typ
         raise kind("of the handler")
 
     def script(peer: Peer) -> None:
-        if moment not in ("handshake", "request"):
-            peer.request()
-        if moment == "body":
+        if moment not in ("handshake", "request") and peer.request().method == "DELETE":
+            peer.send(head(status="204 No Content"))
+        elif moment == "body":
             peer.send(head("Content-Type: application/json", "Content-Length: 10") + b"[")
         elif moment == "stream":
             peer.send(STREAM_HEAD + chunk(delta("x")))
-        peer.stall()
+        unread(peer)
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
         with serve(script) as server, full() as unanswering:
             endpoint = {"connecting": unanswering, "handshake": server.endpoint.replace("http:", "https:")}
-            client = LlamaCppClient(endpoint.get(moment, server.endpoint), timeout=HANG)
             prompt = "Hi" * 20_000_000 if moment == "request" else "Hi"  # more than buffers hold
-            signal.setitimer(signal.ITIMER_REAL, 0.3)
-            with pytest.raises(kind) as caught:
-                list(client.chat_stream(prompt, resume=True)) if moment == "stream" else client.chat(prompt)
+            with LlamaCppClient(endpoint.get(moment, server.endpoint), timeout=HANG) as client:
+                signal.setitimer(signal.ITIMER_REAL, 0.3)
+                with pytest.raises(kind) as caught:
+                    list(client.chat_stream(prompt, resume=True)) if moment == "stream" else client.chat(prompt)
             assert (type(caught.value), str(caught.value)) == (kind, "of the handler")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -371,3 +370,81 @@ def full() -> Iterator[str]:
             other.setblocking(False)
             other.connect_ex(listener.getsockname())
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+GUARD = 60.0  # seconds, far above what is expected: it only tells slow from stuck
+
+
+class Ring:
+    def __call__(self, number: int, frame: object) -> None:
+        raise TimeoutError("of the handler")
+
+    def method(self, number: int, frame: object) -> None:
+        raise TimeoutError("of the handler")
+
+
+def plain(text: str, number: int, frame: object) -> None:
+    raise TimeoutError(text)
+
+
+@pytest.mark.parametrize("handler", [Ring(), Ring().method, functools.partial(plain, "of the handler")])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_any_kind_of_handler_raises_comes_out(handler: Any, streamed: bool) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        if streamed:
+            peer.send(STREAM_HEAD + chunk(delta("x")))
+        peer.stall()
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with serve(script) as server:
+            client = LlamaCppClient(server.endpoint, timeout=GUARD)
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(TimeoutError, match="^of the handler$"):
+                list(client.chat_stream("Hi")) if streamed else client.chat("Hi")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_request_that_flows_steadily_is_not_cut_off_by_the_limit_of_a_silence() -> None:
+    size = 36_000_000
+    bytes_per_second = 20_000_000  # what is still in the sockets' buffers at the end, some 10 MB, is part of the wait
+
+    def script(peer: Peer) -> None:
+        left = size
+        peer.sock.settimeout(GUARD)
+        while left > 0:
+            received = len(peer.sock.recv(2_000_000))
+            left -= received
+            time.sleep(received / bytes_per_second)
+        peer.send(STREAM_HEAD + chunk(delta("x") + b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    with serve(script) as server:
+        start = time.monotonic()
+        text = LlamaCppClient(server.endpoint, timeout=1.2).chat_stream("x" * size).text()
+        assert "".join(text) == "x"
+        assert time.monotonic() > start + 1.2
+
+
+def test_a_request_that_nobody_reads_is_still_a_silence() -> None:
+    with serve(lambda peer: time.sleep(1.5)) as server, pytest.raises(RequestTimeoutError):
+        list(LlamaCppClient(server.endpoint, timeout=0.5).chat_stream("x" * 50_000_000))
+
+
+def test_a_timeout_says_how_long_it_was_and_what_sets_it(httpserver: HTTPServer, endpoint: str) -> None:
+    def late(request: Request) -> Response:
+        time.sleep(0.6)
+        return reply(CHAT)(request)
+
+    always(httpserver, late)
+    client = LlamaCppClient(endpoint, timeout=0.2)
+    calls = {"the whole call": client.chat, "a silence": lambda prompt: list(client.chat_stream(prompt))}
+    for what, call in calls.items():
+        with pytest.raises(RequestTimeoutError) as caught:
+            call("Hi")
+        assert str(caught.value) == "llama-server request timed out"
+        assert caught.value.hint == f"the limit for {what} is 0.2 s; timeout= or --timeout sets another one"
+        if sys.version_info >= (3, 11):
+            assert caught.value.__notes__ == [caught.value.hint]

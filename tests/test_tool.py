@@ -240,8 +240,8 @@ def test_a_call_without_arguments_may_be_empty() -> None:
     [
         ('{"city": "Par', "the arguments are not JSON: Unterminated string starting at: line 1 column 10 (char 9)"),
         ("get_weather()", "the arguments are not JSON: Expecting value: line 1 column 1 (char 0)"),
-        ('["Paris"]', "the arguments are not a JSON object, with a member for each"),
-        ("null", "the arguments are not a JSON object, with a member for each"),
+        ('["Paris"]', "the arguments are not a JSON object with a member for each"),
+        ("null", "the arguments are not a JSON object with a member for each"),
         ("{}", "city: missing"),
         ('{"city": 3}', "city: expected a string, got 3"),
         ('{"city": "Paris", "days": "2"}', 'days: expected an integer, got "2"'),

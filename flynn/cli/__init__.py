@@ -1,6 +1,6 @@
-"""The command `flynn`: what commands there are, how it begins, and in which exit code it ends.
+"""The command `flynn`: its subcommands, how it starts, and the exit code that it ends with.
 
-A command is a module of this package; one costs the import of no other one.
+Each subcommand is a module of this package. Running one imports none of the others.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, List, NoReturn, Optional, Protocol, Sequence, Tuple
 
 from ..errors import FlynnError, suggestion
-from .exits import CLOSED_PIPE, DONE, EXIT_CODES, INTERRUPTED, NOT_RUNNING, USAGE, UsageError, exit_code
+from .exits import CLOSED_PIPE, DONE, EXIT_CODES, INTERRUPTED, USAGE, UsageError, exit_code, explain
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from .options import Given, Parser  # loaded when there is a command to parse
+    from .options import Given, Parser  # imported only when there is a command line to parse
 
 
 class Command(Protocol):
-    """A module of this package that is a command."""
+    """A module of this package that is a subcommand."""
 
     EXAMPLES: str
 
@@ -27,25 +27,36 @@ class Command(Protocol):
 
     def run(self, given: Given, terminal: Terminal) -> int: ...
 
+
 # Each is a module here, shaped like `Command`.
 COMMANDS = {
     "ask": "Answer one prompt, streamed as it is generated.",
     "chat": "Hold a conversation.",
     "batch": "Answer many prompts from a file; run it again to go on where it stopped.",
-    "status": "Tell whether the server is up, and what it runs.",
+    "models": "List, load, unload, download and delete the models of a server.",
+    "status": "Show whether the server is up, and what it runs.",
     "embed": "Turn texts into vectors.",
     "tokens": "Count the tokens of a text.",
-    "completion": "Print what makes a shell complete the options of flynn.",
+    "completion": "Print the script that makes a shell complete flynn's options.",
 }
+_VARIABLES = {
+    "FLYNN_ENDPOINT": "the server, in place of the configuration's",
+    "FLYNN_AUTH_TOKEN": "its token",
+    "FLYNN_CONFIG": "the configuration file",
+    "FLYNN_HISTORY": "set to nothing: no history of prompts and answers is kept",
+    "FLYNN_LOG": "debug: log each request on standard error; prompts: with its body",
+    "NO_COLOR": "set to anything: no colours",
+}
+
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command.
 
     Args:
-        argv: its arguments, by default the process's own.
+        argv: the arguments, by default those of the process.
 
     Returns:
-        The exit code, one of `EXIT_CODES`, or 128 and the number of the signal that ended it.
+        The exit code: one of `EXIT_CODES`, or 128 plus the number of the signal that ended it.
 
     Example:
         >>> main(["ask", "Why is the sky blue?"])                                            # doctest: +SKIP
@@ -54,10 +65,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """
     terminal = Terminal(sys.stdout, sys.stderr)
     _accept_any_input()
-    caught = _end_by_exception()
+    handled = _end_by_exception()
     try:
         try:
             argv = sys.argv[1:] if argv is None else argv
+            if argv and argv[0] == "help":
+                argv = [*argv[1:], "--help"]
             if not argv or argv[0] not in COMMANDS:
                 return _without_command(argv, terminal)
             command, parser = load(argv[0])
@@ -68,18 +81,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         return report(error, terminal)
     finally:
-        for number in caught:
+        for number in handled:
             signal.signal(number, signal.SIG_DFL)
 
 
 def load(name: str) -> Tuple[Command, Parser]:
-    """A command, and the parser of its arguments."""
+    """Return a subcommand and the parser of its arguments."""
     from importlib import import_module
 
     from .options import Parser
 
     command: Command = import_module(f".{name}", __name__)
-    codes = f"exit codes: {', '.join(map(str, EXIT_CODES))}; flynn --help tells what they mean"
+    codes = f"exit codes: {', '.join(map(str, EXIT_CODES))}; flynn --help explains them"
     parser = Parser(f"flynn {name}", COMMANDS[name], f"examples:\n{command.EXAMPLES}\n\n{codes}")
     command.add_options(parser)
     if not getattr(command, "OFFLINE", False):
@@ -88,18 +101,18 @@ def load(name: str) -> Tuple[Command, Parser]:
 
 
 def _without_command(argv: Sequence[str], terminal: Terminal) -> int:
-    """Say which commands there are, or what is wrong with the one that was meant."""
+    """Show the help, or say what is wrong with the name of the command."""
     from .. import __version__
     from .options import Parser
 
-    commands = "\n".join(f"  {name:<12}{purpose}" for name, purpose in COMMANDS.items())
-    codes = "\n".join(f"  {code:<12}{meaning}" for code, meaning in EXIT_CODES.items())
-    parser = Parser(
-        "flynn",
-        "Talk to a local llama-server.",
-        f"commands:\n{commands}\n\nexit codes:\n{codes}\n\nflynn COMMAND --help tells more of one.",
-        usage="flynn COMMAND ...",
-    )
+    codes = {str(code): meaning for code, meaning in EXIT_CODES.items()}
+    lists = {"commands": COMMANDS, "environment": _VARIABLES, "exit codes": codes}
+    sections = [
+        "\n".join([f"{title}:", *(f"  {name:<18}{meaning}" for name, meaning in items.items())])
+        for title, items in lists.items()
+    ]
+    more = 'Run "flynn COMMAND --help" for details.'
+    parser = Parser("flynn", "Talk to a local llama-server.", "\n\n".join([*sections, more]), usage="flynn COMMAND ...")
     parser.add_argument("--version", action="version", version=f"flynn {__version__}")
     if not argv:
         terminal.say(parser.format_help().rstrip())
@@ -108,11 +121,12 @@ def _without_command(argv: Sequence[str], terminal: Terminal) -> int:
         parser.parse_args(argv[:1])
     if argv[0].startswith("-"):
         raise UsageError(f"unknown option {argv[0]!r}: the options of a command follow it (see flynn --help)")
-    raise UsageError(f"unknown command {argv[0]!r}{suggestion(argv[0], COMMANDS)} (there is: {', '.join(COMMANDS)})")
+    near = suggestion(argv[0], COMMANDS)
+    raise UsageError(f"unknown command {argv[0]!r}{near} (expected one of: {', '.join(COMMANDS)})")
 
 
 def _accept_any_input() -> None:
-    """Read what is not in the terminal's encoding as U+FFFD instead of failing; where that is ASCII, read UTF-8."""
+    """Read bytes that are invalid in the terminal's encoding as U+FFFD instead of failing. Read ASCII as UTF-8."""
     import codecs
     import io
 
@@ -122,40 +136,40 @@ def _accept_any_input() -> None:
 
 
 def _end_by_exception() -> List[signal.Signals]:
-    """Let SIGTERM and SIGHUP leave by way of `finally`: a resumable stream has to tell the server to stop.
+    """Make SIGTERM and SIGHUP raise SystemExit, so that a resumable stream can tell the server to stop.
 
     Returns:
-        Those of them for which this was done.
+        The signals whose handler was set.
     """
 
     def leave(number: int, frame: Optional[FrameType]) -> NoReturn:
         raise SystemExit(128 + number)
 
-    caught = []
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    handled = []
+    for number in [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]:  # not on Windows
         try:
             if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and that stays
                 signal.signal(number, leave)
-                caught.append(number)
+                handled.append(number)
         except ValueError:
-            pass  # not in the main thread, which alone may set this
-    return caught
+            pass  # only the main thread may set handlers
+    return handled
 
 
 def report(error: BaseException, terminal: Terminal) -> int:
-    """Say in one line what went wrong, where that is not plain already, and return the exit code.
+    """Say in one line what went wrong, unless that is plain already, and return the exit code.
 
     Raises:
-        BaseException: the error itself, if it is neither Flynn's nor the system's but a bug.
+        BaseException: the error itself, if it is a bug: neither Flynn's nor the system's.
     """
-    ended = exit_code(error)
+    code = exit_code(error)
     try:
-        if ended == CLOSED_PIPE:
+        if code == CLOSED_PIPE:
             terminal.abandon()
-        elif ended == INTERRUPTED:
+        elif code == INTERRUPTED:
             terminal.break_line()
         elif isinstance(error, FlynnError):
-            terminal.fail(f"{error}{'; flynn status tells what to do' if ended == NOT_RUNNING else ''}")
+            terminal.fail(explain(error))
         elif isinstance(error, MemoryError):
             terminal.fail("out of memory")
         elif isinstance(error, OSError):
@@ -165,4 +179,4 @@ def report(error: BaseException, terminal: Terminal) -> int:
             raise error
     except OSError:
         terminal.abandon()
-    return ended
+    return code

@@ -1,48 +1,56 @@
-"""`flynn ask`: one prompt, one answer; and how any answer is shown, as it comes and afterwards."""
+"""`flynn ask`: one prompt, one answer; with --continue, in the conversation that the last one began."""
 
 from __future__ import annotations
 
-import sys
-import time
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple
 
+from ..errors import FlynnError
 from ..models.local.llamacpp import LlamaCppClient
-from ..models.local.stream import ChatStream
-from ..models.types import ChatResponse, Image, Message
-from .exits import DONE, UsageError
+from ..models.messages import AnyMessage
+from ..models.types import ChatResponse, Message
+from .answer import content_of, first_code_block, show, statistics, tracer
+from .exits import DONE, FAILED, UsageError
+from .history import keep_conversation, last_conversation
 from .options import Given, Parser, connect, read_text, request_options
 from .terminal import Terminal
 
-if TYPE_CHECKING:  # what one prompt does not need
-    from ..conversation.stream import ConversationStream
-    from ..tools.run import ToolRun
-
 EXAMPLES = """\
   flynn ask Why is the sky blue?
+  flynn ask -c And at dusk?
   cat build.log | flynn ask --stats "What failed?"
+  flynn ask -x "A shell command that counts the lines of all C files" > count.sh
   flynn ask --image photo.jpg "What is this?"
   flynn ask --json-schema person.json "Invent a person" | jq .name
   flynn ask --json --max-tokens 20 Hello | jq -r '.choices[0].message.content'
   flynn ask --tool weather.py:get_weather "Do I need a coat in Oslo?"
 
-What the model thinks before it answers, and the tools that it calls, are shown
-dimmed, and only on a terminal. A tool is a Python function with a docstring and
-annotations; what it prints goes to standard error."""
-
-# A prompt with fewer tokens to read is read before anyone wonders.
-_LONG_PROMPT = 100
+The reasoning of the model and the tools that it calls are shown dimmed, and only
+on a terminal. A tool is a Python function with a docstring and annotations; what
+it prints goes to standard error. The last prompt and its answer are kept for -c in
+$XDG_STATE_HOME/flynn/last.json (or in ~/.local/state); FLYNN_HISTORY= keeps none."""
 
 
 def add_options(parser: Parser) -> None:
     parser.usage = "flynn ask [options] [PROMPT ...]"
     parser.add_argument(
-        "words", nargs="*", metavar="PROMPT", help="what to ask; what is piped in is added after a blank line"
+        "words", nargs="*", metavar="PROMPT", help="the prompt; piped input is added after an empty line; - reads it"
     )
+    parser.add_argument("-c", "--continue", dest="continued", action="store_true", help="go on with the last answer")
     parser.add_argument("--system", metavar="TEXT", help="system prompt")
-    parser.add_argument(
-        "--image", metavar="FILE|URL", action="append", default=[], help="image to ask about (repeatable)"
-    )
-    parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that the answer keeps to")
+    add_media_options(parser)
+    parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that the answer must match")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("-x", "--extract", action="store_true", help="print only the first code block, once complete")
+    output.add_argument("--json", action="store_true", help="print the reply as one object, like the chat route")
+    parser.add_argument("--stats", action="store_true", help="show tokens, tokens/s and time to the first token")
+    parser.add_request_options()
+
+
+def add_media_options(parser: Parser) -> None:
+    """Add what a prompt may have beside its text: images, recordings, tools."""
+    for name, kind in ("--image", "image"), ("--audio", "recording"):
+        text = f"{kind} to ask about (repeatable)"
+        parser.add_argument(name, metavar="FILE|URL", action="append", default=[], help=text)
     parser.add_argument(
         "--tool",
         metavar="MODULE:FUNCTION",
@@ -50,111 +58,102 @@ def add_options(parser: Parser) -> None:
         default=[],
         help="Python function that the model may call; or FILE.py:FUNCTION (repeatable)",
     )
-    parser.add_argument("--json", action="store_true", help="print the reply as one object, as the chat route makes it")
-    parser.add_argument("--stats", action="store_true", help="tell tokens, tokens/s and time to the first token")
-    parser.add_request_options()
 
 
 def run(given: Given, terminal: Terminal) -> int:
     prompt = read_text(given.words).rstrip("\r\n")
     if not prompt.strip():
         raise UsageError("the prompt is empty")
-    content: Any = [prompt, *map(Image, given.image)] if given.image else prompt
-    messages = [] if given.system is None else [Message("system", given.system)]
-    messages.append(Message("user", content))
+    messages: List[AnyMessage] = [] if given.system is None else [Message("system", given.system)]
+    messages.append(Message("user", content_of(prompt, given.image, given.audio)))
     options = request_options(given)
     if terminal.err_is_terminal:
         options["return_progress"] = True
-    with connect(given) as client:
-        if given.tool:
-            response, first = _with_tools(client, messages, options, given, terminal)
-        else:
-            stream = client.chat_stream(messages, **options)
-            first = show(stream, terminal, text=not given.json)
-            response = stream.response
+    last = last_conversation() if given.continued else None
+    with connect(given, tracer(terminal)) as client:
+        before = None
+        if last is not None:
+            before, messages = _continue(client, last, messages[-1], given.system, options, terminal)
+        response, first = _answer(client, messages, options, given, terminal)
+        line = statistics(response, first)
+        if given.stats and before is not None:
+            line += _cache_line(client, before, messages, response)
     if given.json:
         terminal.write_json(_as_json(response))
+    code = first_code_block(response.content) if given.extract else None
+    if code is not None:
+        terminal.write(code)
     if given.stats:
-        terminal.say(statistics(response, first))
-    return DONE
+        terminal.say(line)
+    problem = ""
+    if given.extract and code is None:
+        problem = "the answer has no complete code block"
+    elif given.json_schema and response.finish_reason == "length":
+        problem = "the answer was cut at the token limit, so it is not complete JSON: raise --max-tokens"
+    if problem:
+        terminal.fail(problem)
+    return FAILED if problem else DONE
 
 
-def _with_tools(
-    client: LlamaCppClient, messages: List[Message], options: Dict[str, Any], given: Given, terminal: Terminal
+def _continue(
+    client: LlamaCppClient,
+    last: str,
+    prompt: AnyMessage,
+    system: Optional[str],
+    options: Dict[str, Any],
+    terminal: Terminal,
+) -> Tuple[List[AnyMessage], List[AnyMessage]]:
+    """Return the messages of the last request, and those of the next one, shortened to fit the context."""
+    from ..conversation import Conversation
+
+    conversation = Conversation(client, **options)
+    conversation.load(last)
+    instructions = [] if conversation.system is None else [Message("system", conversation.system)]
+    before = [*instructions, *conversation.messages[:-1]]
+    if system is not None:
+        conversation.system = system
+    messages = conversation.fit([prompt])
+    if gone := len(conversation.dropped):
+        terminal.say(f"(the context is full: the oldest {gone} messages are forgotten)", dimmed=True)
+    return before, messages
+
+
+def _answer(
+    client: LlamaCppClient, messages: List[AnyMessage], options: Dict[str, Any], given: Given, terminal: Terminal
 ) -> Tuple[ChatResponse, Optional[float]]:
-    from contextlib import redirect_stdout
+    """Show the answer and keep the conversation, also after Ctrl-C. Returns the answer, and what `show` returns."""
+    text = not given.json and not given.extract
+    if given.tool:
+        from .functions import tool_run
 
-    from .functions import load_tool
-
-    with redirect_stdout(sys.stderr):  # what functions print is not the result; the terminal keeps its own streams
-        tools = [load_tool(name) for name in given.tool]
-        try:
-            run = client.run_tools(messages, tools, stream=True, **options)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"--tool: {error}") from None
-        first = show(run, terminal, text=not given.json)
+        with tool_run(client, messages, given.tool, options) as run:
+            first = show(run, terminal, text=text)
+        keep_conversation(run.messages, terminal)
         return run.answer(), first
+    stream = client.chat_stream(messages, **options)
+    try:
+        first = show(stream, terminal, text=text)
+    finally:
+        if stream.response.content:
+            keep_conversation([*messages, stream.response.message], terminal)
+    return stream.response, first
 
 
-# --- any answer -------------------------------------------------------------------------------------------------------
+def _cache_line(
+    client: LlamaCppClient, before: List[AnyMessage], messages: List[AnyMessage], response: ChatResponse
+) -> str:
+    """Return a line about what the server read again of the last request, with a line feed before it, or nothing."""
+    from ..conversation.cache import why_read_anew
 
-
-def show(
-    stream: Union[ChatStream, ConversationStream, ToolRun], terminal: Terminal, *, text: bool = True
-) -> Optional[float]:
-    """Print an answer as it comes, and the calls of tools on the way to it, closing the stream whatever happens.
-
-    Args:
-        text: whether to print what the model writes and thinks.
-
-    Returns:
-        Seconds until the first piece came, None if none did.
-    """
-    began = time.monotonic()
-    first: Optional[float] = None
-    with stream:
-        for event in stream:
-            if event.type == "progress":
-                to_read = event.total - event.cached
-                if to_read > _LONG_PROMPT:
-                    read = (event.processed - event.cached) * 100 // to_read
-                    terminal.progress(f"reading {event.total} tokens: {read} %")
-                continue
-            if first is None and event.type != "done":
-                first = time.monotonic() - began
-            terminal.clear_progress()
-            if event.type == "tool_result":
-                terminal.note(f"-> {event.content}")
-            if event.type == "done" and event.response.tool_calls:
-                terminal.end_line()
-                for call in event.response.tool_calls:
-                    terminal.note(f"{call.name} {call.arguments}")
-            if text and event.choice == 0:
-                if event.type == "content":
-                    terminal.write(event.text)
-                elif event.type == "reasoning":
-                    terminal.aside(event.text)
-    terminal.end_line()
-    return first
-
-
-def statistics(response: ChatResponse, first: Optional[float]) -> str:
-    """What an answer cost, in one line, as far as the server told; `first` is what `show` returned."""
-    parts = []
-    if usage := response.usage:
-        parts += [f"prompt {usage.prompt_tokens} tokens ({usage.cached_tokens} cached)"]
-        parts += [f"answer {usage.completion_tokens} tokens"]
-    if response.timings:
-        parts.append(f"{response.timings.predicted_per_second:.1f} tokens/s")
-    if first is not None:
-        parts.append(f"first token after {first:.2f} s")
-    if response.finish_reason == "length":
-        parts.append("cut at the token limit")
-    return ", ".join(parts) or "no statistics"
+    try:
+        line = why_read_anew(client, before, client.count_tokens(before), messages, response)
+    except FlynnError as error:
+        line = f"the prompts cannot be compared: {error}"
+    return f"\n{line}" if line else ""
 
 
 def _as_json(response: ChatResponse) -> Dict[str, Any]:
-    """An answer in the form in which the chat route itself replies when it does not stream."""
+    """Return an answer in the form of the chat route without streaming."""
     from ..models.local.encode import encode_message
 
     choices = []

@@ -1,4 +1,4 @@
-"""`flynn completion`: what a shell needs to complete the command line, made from the parsers of the commands."""
+"""`flynn completion`: scripts for shells, generated from the parsers of the commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES = """\
   flynn completion fish > ~/.config/fish/completions/flynn.fish"""
 
 OFFLINE = True
-_FILES = ("FILE", "FILE|URL", "INPUT", "OUTPUT")  # what an argument that is a file is called
+_FILES = ("FILE", "FILE|URL", "INPUT", "OUTPUT")  # metavars of arguments that are files
 
 
 def add_options(parser: Parser) -> None:
@@ -32,7 +32,7 @@ def run(given: Given, terminal: Terminal) -> int:
 
 
 def _value(action: Action) -> str:
-    """What its value is called; empty if it takes none."""
+    """Return the metavar of its value; empty if it takes none."""
     return "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
 
 
@@ -41,7 +41,7 @@ def _is_file(action: Action) -> bool:
 
 
 def _choices(action: Action) -> str:
-    """The values that it may have, apart by blanks; empty if there is no list of them."""
+    """Return its allowed values, separated by spaces; empty if any value is allowed."""
     return " ".join(map(str, action.choices or ()))
 
 

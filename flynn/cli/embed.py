@@ -12,7 +12,7 @@ from .exits import DONE, UsageError
 from .options import Given, Parser, connect
 from .terminal import Terminal
 
-# Where a text is from, in words and as a member of the JSON, and the text.
+# The origin of a text, in words and as a member of the JSON, and the text.
 TextOrigin = Tuple[str, Dict[str, Any], str]
 
 EXAMPLES = """\
@@ -29,7 +29,7 @@ _AT_ONCE = 32  # texts in a request
 
 def add_options(parser: Parser) -> None:
     parser.usage = "flynn embed [options] [TEXT ...]"
-    parser.add_argument("words", nargs="*", metavar="TEXT", help="a text each")
+    parser.add_argument("words", nargs="*", metavar="TEXT", help="texts")
     parser.add_argument(
         "--file", metavar="FILE", action="append", default=[], help="file whose content is a text (repeatable)"
     )
@@ -49,7 +49,7 @@ def run(given: Given, terminal: Terminal) -> int:
     with connect(given) as client:
         while batch := list(islice(sources, _AT_ONCE)):
             for (_, about, _), vector in zip(batch, _embed(client, batch, given.model)):
-                # Nine digits are all of a 32-bit float.
+                # Nine digits determine a 32-bit float.
                 numbers = [float(f"{number:.9g}") for number in vector]
                 terminal.write_json({**about, "embedding": numbers} if given.json else numbers)
     return DONE
@@ -82,6 +82,6 @@ def _embed(client: LlamaCppClient, batch: Sequence[TextOrigin], model: Optional[
         if len(batch) == 1:
             error.args = (f"{batch[0][0]}: {error}",)
             raise
-        # The server does not say which of them it does not take.
+        # The server does not say which text it refuses.
         for source in batch:
             yield from _embed(client, [source], model)

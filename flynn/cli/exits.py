@@ -1,4 +1,4 @@
-"""The exit codes of the command, and the error of a command that was called wrongly."""
+"""The exit codes of the command, the error for wrong usage, and how any error is explained."""
 
 from __future__ import annotations
 
@@ -45,5 +45,11 @@ _CODES = {
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code that an error ends in."""
+    """Return the exit code for an error."""
     return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILED)
+
+
+def explain(error: FlynnError) -> str:
+    """Return the message of an error with what to do about it, in one line."""
+    hints = [error.hint, "run flynn status for advice" if isinstance(error, ServerNotRunningError) else ""]
+    return "; ".join(part for part in (str(error), *hints) if part)

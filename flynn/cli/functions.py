@@ -7,18 +7,40 @@ import importlib.util
 import os
 import sys
 import traceback
+from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
+from typing import Any, Iterator, Mapping, Sequence
 
 from ..errors import suggestion
+from ..models.local.llamacpp import LlamaCppClient
+from ..models.messages import AnyMessage
 from ..tools import Tool
+from ..tools.run import ToolRun
 from .exits import UsageError
 
 
-def load_tool(name: str) -> Tool:
-    """The function as a tool, or the `Tool` of that name, its module imported.
+@contextmanager
+def tool_run(
+    client: LlamaCppClient, messages: Sequence[AnyMessage], names: Sequence[str], options: Mapping[str, Any]
+) -> Iterator[ToolRun]:
+    """Start a run with functions as tools. Within the `with` block, what they print goes to standard error.
 
-    A module is looked for where Python does, and last in the current folder, so that no file there can take the place
-    of one that Python itself wants.
+    Raises:
+        UsageError: a function cannot be imported, or cannot be a tool.
+    """
+    with redirect_stdout(sys.stderr):
+        tools = [_load_tool(name) for name in names]
+        try:
+            run = client.run_tools(messages, tools, stream=True, **options)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--tool: {error}") from None
+        yield run
+
+
+def _load_tool(name: str) -> Tool:
+    """Import a function and return it as a tool; a `Tool` of that name as it is.
+
+    The current folder is searched last, so that no file there can replace a module that Python itself needs.
     """
     option = f"--tool {name}"
     place, _, function = name.rpartition(":")
@@ -30,18 +52,18 @@ def load_tool(name: str) -> Tool:
         raise UsageError(f"{option}: {error}") from None
     except (Exception, SystemExit) as error:
         raise UsageError(f"{option}: cannot import {place}: {_cause(error)}") from None
-    found = getattr(module, function, None)
-    if not callable(found) and not isinstance(found, Tool):
+    value = getattr(module, function, None)
+    if not callable(value) and not isinstance(value, Tool):
         names = [name for name, value in vars(module).items() if callable(value)]
-        what = f"there is no {function!r}" if found is None else f"{function!r} is no function"
+        what = f"there is no {function!r}" if value is None else f"{function!r} is not a function"
         file = getattr(module, "__file__", place)
         raise UsageError(f"{option}: {what} in {file}{suggestion(function, names)}")
     try:
-        tool = found if isinstance(found, Tool) else Tool(found)
+        tool = value if isinstance(value, Tool) else Tool(value)
     except TypeError as error:
         raise UsageError(f"{option}: {error}") from None
     if tool.asynchronous:
-        raise UsageError(f"{option}: the function is asynchronous; it has to be a plain one here")
+        raise UsageError(f"{option}: the function is asynchronous; only a plain one can be called here")
     return tool
 
 
@@ -75,11 +97,11 @@ def _add_to_path(folder: str) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """What was raised, and where, in one line."""
+    """Return in one line what was raised, and where."""
     if isinstance(error, SystemExit):
-        return "it ends the program; what is not for import belongs under if __name__ == '__main__'"
-    said = f"{type(error).__name__}: {error}".rstrip(": ")
+        return "it ends the program; put what is not to be imported under if __name__ == '__main__'"
+    message = f"{type(error).__name__}: {error}".rstrip(": ")
     if isinstance(error, SyntaxError):
-        return said  # with its file and line
+        return message  # with its file and line
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{said} ({last.filename}, line {last.lineno})"
+    return f"{message} ({last.filename}, line {last.lineno})"

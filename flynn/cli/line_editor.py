@@ -1,76 +1,94 @@
-"""Lines that a person types, with editing and a history where Python has readline."""
+"""Lines that a person types, with editing, completion and a history if Python has readline."""
 
 from __future__ import annotations
 
+import glob
 import os
-import signal
+from typing import List, Optional, Sequence
+
+from .history import history_file, make_folder
 
 try:
     import readline
-except ImportError:  # a Python that was built without it
+except ImportError:  # a Python built without it
     readline = None  # type: ignore[assignment]
 
 _HISTORY_LENGTH = 1000  # lines
-_LOOK = 0.25  # seconds between two looks whether a signal has come
 
 
 class LineEditor:
-    """A context manager; within it, `read` gives what was typed. The history lasts from one time to the next."""
+    """A context manager; within it, `read` returns what was typed. The history is kept from one chat to the next.
+
+    Args:
+        commands: Tab completes them, and after one of them the names of files.
+        coloured: whether what is typed is shown in bold.
+    """
+
+    def __init__(self, commands: Sequence[str], *, coloured: bool = False) -> None:
+        self._commands = sorted(commands)
+        self._matches: List[str] = []
+        # readline does not count what is between \x01 and \x02 as columns.
+        on, self._off = ("\x1b[1m", "\x1b[0m") if coloured else ("", "")
+        self._on = f"\x01{on}\x02" if on and readline else on
 
     def __enter__(self) -> LineEditor:
         if readline:
             readline.set_history_length(_HISTORY_LENGTH)
+            readline.set_completer(self._complete)
+            readline.set_completer_delims("")
+            is_libedit = "libedit" in (readline.__doc__ or "")
+            readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
             if os.environ.get("TERM", "dumb") != "dumb":
-                # Else each line of a text that is pasted would be a prompt of its own.
+                # Otherwise each line of a pasted text would be a prompt.
                 readline.parse_and_bind("set enable-bracketed-paste on")
+            path = history_file("history")
             try:
-                readline.read_history_file(_history_file())
+                if path:
+                    readline.read_history_file(path)
             except OSError:
                 pass  # the first time, or written by another kind of readline
         return self
 
     def __exit__(self, *error: object) -> None:
-        if readline:
-            path = _history_file()
+        path = history_file("history")
+        if readline and path:
             try:
-                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+                make_folder(path)
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-                os.chmod(path, 0o600)  # what people ask is nobody else's
+                os.chmod(path, 0o600)
                 readline.write_history_file(path)
             except OSError:
-                pass  # a chat without a history is still a chat
+                pass  # the history is a convenience
 
     def read(self) -> str:
-        """The next line; one that ends in a backslash goes on in the next one. EOFError for Ctrl-D."""
-        line = _input("> ")
+        """Return the next line, with the lines after it while each ends in a backslash. EOFError for Ctrl-D."""
+        line = self._input("> ")
         while line.endswith("\\"):
-            line = f"{line[:-1]}\n{_input('. ')}"
+            line = f"{line[:-1]}\n{self._input('. ')}"
         return line
 
+    def typed(self) -> str:
+        """Return what was typed before Ctrl-C ended the last `read`."""
+        return readline.get_line_buffer() if readline else ""
 
-def _input(prompt: str) -> str:
-    """`input`, but one that a signal always ends whose handler raises.
+    def confirms(self, question: str) -> bool:
+        """Ask a question of yes or no; anything but yes is a no."""
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
-    Between two keys, Python's readline waits in select(2), and does not notice a signal that came just before that
-    until the next one (Modules/readline.c in CPython, readline_until_enter_or_signal). So a next one always comes.
-    """
-    try:
-        before = signal.signal(signal.SIGALRM, lambda number, frame: None)
-    except ValueError:  # signals are for the main thread, and this is another
-        return input(prompt)
-    signal.setitimer(signal.ITIMER_REAL, _LOOK, _LOOK)
-    try:
-        return input(prompt)
-    except SystemError as error:
-        # `input` looks for signals once more after one's handler has raised; that SIGALRM's then does not is an error.
-        raise error.__cause__ or error from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    def _input(self, prompt: str) -> str:
+        try:
+            return input(f"{self._on}{prompt}")
+        finally:
+            if self._off:
+                print(self._off, end="", flush=True)
 
-
-def _history_file() -> str:
-    state = os.environ.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(state):  # a relative one is to be ignored: XDG Base Directory Specification
-        state = os.path.expanduser("~/.local/state")
-    return os.path.join(state, "flynn", "history")
+    def _complete(self, line: str, number: int) -> Optional[str]:
+        """Return a completion of the line, by number; None after the last one."""
+        if number == 0:
+            self._matches = [name for name in self._commands if line and name.startswith(line)]
+            command, space, path = line.partition(" ")
+            if space and command in self._commands:
+                pattern = glob.escape(os.path.expanduser(path)) + "*"
+                found = sorted(glob.glob(pattern))
+                self._matches = [f"{command} {name}{os.sep if os.path.isdir(name) else ''}" for name in found]
+        return self._matches[number] if number < len(self._matches) else None

@@ -1,4 +1,4 @@
-"""What the commands have in common: how arguments are read, where the server is, what may be asked of it."""
+"""What several commands share: options for the server and for a chat request, and the text that a command gets."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import math
 import os
 import sys
 from dataclasses import fields, replace
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Iterable, Optional, Sequence
 
+from ..config.schema import DEFAULT_MODEL
 from ..errors import ConfigError, FileError, suggestion
+from ..http.endpoint import DEFAULT_ENDPOINT
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.request import ChatRequest, option_types
+from ..trace import Tracer
 from .exits import UsageError
 
 Given = argparse.Namespace
@@ -20,7 +23,7 @@ _METAVARS = {int: "N", str: "TEXT"}  # a bool has no place here yet: no such fie
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with what is wrong told in one line, as a UsageError, and with the nearest right option."""
+    """An argparse parser that raises UsageError, in one line, with the nearest option where there is one."""
 
     timeout_help = "longest silence, or none (default: 60)"
 
@@ -30,23 +33,21 @@ class Parser(argparse.ArgumentParser):
             description=purpose,
             epilog=epilog,
             usage=usage or f"{prog} [options]",
-            # Of a fixed width: to ask the terminal would cost the import of shutil.
+            # A fixed width: asking the terminal would cost the import of shutil.
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=80),
             allow_abbrev=False,
         )
 
     def parse(self, argv: Sequence[str]) -> Given:
-        """The options of a command and, if it takes them, its `words`, in any order."""
-        # Not left to argparse, whose intermixed parsing forgets where the -- was.
+        """Return the options of a command and, if it takes them, its `words`, in any order."""
+        # argparse's intermixed parsing forgets where the -- was.
         end = argv.index("--") if "--" in argv else len(argv)
         given, unknown = self.parse_known_intermixed_args(argv[:end])
         (given.words if "words" in given else unknown).extend(argv[end + 1 :])
         for word in unknown:
             name = word.partition("=")[0]
             if name.startswith("-"):
-                options = self._option_string_actions
-                begun = [option for option in options if option.startswith(name)]
-                self.error(f"unknown option {name!r}{suggestion((begun or [name])[0], options)}")
+                self.error(f"unknown option {name!r}{_near(name, self._option_string_actions)}")
             self.error(f"unexpected argument {word!r}")
         return given
 
@@ -56,12 +57,17 @@ class Parser(argparse.ArgumentParser):
     def add_connection_options(self) -> None:
         group = self.add_argument_group("server")
         group.add_argument(
-            "--endpoint", metavar="URL", type=_endpoint, help="http://HOST:PORT, or https: or unix:///PATH"
+            "--endpoint",
+            metavar="URL",
+            type=_endpoint,
+            help="http://HOST:PORT, https://HOST:PORT or unix:///PATH (default: "
+            f"$FLYNN_ENDPOINT, the configuration's, or {DEFAULT_ENDPOINT})",
         )
-        group.add_argument("--config", metavar="FILE", help="configuration instead of the usual one")
-        group.add_argument(
-            "--timeout", metavar="SECONDS", type=time_limit, default=..., help=self.timeout_help
-        )
+        text = f"model of the configuration (default: {DEFAULT_MODEL})"
+        group.add_argument("--use", metavar="NAME", default=DEFAULT_MODEL, help=text)
+        text = "configuration (default: $FLYNN_CONFIG, ./flynn.yaml, or config.yaml in ~/.config/flynn)"
+        group.add_argument("--config", metavar="FILE", help=text)
+        group.add_argument("--timeout", metavar="SECONDS", type=time_limit, default=..., help=self.timeout_help)
         group.add_argument("--auth-token-file", metavar="FILE", help="file (mode 600) that holds the server's token")
 
     def add_request_options(self) -> None:
@@ -79,8 +85,17 @@ class Parser(argparse.ArgumentParser):
             )
 
 
+def _near(name: str, options: Iterable[str]) -> str:
+    """Return the end of a message about an unknown option: the one that was probably meant, if one is near."""
+    # Compared without the dashes, which would make any two options alike.
+    known = [option[2:] for option in options if option.startswith("--")]
+    meant = name.lstrip("-")
+    longer = [option for option in known if len(meant) > 1 and option.startswith(meant)]
+    return suggestion((longer or [meant])[0], known).replace("'", "'--", 1)
+
+
 def request_options(given: Given) -> Dict[str, Any]:
-    """Those fields of a chat request that were given."""
+    """Return the fields of a chat request that were given as options."""
     options = {option.name: value for option in _REQUEST_OPTIONS if (value := getattr(given, option.name)) is not None}
     if "json_schema" in given and given.json_schema is not None:
         from ..files import read_json
@@ -92,8 +107,8 @@ def request_options(given: Given) -> Dict[str, Any]:
     return options
 
 
-def connect(given: Given) -> LlamaCppClient:
-    """The client that options, environment and configuration describe; the first of them that speaks decides.
+def connect(given: Given, trace: Optional[Tracer] = None) -> LlamaCppClient:
+    """Return the client that options, environment and configuration describe, in this order of precedence.
 
     Its streams are resumed after a cut, unless the configuration says otherwise.
     """
@@ -101,29 +116,40 @@ def connect(given: Given) -> LlamaCppClient:
     from ..models.router import create_llamacpp_client
 
     environ = dict(os.environ)
+    chosen: Dict[str, Any] = {}
     if given.endpoint is not None:
-        environ["FLYNN_ENDPOINT"] = given.endpoint
+        environ["FLYNN_ENDPOINT"] = chosen["endpoint"] = given.endpoint
     if given.auth_token_file is not None:
-        environ["FLYNN_AUTH_TOKEN"] = read_token_file(given.auth_token_file)
-    model = load_config(given.config, environ=environ).models["local"]
-    model = replace(model, defaults={"resume": True, **model.defaults})
+        environ["FLYNN_AUTH_TOKEN"] = chosen["auth_token"] = read_token_file(given.auth_token_file)
     if given.timeout is not ...:
-        model = replace(model, timeout=given.timeout)
-    return create_llamacpp_client(Config({"local": model}))
+        chosen["timeout"] = given.timeout
+    models = load_config(given.config, environ=environ).models
+    if given.use not in models:
+        near = suggestion(given.use, models)
+        raise UsageError(f"--use: no model {given.use!r}{near} (expected one of: {', '.join(models)})")
+    model = replace(models[given.use], **chosen)
+    model = replace(model, defaults={"resume": True, **model.defaults})
+    client = create_llamacpp_client(Config({given.use: model}), given.use)
+    client.transport.trace = trace
+    return client
 
 
 def read_text(words: Sequence[str]) -> str:
-    """The text that a command is about: its arguments, then, after a blank line, what is piped into it."""
+    """Return the text that a command is given: its arguments, then, after an empty line, standard input if it is piped.
+
+    A lone `-` stands for standard input, also where that is a terminal.
+    """
     piped = None
-    if sys.stdin is not None and not sys.stdin.isatty():
+    if sys.stdin is not None and (not sys.stdin.isatty() or "-" in words):
         try:
             piped = sys.stdin.read()
         except OSError as error:
             raise OSError(error.errno, error.strerror, "standard input") from None
     elif not words:
         raise UsageError("no text: give it as arguments or on standard input")
-    # Python decodes arguments in the locale's encoding; bytes that are not of it come as surrogates (PEP 383).
-    argued = " ".join(words).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    argued = " ".join(word for word in words if word != "-")
+    # Python decodes arguments in the locale's encoding and turns invalid bytes into surrogates (PEP 383).
+    argued = argued.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "\n\n".join(part for part in (argued, piped) if part)
 
 

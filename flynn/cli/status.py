@@ -1,4 +1,4 @@
-"""`flynn status`: whether the server is up, and what it runs; with --watch, what each slot does, again and again."""
+"""`flynn status`: whether the server is up, and what it runs; with --watch, what each slot does, repeatedly."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ EXAMPLES = """\
   until flynn status > /dev/null; do sleep 1; done
   flynn status --watch                 # what each slot does, until Ctrl-C"""
 
-# Not less than a second by default: whoever looks wakes the server up, and what its client has gone away from it only
-# notices after a second of sleep (recv_with_timeout in llama.cpp's server-queue.cpp).
+# At least a second by default: each look wakes the server, which notices a disconnected client only after a second
+# without work (recv_with_timeout in llama.cpp's server-queue.cpp).
 _INTERVAL = 2.0  # seconds
 _USUAL_PORT, _NEW_PORT = 8080, 9931  # llama-server's own until build b11549, and since
-_PATIENCE = 5.0  # seconds for each look
+_PATIENCE = 5.0  # seconds for each request
 
 
 def add_options(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one object; what is unknown in it is null")
-    parser.add_argument("--watch", action="store_true", help="look again and again; on a terminal in the same place")
-    parser.add_argument("--interval", metavar="SECONDS", type=_interval, help="between two looks (default: 2)")
+    parser.add_argument("--json", action="store_true", help="print one object; unknown values are null")
+    parser.add_argument("--watch", action="store_true", help="repeat it; on a terminal in the same place")
+    parser.add_argument("--interval", metavar="SECONDS", type=_interval, help="time between two requests (default: 2)")
 
 
 def _interval(text: str) -> float:
@@ -65,17 +65,19 @@ def run(given: Given, terminal: Terminal) -> int:
     if elsewhere is not None:
         terminal.say(
             f"A llama-server answers at {elsewhere}, where it listens by default since build b11549.\n"
-            f"Ask it there: --endpoint {elsewhere}\nHave the service at port {_USUAL_PORT} again: make install-service"
+            f"Ask it there: --endpoint {elsewhere}, or FLYNN_ENDPOINT={elsewhere}"
         )
     elif parse_endpoint(endpoint).is_local:
-        terminal.say("Start it: systemctl --user start llama-server\nNo such service yet: make install-service")
+        from .service import advice
+
+        terminal.say(advice())
     else:
         terminal.say("Start llama-server there, or give another --endpoint.")
     return NOT_RUNNING
 
 
 def _at_new_port(endpoint: str) -> Optional[str]:
-    """The same host's other usual port, if a server answers there."""
+    """Return the endpoint at the same host's other usual port, None if no server answers there."""
     from ..models.local.llamacpp import LlamaCppClient
 
     where = parse_endpoint(endpoint)
@@ -91,12 +93,12 @@ def _at_new_port(endpoint: str) -> Optional[str]:
 
 
 def _is_asleep(props: Optional[Props]) -> bool:
-    """Whether the server has given its model's memory back until the next request; asking for slots would be one."""
+    """Return whether the server has unloaded its model until the next request; asking for slots would be one."""
     return props is not None and props.raw.get("is_sleeping") is True
 
 
 def _status(client: LlamaCppClient) -> Dict[str, Any]:
-    """What `--json` prints. What the server does not tell is null."""
+    """Return what `--json` prints. What the server does not tell is None."""
     try:
         state = "up" if client.health() else "loading"
     except ServerNotRunningError:
@@ -118,7 +120,7 @@ def _status(client: LlamaCppClient) -> Dict[str, Any]:
 
 
 def _if_told(ask: Callable[[], T]) -> Optional[T]:
-    """What the server answers; None if it was started without that, or has a proxy in front that keeps it back."""
+    """Return the answer; None if the server was started without this route, or a proxy does not pass it."""
     try:
         return ask()
     except KeyError:
@@ -143,18 +145,18 @@ def _described(status: Dict[str, Any]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-# --- again and again --------------------------------------------------------------------------------------------------
+# --- --watch ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class SlotWork:
-    """What a slot does.
+    """What a slot is doing.
 
     Attributes:
-        task: the server's number of the request; None while there is none.
+        task: the server's number of the request; None while it is free.
         read: tokens of the prompt that were read, not counting those from the cache.
         written: tokens of the answer.
-        used, n_ctx: tokens that it holds, and can hold.
+        used, n_ctx: tokens in its context, and the most that fit.
     """
 
     slot: int
@@ -167,10 +169,10 @@ class SlotWork:
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen. What the server does not tell is empty or None.
+    """The state of the server at one time. What the server does not tell is empty or None.
 
     Attributes:
-        time: when, in seconds of a monotonic clock.
+        time: seconds of a monotonic clock.
         state: "up", "loading", "down", or what went wrong.
         waiting: requests that wait for a slot.
     """
@@ -183,7 +185,7 @@ class Look:
 
 
 def _watch(client: LlamaCppClient, terminal: Terminal, given: Given) -> NoReturn:
-    """Show what the server does until somebody stops it. A server that is not there is waited for."""
+    """Show what the server does until Ctrl-C. A server that does not answer is tried again."""
     timeout = _PATIENCE if given.timeout is ... else given.timeout
     before = None
     while True:
@@ -201,7 +203,7 @@ def _watch(client: LlamaCppClient, terminal: Terminal, given: Given) -> NoReturn
 
 
 def _look(client: LlamaCppClient, timeout: Optional[float]) -> Look:
-    """What the server does now; `timeout` is for each request. Errors that stay are raised."""
+    """Return what the server does now; `timeout` is for each request. Raises errors that would not go away."""
     began = time.monotonic()
     try:
         if not client.health(timeout=timeout):
@@ -223,12 +225,12 @@ def _look(client: LlamaCppClient, timeout: Optional[float]) -> Look:
 
 
 def _short_name(props: Optional[Props]) -> str:
-    """The model's name without folders: it may be the path of the file."""
+    """Return the model's name without folders: it may be the path of the file."""
     return props.model_alias.rpartition("/")[2] if props else ""
 
 
 def work_of(slot: Slot) -> SlotWork:
-    """What a slot says of itself (`slot.to_json` in llama.cpp's server-context.cpp)."""
+    """Return what a slot is doing, from its JSON (`slot.to_json` in llama.cpp's server-context.cpp)."""
     raw = slot.raw
     tokens: Any = raw.get("next_token")
     tokens = tokens[0] if isinstance(tokens, list) and tokens else tokens
@@ -239,7 +241,7 @@ def work_of(slot: Slot) -> SlotWork:
 
 
 def pace(before: Optional[Look], now: Look) -> Dict[int, float]:
-    """Tokens a second that each busy slot has read or written since the last look."""
+    """Return the tokens a second that each busy slot has read or written since `before`, by slot."""
     if before is None or before.work is None or now.work is None or now.time <= before.time:
         return {}
     past = {(work.slot, work.task): work for work in before.work}
@@ -254,12 +256,12 @@ def pace(before: Optional[Look], now: Look) -> Dict[int, float]:
 
 
 def _written_pace(now: Look, paces: Dict[int, float]) -> float:
-    """Tokens a second that the server writes."""
+    """Return the tokens a second that the server generates."""
     return sum(paces.get(work.slot, 0.0) for work in now.work or () if work.written)
 
 
 def summary(endpoint: str, now: Look, paces: Dict[int, float]) -> List[str]:
-    """A look in a line about the server and, if it tells, one about what it does."""
+    """Return a line about the server and, if it tells, one about its slots."""
     state = f" is {now.state}" if now.state in ("up", "sleeping", "loading", "down") else f": {now.state}"
     lines = [endpoint + state + (f" with {now.model}" if now.model else "")]
     if now.work is not None:
@@ -270,7 +272,7 @@ def summary(endpoint: str, now: Look, paces: Dict[int, float]) -> List[str]:
 
 
 def slot_line(work: SlotWork, paces: Dict[int, float]) -> str:
-    """A slot in a line."""
+    """Return a line about a slot."""
     if work.task is None:
         return f"slot {work.slot:<3} free"
     does, tokens = ("writes", work.written) if work.written else ("reads ", work.read)
@@ -279,7 +281,7 @@ def slot_line(work: SlotWork, paces: Dict[int, float]) -> str:
 
 
 def _as_json(endpoint: str, now: Look, paces: Dict[int, float]) -> Dict[str, Any]:
-    """A look for a program."""
+    """Return the state for a program."""
     slots = [
         {
             "id": work.slot,

@@ -1,4 +1,4 @@
-"""`flynn tokens`: how many tokens a text is, and which."""
+"""`flynn tokens`: the number of tokens of a text, and the tokens themselves."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .terminal import Terminal
 EXAMPLES = """\
   flynn tokens "How long is this?"
   flynn tokens < report.txt
-  flynn tokens --pieces "na\u00efve"         # which tokens, and what each of them stands for
-  flynn tokens --chat < prompt.txt     # as a prompt, with what the chat template adds"""
+  flynn tokens --pieces "na\u00efve"         # the number of each token, and its text
+  flynn tokens --chat < prompt.txt     # as a prompt, chat template included"""
 
 
 def add_options(parser: Parser) -> None:
     parser.usage = "flynn tokens [options] [TEXT ...]"
-    parser.add_argument("words", nargs="*", metavar="TEXT", help="what to count; what is piped in is added to it")
+    parser.add_argument("words", nargs="*", metavar="TEXT", help="the text; piped input is added after an empty line")
     parser.add_argument("--chat", action="store_true", help="count what flynn ask would send, chat template included")
     parser.add_argument("--pieces", action="store_true", help="print the number of each token and what it stands for")
-    parser.add_argument("--json", action="store_true", help='print {"tokens": N}, and with --pieces also these')
+    parser.add_argument("--json", action="store_true", help='print {"tokens": N}, with --pieces also the pieces')
 
 
 def run(given: Given, terminal: Terminal) -> int:
@@ -50,6 +50,6 @@ def _show(tokens: List[TokenPiece], given: Given, terminal: Terminal) -> None:
         terminal.write_json({"tokens": len(tokens), "pieces": pieces})
     else:
         width = max((len(str(token.id)) for token in tokens), default=0)
-        # As Python writes them: blanks are seen, bytes that are no text by themselves are b'...', and no character of
-        # the text does anything to the terminal.
+        # In Python's notation spaces are visible, incomplete characters are b'...', and no control character reaches
+        # the terminal.
         terminal.write("".join(f"{token.id:>{width}}  {token.piece!r}\n" for token in tokens))

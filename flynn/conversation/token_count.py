@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..errors import AuthenticationError, ServerError
+from ..models.local.chat import without_python
 from ..models.local.encode import encode_json, encode_message, encode_prompt
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.messages import AnyMessage
@@ -82,7 +83,7 @@ def size(message: AnyMessage) -> int:
 
 def whole_size(request: ChatRequest) -> int:
     """Return the bytes of a request."""
-    return len(encode_json(encode_prompt(request)))
+    return len(encode_json(encode_prompt(without_python(request)[0])))
 
 
 def _rest(request: ChatRequest) -> ChatRequest:

@@ -44,7 +44,8 @@ class Response(http.client.HTTPResponse):
         if self._connection.ended:  # to http.client the end of the connection is the end of the headers
             raise ConnectionLostError("expected an HTTP response, but the connection was closed in the middle of it")
         self._connection.in_head = False
-        if self.headers.defects:  # to email.parser, what follows a malformed line is a body
+        # To email.parser, what follows a malformed line is a body. A NUL is invalid: RFC 9110 section 5.5.
+        if self.headers.defects or any("\0" in value for value in self.headers.values()):
             raise ProtocolError("expected headers, got a line that is not one")
         if self.status < 200:
             raise ProtocolError(f"expected a final response, got HTTP {self.status}")
@@ -55,6 +56,10 @@ class Response(http.client.HTTPResponse):
         values = {value.strip() for line in lengths for value in line.split(",")}
         if len(values) > 1 or not all(value.isascii() and value.isdigit() and len(value) < 19 for value in values):
             raise ProtocolError(f"expected one number as Content-Length, got {', '.join(lengths)!r}")
+        if values and self.length is None and not self.chunked:  # to http.client, "5, 5" is no number
+            self.length = int(values.pop())
+        if "close" in ",".join(self.headers.get_all("connection", [])).lower():  # http.client reads only the first one
+            self.will_close = True
         if self.length == 0:  # also for a 204, a 304 and the answer to a HEAD, whatever their headers say
             self.chunked = False
 
@@ -66,8 +71,8 @@ class Response(http.client.HTTPResponse):
     def lines(self, limit: int = MAX_LINE) -> Iterator[bytes]:
         """Yield the lines of the body, each with its line feed, as soon as it is complete.
 
-        Bytes after the last line feed are a line only if they end in a CR, as in a text without line feeds. Closing the
-        iterator early closes the connection.
+        Of the bytes after the last line feed, those up to the last CR are yielded, as in a text without line feeds: a
+        CR may end a line too. Closing the iterator early closes the connection.
 
         Args:
             limit: longest line, in bytes.
@@ -91,8 +96,9 @@ class Response(http.client.HTTPResponse):
                 if piece.endswith(b"\n"):
                     yield b"".join(begun)
                     begun, size = [], 0
-            if begun and begun[-1].endswith(b"\r"):
-                yield b"".join(begun)
+            rest = b"".join(begun)
+            if end := rest.rfind(b"\r") + 1:
+                yield rest[:end]
         finally:
             self.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Mapping, Optional, Sequence, Union
 
 
@@ -38,11 +38,14 @@ class ToolCall:
         id: the `tool_call_id` of the message with its result.
         name: the function's name.
         arguments: JSON, as the model wrote it.
+        parsed: the arguments by name, as the types of the function's parameters, if the request had the function among
+            its tools.
     """
 
     id: str
     name: str
     arguments: str
+    parsed: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

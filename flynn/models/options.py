@@ -75,13 +75,12 @@ class CompletionOptions(TypedDict, total=False):
     extra: Mapping[str, Any]
 
 
-class ChatOptions(CompletionOptions, total=False):
-    """The options of the chat routes."""
+class RunOptions(CompletionOptions, total=False):
+    """The options of `run_tools`."""
 
     logprobs: Optional[bool]
     top_logprobs: Optional[int]
-    response_format: Optional[Mapping[str, Any]]
-    tools: Optional[Sequence[Mapping[str, Any]]]
+    response_format: Union[Mapping[str, Any], Any, None]
     tool_choice: Union[str, Mapping[str, Any], None]
     parallel_tool_calls: Optional[bool]
     parse_tool_calls: Optional[bool]
@@ -91,3 +90,23 @@ class ChatOptions(CompletionOptions, total=False):
     add_generation_prompt: Optional[bool]
     continue_final_message: Union[bool, str, None]
     echo: Optional[bool]
+
+
+class ChatOptions(RunOptions, total=False):
+    """The options of the chat routes."""
+
+    tools: Optional[Sequence[Any]]
+
+
+class CallOptions(ChatOptions, total=False):
+    """The options of `chat` and `chat_json`."""
+
+    timeout: Optional[float]
+    headers: Optional[Mapping[str, str]]
+
+
+class StreamOptions(CallOptions, total=False):
+    """The options of `chat_stream` and `chat_json_stream`."""
+
+    resume: Optional[bool]
+    resume_for: Optional[float]

@@ -98,9 +98,9 @@ class ChatRequest:
     grammar_triggers: Optional[Sequence[Any]] = _option("texts or tokens from which a lazy grammar applies")
     preserved_tokens: Optional[Sequence[str]] = _option("strings that are kept as single tokens")
     json_schema: Optional[Mapping[str, Any]] = _option("JSON schema of the answer")
-    response_format: Optional[Mapping[str, Any]] = _chat_option("JSON or a JSON schema, in OpenAI's form")
+    response_format: Union[Mapping[str, Any], Any, None] = _chat_option("a type, or a JSON schema in OpenAI's form")
     # tools
-    tools: Optional[Sequence[Mapping[str, Any]]] = _chat_option("functions that the model may call, in OpenAI's form")
+    tools: Optional[Sequence[Any]] = _chat_option("functions that the model may call, or their OpenAI definitions")
     tool_choice: Union[str, Mapping[str, Any], None] = _chat_option("auto, none, required, or the one function to call")
     parallel_tool_calls: Optional[bool] = _chat_option("allow several tool calls at once")
     parse_tool_calls: Optional[bool] = _chat_option("find tool calls in the generated text")

@@ -76,11 +76,13 @@ class Choice:
         message: the model's message; append it to the history.
         finish_reason: `"stop"`, `"length"` or `"tool_calls"`; None before its end.
         logprobs: one mapping a token, as the server sends them, with `logprobs=True`.
+        parsed: the answer as an instance, if a type was given as `response_format`; None if the choice does not fit.
     """
 
     message: Message
     finish_reason: Optional[str] = None
     logprobs: Sequence[Mapping[str, Any]] = ()
+    parsed: Any = None
 
 
 @dataclass
@@ -115,6 +117,10 @@ class ChatResponse:
     @property
     def reasoning(self) -> Optional[str]:
         return self.message.reasoning
+
+    @property
+    def parsed(self) -> Any:
+        return self.choices[0].parsed
 
     @property
     def tool_calls(self) -> Sequence[ToolCall]:
@@ -209,9 +215,7 @@ StreamEvent = Union[ContentEvent, ReasoningEvent, ToolCallEvent, ProgressEvent, 
 class ModelClient(Protocol):
     """The interface of every model client: `timeout` in seconds, None for no limit; options as in `ChatRequest`."""
 
-    def chat(
-        self, request: Prompt, *, timeout: Optional[float] = ..., **options: Unpack[ChatOptions]
-    ) -> ChatResponse:
+    def chat(self, request: Prompt, *, timeout: Optional[float] = ..., **options: Unpack[ChatOptions]) -> ChatResponse:
         """Return the answer to a request, in one piece."""
 
     def chat_stream(

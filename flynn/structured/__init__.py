@@ -1,12 +1,12 @@
 """Typed answers: from a Python type to a JSON schema, and from the JSON that a model writes back to the type.
 
-    annotations  from a type to its form: what it means as JSON
-    forms        from a value to an instance; mismatch: why there is none
-    schema       from a form to a JSON schema
+    annotations  from a type to its node; formats: types that are strings in JSON
+    nodes        from a JSON value to an instance; mismatch: why a value does not match
+    schema       from a node to a JSON schema; grammar: the schema as llama.cpp obeys it
     partial      JSON that is still growing
-    answer       what is sent for an answer of a type, and how a reply becomes one, whole and piece by piece
+    answer       what is sent for an answer of a type, and how a reply becomes an instance
 
-Nothing here does I/O, and all of it is loaded only when it is used.
+Nothing here does I/O, and all of it is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -20,14 +20,19 @@ class Limits:
     """Limits of a value, for Annotated, under their names in JSON schema. The server lets a model write nothing else.
 
     Args:
-        minLength, maxLength: characters of a string.
-        pattern: of all of a string, from `^` to `$`; what llama-server knows of it is in its README on grammars.
-        minimum, maximum, exclusiveMinimum, exclusiveMaximum: of an integer. llama-server has none for other numbers.
-        minItems, maxItems: of an array.
+        minLength, maxLength: characters of a string; minLength up to 2,000.
+        pattern: a regular expression for the whole string: literals, classes, groups, `|` and repeats up to 2,000.
+            `\\d`, `\\w` and `\\s` stand for ASCII characters. Put the length into it: `[a-z]{1,9}`.
+        minimum, maximum, exclusiveMinimum, exclusiveMaximum: of an integer, which has at most 16 digits. llama-server
+            has no limits for other numbers.
+        minItems, maxItems: of an array; minItems up to 2,000.
+
+    Limits that llama.cpp's grammar cannot express are a TypeError before anything is sent.
 
     Example:
         >>> Age = Annotated[int, Limits(minimum=0, maximum=120)]
         >>> Name = Annotated[str, Limits(maxLength=40), "first name and surname"]
+        >>> Postcode = Annotated[str, Limits(pattern="[0-9]{5}")]
     """
 
     minLength: Optional[int] = None

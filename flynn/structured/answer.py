@@ -1,16 +1,19 @@
-"""Answers of a type: what is sent for one, how a reply becomes one, and what there is of it as it grows."""
+"""Answers of a type: what is sent for one, and how a reply becomes an instance, at once or as it grows."""
 
 from __future__ import annotations
 
 import collections.abc
 import json
-from typing import Any, Dict, Generic, List, Mapping, TypeVar
+from dataclasses import replace
+from typing import Any, Callable, Dict, Generic, List, Mapping, TypeVar
 
 from ..errors import StructuredOutputError
 from ..files import refuse_constant
+from ..models.local.encode import chat_request
 from ..models.local.stream import ChatStream
-from ..models.types import ChatResponse, Prompt, StreamEvent
+from ..models.types import ChatRequest, ChatResponse, Message, Prompt, StreamEvent
 from .annotations import node_of
+from .grammar import narrow
 from .mismatch import Mismatch, key_path
 from .nodes import Anything, Node, build
 from .partial import PartialJSON
@@ -21,37 +24,60 @@ S = TypeVar("S")
 
 
 class TypedAnswer(Generic[T]):
-    """An answer of a type, or of a JSON schema as a mapping; raises TypeError if JSON cannot express the type."""
+    """An answer of a type, or of a JSON schema given as a mapping.
 
-    def __init__(self, wanted: object) -> None:
-        if isinstance(wanted, collections.abc.Mapping):
-            self.schema: Mapping[str, Any] = wanted
+    Raises:
+        TypeError: JSON cannot express the type, or llama.cpp's grammar cannot express a limit.
+    """
+
+    def __init__(self, answer_type: object) -> None:
+        if isinstance(answer_type, collections.abc.Mapping):
+            self.schema: Mapping[str, Any] = narrow(answer_type)
             self._node: Node = Anything()
         else:
-            self._node = node_of(wanted)
+            self._node = node_of(answer_type)
             self.schema = schema_of(self._node)
 
     def options(self, request: Prompt, options: Mapping[str, Any]) -> Dict[str, Any]:
-        """The options of a chat request, with the schema; TypeError if it has a constraint of its own already."""
+        """Add the schema to the options of a chat request. Raises TypeError if that has a constraint already."""
         for name in ("response_format", "json_schema", "grammar"):
             if options.get(name, getattr(request, name, None)) is not None:
-                raise TypeError(f"the schema is all that may constrain the answer: leave out {name}")
-        # Not json_schema, since servers that are not llama.cpp's, and proxies, know this one.
+                raise TypeError(f"the schema must be the only constraint of the answer: leave out {name}")
+        # Not json_schema: servers other than llama.cpp's, and proxies, know this one.
         named = {"name": "answer", "schema": self.schema}
         return {**options, "response_format": {"type": "json_schema", "json_schema": named}}
 
-    def read(self, response: ChatResponse) -> T:
-        """The instance that a response holds; StructuredOutputError if it holds none."""
+    def read(self, response: ChatResponse, choice: int = 0) -> T:
+        """Return the instance that a choice of a response holds. Raises StructuredOutputError."""
+        chosen = replace(response, choices=response.choices[choice : choice + 1])
         try:
-            value = json.loads(response.content, parse_constant=refuse_constant)
+            value = json.loads(chosen.content, parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
-            raise _unreadable(response, error) from error
-        if response.finish_reason == "length" and type(value) in (int, float):  # more digits might have come
-            raise _ran_out(response)
+            raise _unreadable(chosen, error) from error
+        if chosen.finish_reason == "length" and type(value) in (int, float):  # more digits might have followed
+            raise _out_of_tokens(chosen)
         try:
             return build(self._node, value)  # type: ignore[no-any-return]
         except Mismatch as mismatch:
-            raise StructuredOutputError(f"the answer does not fit: {mismatch}", response) from mismatch
+            raise StructuredOutputError(f"the answer does not fit: {mismatch}", chosen) from mismatch
+
+    def ask(self, chat: Callable[[ChatRequest], ChatResponse], request: Prompt, retries: int) -> T:
+        """Ask for the answer, again at most `retries` times, each time with what was wrong."""
+        if not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"retries must be a whole number, 0 or more, not {retries!r:.60}")
+        attempt = chat_request(request, {})
+        while True:
+            response = chat(attempt)
+            try:
+                return self.read(response)
+            except StructuredOutputError as error:
+                if not retries:
+                    raise
+                retries -= 1
+                problem = "it is too long" if response.finish_reason == "length" else str(error)
+                again = f"Your last answer cannot be used: {problem}. Answer once more, with JSON only."
+                messages = [*attempt.messages, Message("assistant", response.content), Message("user", again)]
+                attempt = replace(attempt, messages=messages)
 
 
 def _unreadable(response: ChatResponse, error: Exception) -> StructuredOutputError:
@@ -61,11 +87,11 @@ def _unreadable(response: ChatResponse, error: Exception) -> StructuredOutputErr
     try:
         partial.feed(response.content)
         partial.end()
-    except ValueError as found:
-        problem = str(found)
+    except ValueError as incomplete:
+        problem = str(incomplete)
     place = f" at {path}" if (path := key_path(partial.keys)) else ""
     if response.finish_reason == "length":
-        return _ran_out(response, place)
+        return _out_of_tokens(response, place)
     if response.tool_calls:
         return StructuredOutputError("the model calls tools instead of answering", response)
     if not response.content.strip():
@@ -73,7 +99,7 @@ def _unreadable(response: ChatResponse, error: Exception) -> StructuredOutputErr
     return StructuredOutputError(f"the answer is not JSON{place}: {problem}", response)
 
 
-def _ran_out(response: ChatResponse, place: str = "") -> StructuredOutputError:
+def _out_of_tokens(response: ChatResponse, place: str = "") -> StructuredOutputError:
     spent = f", after {response.usage.completion_tokens} of them" if response.usage else ""
     message = f"the model ran out of tokens{place}{spent}: raise max_tokens, or bound what the schema allows"
     return StructuredOutputError(message, response)
@@ -88,7 +114,7 @@ class _Growing(Generic[S, T]):
 
     @property
     def value(self) -> Any:
-        """What there is so far; None before it begins."""
+        """The value so far, as plain lists, dicts and so on; None before it begins."""
         return self._partial.value
 
     @property
@@ -96,27 +122,27 @@ class _Growing(Generic[S, T]):
         """The instance, once the stream is exhausted.
 
         Raises:
-            StructuredOutputError: there is none.
+            StructuredOutputError: the stream was not read to its end, or its answer does not fit.
         """
         if not self._results:
-            message = "there is no result: the stream was not read to its end, or what it holds does not fit"
+            message = "there is no result: the stream was not read to its end, or its answer does not fit"
             raise StructuredOutputError(message, self.response)
         return self._results[0]
 
     @property
     def response(self) -> ChatResponse:
-        """The response assembled from what has come so far: all of it once the stream is exhausted."""
+        """The response so far; complete once the stream is exhausted."""
         response: ChatResponse = self._stream.response
         return response
 
     @property
     def resumes(self) -> int:
-        """How often the stream was cut and went on."""
+        """How often the stream was cut and resumed."""
         resumes: int = self._stream.resumes
         return resumes
 
     def _grow(self, event: StreamEvent) -> bool:
-        """Take an event; whether `value` has changed."""
+        """Add an event. Returns whether `value` has changed."""
         if event.type == "done":
             self._results.append(self._answer.read(event.response))
         if event.type != "content" or event.choice != 0:
@@ -128,23 +154,23 @@ class _Growing(Generic[S, T]):
 
 
 class JSONStream(_Growing[ChatStream, T]):
-    """An iterator of what there is of a JSON value as it grows, and a context manager. Made by `chat_json_stream`.
+    """A JSON value as it grows: an iterator, and a context manager. `LlamaCppClient.chat_json_stream` returns it.
 
-    Each time the value has grown it is given out as plain lists, dicts, strings and so on, whatever it will become in
-    the end. They are the same lists and dicts each time: copy what is to be kept as it is now, and change nothing. What
-    is incomplete is left out, but for strings, which come as far as they are there.
+    Each item is the value so far, as plain lists, dicts, strings and so on. Items are the same lists and dicts each
+    time: copy what you keep, and change nothing. Strings grow; numbers, literals and keys appear once complete.
 
-    It is closed, resumed and interrupted as a `ChatStream` is, and raises the same, and:
-        StructuredOutputError: what came is no JSON, or, at the end, does not fit or is not complete.
+    It is closed, resumed and interrupted as a `ChatStream` is. Raises, while iterating, what `ChatStream` raises, and:
+        StructuredOutputError: the text is not JSON or, at its end, incomplete or not of the type.
 
     Example:
-        >>> with client.chat_json_stream("Invent a person", Person) as stream:              # doctest: +SKIP
+        >>> with client.chat_json_stream("Invent a person.", Person) as stream:
         ...     for value in stream:
         ...         print(value)
+        {}
         {'name': ''}
         {'name': 'Ada'}
         {'name': 'Ada', 'age': 36}
-        >>> stream.result                                                                   # doctest: +SKIP
+        >>> stream.result
         Person(name='Ada', age=36)
     """
 

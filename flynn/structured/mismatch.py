@@ -1,13 +1,13 @@
-"""How a value is not what it has to be."""
+"""Why a value does not match its type."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn, Sequence, Union
+from typing import Any, NoReturn, Optional, Sequence, Union
 
 Key = Union[str, int]
 
-# Of exact types: True is no integer.
+# By exact type: True is not an integer.
 NAMES = {
     bool: "a boolean",
     int: "an integer",
@@ -20,11 +20,11 @@ NAMES = {
 
 
 class Mismatch(ValueError):
-    """A value is not what it has to be.
+    """A value does not match its type.
 
     Attributes:
-        problem: what was expected, and what there is.
-        expected: only the former; empty where that says little.
+        problem: what was expected, and what the value is.
+        expected: what was expected; empty where that alone says little.
         keys: the keys and indices that lead to the value.
     """
 
@@ -39,7 +39,7 @@ class Mismatch(ValueError):
 
 
 def key_path(keys: Sequence[Key]) -> str:
-    """Where a value is, in one line; the middle of a very long path is left out.
+    """Format keys as one line, without the middle of a very long path.
 
     Example:
         >>> key_path(["people", 2, "full name"])
@@ -56,8 +56,8 @@ def key_path(keys: Sequence[Key]) -> str:
     return path
 
 
-def typed(kind: type, value: Any) -> Any:
-    """The value, if it is of this JSON type."""
+def expect(kind: type, value: Any) -> Any:
+    """Return the value, which must be of exactly this type. Raises Mismatch."""
     return value if type(value) is kind else refuse(NAMES[kind], value)
 
 
@@ -67,9 +67,14 @@ def refuse(expected: str, value: Any) -> NoReturn:
     elif value is None or isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 200):
         got = json.dumps(value)
     else:
-        got = NAMES.get(type(value), f"{type(value).__name__}, which is no JSON")
+        got = NAMES.get(type(value), f"{type(value).__name__}, which is not a JSON value")
     raise Mismatch(f"expected {expected}, got {got}", expected=expected)
 
 
-def in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def in_one_line(error: BaseException, limit: Optional[int] = 200) -> str:
+    """Return the message of any exception, up to `limit` characters; its class if it is empty or `str` raises."""
+    try:
+        message = " ".join(str(error).split())
+    except Exception:
+        message = ""
+    return message[:limit] or type(error).__name__

@@ -1,6 +1,6 @@
-"""What a value has to be, as a graph of forms: each knows its JSON schema, and makes an instance of a value.
+"""A type as a graph of nodes: each writes its JSON schema, and builds an instance from a JSON value.
 
-A value is what `json.loads` makes. Nothing is converted, but for an int where a float is wanted.
+A JSON value is what `json.loads` returns. Nothing is converted, except an int where a float is expected.
 """
 
 from __future__ import annotations
@@ -10,46 +10,37 @@ import math
 import operator
 import re
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple, Type
 
 from ..errors import suggestion
-from .mismatch import NAMES, Key, Mismatch, in_one_line, refuse, typed
+from .mismatch import NAMES, Key, Mismatch, expect, in_one_line, refuse
 
 Schema = Dict[str, Any]
 
-# What came of a container under a member of an Either: without it, objects nested in objects could be made that take
-# twice as long for each level. All values live as long as this does, so that each keeps its id.
-Tried = Dict[Tuple[int, int], Any]
+# Memo of union attempts by (member, container). Without it, nested unions take time exponential in depth. All values
+# live as long as the memo does, so each keeps its id.
+Memo = Dict[Tuple[int, int], Any]
 
 
-def _at_least(value: Any, limit: int) -> bool:
-    return len(value) >= limit
-
-
-def _at_most(value: Any, limit: int) -> bool:
-    return len(value) <= limit
-
-
-# The keywords that llama-server's grammar obeys (llama.cpp, common/json-schema-to-grammar.cpp): of which JSON type, and
-# whether a value obeys.
+# The keywords of `Limits`: the JSON type that each is for, and its check.
 LIMITS: Dict[str, Tuple[str, Callable[[Any, Any], object]]] = {
-    "minLength": ("string", _at_least),
-    "maxLength": ("string", _at_most),
-    "pattern": ("string", lambda value, limit: re.search(limit, value)),
+    "minLength": ("string", lambda value, limit: len(value) >= limit),
+    "maxLength": ("string", lambda value, limit: len(value) <= limit),
+    "pattern": ("string", lambda value, limit: re.fullmatch(limit, value, re.ASCII)),
     "minimum": ("integer", operator.ge),
     "maximum": ("integer", operator.le),
     "exclusiveMinimum": ("integer", operator.gt),
     "exclusiveMaximum": ("integer", operator.lt),
-    "minItems": ("array", _at_least),
-    "maxItems": ("array", _at_most),
+    "minItems": ("array", lambda value, limit: len(value) >= limit),
+    "maxItems": ("array", lambda value, limit: len(value) <= limit),
 }
 
 
-def build(form: Node, value: object) -> Any:
-    """An instance, from a JSON value.
+def build(node: Node, value: object) -> Any:
+    """Build an instance from a JSON value.
 
     Raises:
-        Mismatch: the value does not fit. The message has the path of keys to it, and what was expected there.
+        Mismatch: the value does not match the type. The message has the path of keys to it, and what was expected.
 
     Example:
         >>> build(node_of(Dict[str, Tuple[int, ...]]), {"a": [1, 2]})
@@ -59,7 +50,7 @@ def build(form: Node, value: object) -> Any:
         flynn.structured.mismatch.Mismatch: a[1]: expected an integer, got "x"
     """
     try:
-        return form.build(value, {})
+        return node.build(value, {})
     except RecursionError:
         raise Mismatch("nested too deeply") from None
 
@@ -73,20 +64,20 @@ class Writer(Protocol):
 
 class Node(Protocol):
     def schema(self, writer: Writer) -> Schema: ...
-    def build(self, value: Any, tried: Tried) -> Any: ...
+    def build(self, value: Any, memo: Memo) -> Any: ...
 
 
 class Anything:
     def schema(self, writer: Writer) -> Schema:
-        # Not {}, of which llama.cpp makes any object.
+        # Not {}, for which llama.cpp allows only objects.
         return {"type": ["object", "array", "string", "number", "boolean", "null"]}
 
-    def build(self, value: Any, tried: Tried) -> Any:
+    def build(self, value: Any, memo: Memo) -> Any:
         return value
 
 
 @dataclass(frozen=True)
-class Plain:
+class Scalar:
     """A value of exactly one type."""
 
     kind: type
@@ -98,14 +89,14 @@ class Plain:
     def schema(self, writer: Writer) -> Schema:
         return {"type": self.name}
 
-    def build(self, value: Any, tried: Tried) -> Any:
-        return typed(self.kind, value)
+    def build(self, value: Any, memo: Memo) -> Any:
+        return expect(self.kind, value)
 
 
-class Number(Plain):
-    def build(self, value: Any, tried: Tried) -> float:
+class Number(Scalar):
+    def build(self, value: Any, memo: Memo) -> float:
         if type(value) is not int:
-            typed(float, value)
+            expect(float, value)
         try:
             if math.isfinite(value):
                 return float(value)
@@ -116,7 +107,7 @@ class Number(Plain):
 
 @dataclass(frozen=True)
 class Formatted:
-    """A string in a format that llama-server knows, and what reads it."""
+    """A string in a format, and what reads it."""
 
     format: str
     read: Callable[[str], object]
@@ -124,26 +115,27 @@ class Formatted:
     def schema(self, writer: Writer) -> Schema:
         return {"type": "string", "format": self.format}
 
-    def build(self, value: Any, tried: Tried) -> object:
-        text = typed(str, value)
-        try:  # Python reads the offset Z only from 3.11 on
-            return self.read(text[:-1] + "+00:00" if text.endswith("Z") else text)
-        except ValueError:
+    def build(self, value: Any, memo: Memo) -> object:
+        try:
+            return self.read(expect(str, value))
+        except (ValueError, ArithmeticError) as error:
+            if isinstance(error, Mismatch):
+                raise
             refuse(f"a {self.format}", value)
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """One of some values: each as JSON, and what it stands for."""
+class Enumeration:
+    """One of several values: each as JSON, and what it stands for."""
 
     values: Sequence[Tuple[Any, object]]
 
     def schema(self, writer: Writer) -> Schema:
         values = [value for value, _ in self.values]
         kinds = {type(value) for value in values}
-        return {**({"type": Plain(kinds.pop()).name} if len(kinds) == 1 else {}), "enum": values}
+        return {**({"type": Scalar(kinds.pop()).name} if len(kinds) == 1 else {}), "enum": values}
 
-    def build(self, value: Any, tried: Tried) -> object:
+    def build(self, value: Any, memo: Memo) -> object:
         for allowed, meaning in self.values:
             if type(allowed) is type(value) and allowed == value:
                 return meaning
@@ -152,8 +144,8 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Items:
-    """An array of any length, and what is made of the list of its items."""
+class Array:
+    """An array of any length; `make` turns the list of its items into the instance."""
 
     item: Node
     make: Callable[[List[Any]], object]
@@ -161,8 +153,8 @@ class Items:
     def schema(self, writer: Writer) -> Schema:
         return {"type": "array", "items": writer.write(self.item)}
 
-    def build(self, value: Any, tried: Tried) -> object:
-        items = [_inner(self.item, item, index, tried) for index, item in enumerate(typed(list, value))]
+    def build(self, value: Any, memo: Memo) -> object:
+        items = [_build_inner(self.item, item, index, memo) for index, item in enumerate(expect(list, value))]
         try:
             return self.make(items)
         except TypeError:  # of a Set[Any], say
@@ -170,8 +162,8 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """An array with a form for each place: a tuple."""
+class FixedArray:
+    """An array with a node for each place: a tuple."""
 
     items: Sequence[Node]
 
@@ -179,27 +171,44 @@ class Fixed:
         items = [writer.write(item) for item in self.items]
         return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
 
-    def build(self, value: Any, tried: Tried) -> object:
-        if len(typed(list, value)) != len(self.items):
+    def build(self, value: Any, memo: Memo) -> object:
+        if len(expect(list, value)) != len(self.items):
             raise Mismatch(f"expected {len(self.items)} items, got {len(value)}")
-        return tuple(_inner(form, item, index, tried) for index, (form, item) in enumerate(zip(self.items, value)))
+        return tuple(_build_inner(node, item, index, memo) for index, (node, item) in enumerate(zip(self.items, value)))
 
 
 @dataclass(frozen=True)
-class Table:
-    """An object with any keys."""
+class Dictionary:
+    """An object with any keys, or with those of an enumeration."""
 
+    key: Node
     value: Node
 
     def schema(self, writer: Writer) -> Schema:
-        return {"type": "object", "additionalProperties": writer.write(self.value)}
+        value = writer.write(self.value)
+        if not isinstance(self.key, Enumeration):
+            return {"type": "object", "additionalProperties": value}
+        keys = [key if isinstance(key, str) else json.dumps(key) for key, _ in self.key.values]
+        return {"type": "object", "properties": dict.fromkeys(keys, value), "additionalProperties": False}
 
-    def build(self, value: Any, tried: Tried) -> object:
-        return {key: _inner(self.value, inner, key, tried) for key, inner in typed(dict, value).items()}
+    def build(self, value: Any, memo: Memo) -> object:
+        return {
+            self._key(key): _build_inner(self.value, inner, key, memo) for key, inner in expect(dict, value).items()
+        }
+
+    def _key(self, text: str) -> Any:
+        """The key as it is, or what it is as JSON: keys of JSON are always strings."""
+        try:
+            return self.key.build(text, {})
+        except Mismatch as mismatch:
+            try:
+                return self.key.build(json.loads(text), {})
+            except ValueError:
+                raise Mismatch(f"as a key, {mismatch.problem}", keys=[text]) from None
 
 
 class Named:
-    """A form that may lead back to itself."""
+    """A node that may lead back to itself."""
 
     shared = False  # whether it occurs more than once
 
@@ -210,17 +219,17 @@ class Named:
 class Alias(Named):
     """`type X = ...`"""
 
-    form: Node
+    node: Node
 
     def schema(self, writer: Writer) -> Schema:
-        return writer.write(self.form)
+        return writer.write(self.node)
 
-    def build(self, value: Any, tried: Tried) -> Any:
-        return self.form.build(value, tried)
+    def build(self, value: Any, memo: Memo) -> Any:
+        return self.node.build(value, memo)
 
 
 class Struct(Named):
-    """An object with known keys: a dataclass or a TypedDict."""
+    """An object with known keys: a dataclass, a TypedDict, a NamedTuple or an attrs class."""
 
     def __init__(self, name: str, make: Callable[..., object]) -> None:
         super().__init__(name)
@@ -231,57 +240,59 @@ class Struct(Named):
     def schema(self, writer: Writer) -> Schema:
         return {
             "type": "object",
-            "properties": {key: writer.write(form) for key, form in self.fields.items()},
+            "properties": {key: writer.write(node) for key, node in self.fields.items()},
             "required": list(self.required),
             "additionalProperties": False,
         }
 
-    def build(self, value: Any, tried: Tried) -> object:
-        for key in typed(dict, value):
+    def build(self, value: Any, memo: Memo) -> object:
+        for key in expect(dict, value):
             if key not in self.fields:
                 raise Mismatch(f"{self.name} has no such key{suggestion(key, self.fields)}", keys=[key])
         for key in self.required:
             if key not in value:
                 raise Mismatch("missing", keys=[key])
-        values = {key: _inner(self.fields[key], inner, key, tried) for key, inner in value.items()}
+        values = {key: _build_inner(self.fields[key], inner, key, memo) for key, inner in value.items()}
         try:
             return self.make(**values)
-        except ValueError as error:  # of a __post_init__
+        except (TypeError, ValueError) as error:  # of a __post_init__ or a validator
             raise Mismatch(in_one_line(error)) from error
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A class that makes its own schema and its own instances, as pydantic's do."""
+    """A type with its own schema and its own conversion: of pydantic, msgspec, or any class that has both."""
 
-    kind: Any
+    own: Schema
+    convert: Callable[[Any], object]
+    error: Type[Exception] = ValueError  # what `convert` raises
 
     def schema(self, writer: Writer) -> Schema:
-        return writer.adopt(self.kind.model_json_schema())
+        return writer.adopt(self.own)
 
-    def build(self, value: Any, tried: Tried) -> object:
+    def build(self, value: Any, memo: Memo) -> object:
         try:
-            return self.kind.model_validate(value)
-        except ValueError as error:
-            if hasattr(error, "errors") and (errors := error.errors()):  # so pydantic says where
+            return self.convert(value)
+        except self.error as error:
+            if hasattr(error, "errors") and (errors := error.errors()):  # pydantic's, with the place
                 raise Mismatch(errors[0]["msg"], keys=errors[0]["loc"]) from error
             raise Mismatch(in_one_line(error)) from error
 
 
 @dataclass(frozen=True)
 class Limited:
-    """A form with what Annotated adds to it."""
+    """A node with what Annotated adds to it."""
 
-    form: Node
+    node: Node
     limits: Mapping[str, Any]
     description: Optional[str]
 
     def schema(self, writer: Writer) -> Schema:
         described = {} if self.description is None else {"description": self.description}
-        return {**writer.write(self.form), **self.limits, **described}
+        return {**writer.write(self.node), **self.limits, **described}
 
-    def build(self, value: Any, tried: Tried) -> object:
-        built = self.form.build(value, tried)
+    def build(self, value: Any, memo: Memo) -> object:
+        built = self.node.build(value, memo)
         for keyword, limit in self.limits.items():
             if not LIMITS[keyword][1](value, limit):
                 refuse(f"{keyword} {limit}", value)
@@ -289,40 +300,40 @@ class Limited:
 
 
 @dataclass(frozen=True)
-class Either:
-    """The first of several forms that fits."""
+class AnyOf:
+    """The first of several nodes that the value matches."""
 
     members: Sequence[Node]
 
     def schema(self, writer: Writer) -> Schema:
         return {"anyOf": [writer.write(member) for member in self.members]}
 
-    def build(self, value: Any, tried: Tried) -> object:
+    def build(self, value: Any, memo: Memo) -> object:
         mismatches = []
         for member in self.members:
             attempt = id(member), id(value)
-            came = tried.get(attempt)
-            if came is None:
+            outcome = memo.get(attempt)
+            if outcome is None:
                 try:
-                    came = member.build(value, tried)
+                    outcome = member.build(value, memo)
                 except Mismatch as mismatch:
-                    came = mismatch
+                    outcome = mismatch
                 if isinstance(value, (list, dict)):
-                    tried[attempt] = came
-            if not isinstance(came, Mismatch):
-                return came
-            mismatches.append(came)
+                    memo[attempt] = outcome
+            if not isinstance(outcome, Mismatch):
+                return outcome
+            mismatches.append(outcome)
         nearest = max(mismatches, key=lambda mismatch: len(mismatch.keys))
         if nearest.keys or not all(mismatch.expected for mismatch in mismatches):
-            # A new one, since its keys grow on the way out.
+            # A copy, since its keys grow on the way out.
             raise Mismatch(nearest.problem, expected=nearest.expected, keys=nearest.keys)
         refuse(" or ".join(mismatch.expected for mismatch in mismatches), value)
 
 
-def _inner(form: Node, value: Any, key: Key, tried: Tried) -> Any:
-    """What is made of a value in a container."""
+def _build_inner(node: Node, value: Any, key: Key, memo: Memo) -> Any:
+    """Build what is in a container; a mismatch gets its key."""
     try:
-        return form.build(value, tried)
+        return node.build(value, memo)
     except Mismatch as mismatch:
         mismatch.keys.insert(0, key)
         raise

@@ -1,7 +1,7 @@
-"""JSON that is still growing: what is there of a value, at each piece of its text.
+"""JSON that is still growing: the value of the text so far.
 
-The grammar is RFC 8259's, the values are those of `json.loads`. A number, a word (`true`) and a key are there once they
-are complete, a string as far as it has come. Each piece of text is looked at once, however much there is already.
+The grammar is RFC 8259's, the values are those of `json.loads`. A number, a literal (`true`) and a key appear once they
+are complete, a string grows with its text. Each piece of text is read once, so the time is linear.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple, Union
 
 from .mismatch import Key
 
-# Takes the text and a position in it; returns the position of what it has not taken.
+# A step of the parser. Takes the text and a position in it, and returns the position after what it has read.
 State = Callable[["PartialJSON", str, int], int]
 
-# Deeper nesting is refused: json.loads does so at about this depth on Python 3.9 to 3.11.
+# Limit of nesting: json.loads fails at about this depth on Python 3.9 to 3.11.
 MAX_DEPTH = 1000
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-# Whole characters of a string. Two escapes can make one (a surrogate pair), so that the first waits for the second.
+# Complete characters of a string. A surrogate pair is two escapes, so the first of them waits for the second.
 _HIGH = r"\\u[dD][89abAB][0-9a-fA-F]{2}"
 _NOT_HIGH = r"\\u(?![dD][89abAB])[0-9a-fA-F]{4}"
 _CHARACTERS = re.compile(
     rf'(?:[^"\\\x00-\x1f]+|\\["\\/bfnrt]|{_NOT_HIGH}|{_HIGH}{_NOT_HIGH}|{_HIGH}(?=[^\\]|\\[^u]|{_HIGH}))*'
 )
-_BEGUN_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{0,4}(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?")
+_ESCAPE_PREFIX = re.compile(r"\\(?:u[0-9a-fA-F]{0,4}(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?")
 _NUMBER_PART = re.compile(r"[-+.0-9eE]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
-_WORDS: Dict[str, Any] = {"true": True, "false": False, "null": None}
+_LITERALS: Dict[str, Any] = {"true": True, "false": False, "null": None}
 
 
 class PartialJSON:
@@ -43,31 +43,31 @@ class PartialJSON:
     """
 
     def __init__(self) -> None:
-        # The containers that are open, and in each the key of what is read or comes next (None before a key). The
-        # outermost one stands for the text: the value is its only item.
+        # The open containers, and for each the key of the item that is read (None before a key). The outermost one
+        # stands for the text: the value is its only item.
         self._open: List[Any] = [[]]
         self._keys: List[Optional[Key]] = [0]
         self._state: State = PartialJSON._value
-        self._token = ""  # what there is of a number or a word
-        self._held = ""  # the beginning of an escape
+        self._token = ""  # the part of a number or a literal
+        self._held = ""  # the prefix of an escape
         self._key: List[str] = []  # the pieces of a key
         self._changed = False
 
     @property
     def value(self) -> Any:
-        """What is there. Its lists and dicts stay the same ones, and grow. None before it begins."""
+        """The value so far; None before it begins. Its lists and dicts stay the same objects and grow."""
         return next(iter(self._open[0]), None)
 
     @property
     def keys(self) -> List[Key]:
-        """The keys and indices that lead to where the text has come."""
+        """The keys and indices that lead to the end of the text."""
         return [key for key in self._keys[1:] if key is not None]
 
     def feed(self, text: str) -> bool:
-        """Take the next piece of the text; whether `value` has changed.
+        """Read the next piece of the text. Returns whether `value` has changed.
 
         Raises:
-            ValueError: this is no beginning of JSON. Nothing can be fed any more.
+            ValueError: the text is not the beginning of JSON. Nothing more can be fed.
         """
         text, self._held = self._held + text, ""
         self._changed = False
@@ -77,7 +77,7 @@ class PartialJSON:
         return self._changed
 
     def end(self) -> None:
-        """Tell that this was all of the text. Only now is a number that is all of it known to be complete.
+        """Mark the end of the text. Only then a number at the top level is known to be complete.
 
         Raises:
             ValueError: the text is not complete.
@@ -85,7 +85,7 @@ class PartialJSON:
         if self._state is PartialJSON._number and len(self._open) == 1:
             self._end_number()
         if self._state is not PartialJSON._separator or len(self._open) > 1:
-            raise ValueError("it ends in the middle")
+            raise ValueError("it ends too early")
 
     def _value(self, text: str, position: int) -> int:
         position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
@@ -103,7 +103,7 @@ class PartialJSON:
             self._state = PartialJSON._number
             return position
         elif character in "tfn":
-            self._state = PartialJSON._word
+            self._state = PartialJSON._literal
             return position
         else:
             _refuse("a value", text, position)
@@ -145,10 +145,10 @@ class PartialJSON:
         piece, position = self._characters(text, position)
         if piece:
             inside, key = self._open[-1], self._keys[-1]
-            grown = inside[key]
-            inside[key] = None  # where nothing else refers to a string, CPython adds to it in place
-            grown += piece
-            inside[key] = grown
+            string = inside[key]
+            inside[key] = None  # CPython appends in place to a string that nothing else refers to
+            string += piece
+            inside[key] = string
             self._changed = True
         if text[position : position + 1] == '"':
             self._state = PartialJSON._separator
@@ -169,13 +169,13 @@ class PartialJSON:
         self._token = ""
         self._state = PartialJSON._separator
 
-    def _word(self, text: str, position: int) -> int:
+    def _literal(self, text: str, position: int) -> int:
         self._token += text[position]
-        if self._token in _WORDS:
-            self._put(_WORDS[self._token])
+        if self._token in _LITERALS:
+            self._put(_LITERALS[self._token])
             self._token = ""
             self._state = PartialJSON._separator
-        elif not any(word.startswith(self._token) for word in _WORDS):
+        elif not any(literal.startswith(self._token) for literal in _LITERALS):
             raise ValueError(f"expected a value, got {self._token}")
         return position + 1
 
@@ -203,13 +203,13 @@ class PartialJSON:
         return position + 1
 
     def _characters(self, text: str, position: int) -> Tuple[str, int]:
-        """What there is of a string, and the position after it; the beginning of an escape is kept for later."""
+        """Return complete characters of a string, and the position after them. The prefix of an escape is kept."""
         end = _CHARACTERS.match(text, position).end()  # type: ignore[union-attr]
         piece = text[position:end]
         if "\\" in piece:
             piece = json.loads(f'"{piece}"')
         if end < len(text) and text[end] != '"':
-            if not _BEGUN_ESCAPE.fullmatch(text, end):
+            if not _ESCAPE_PREFIX.fullmatch(text, end):
                 _refuse("a character of a string", text, end)
             self._held = text[end:]
             end = len(text)

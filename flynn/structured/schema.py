@@ -1,24 +1,25 @@
-"""From a form to a JSON schema, of nothing but the keywords that llama-server's grammar obeys.
+"""From a node to its JSON schema.
 
-Source: llama.cpp, common/json-schema-to-grammar.cpp. What it makes of a schema: keys in the order of `properties`, the
-required ones first; no other keys where `additionalProperties` is not given; `prefixItems` only without `items`. It
-knows no `uniqueItems`, `dependentRequired`, `not`, `if`; bounds only of integers.
+Source: llama.cpp, common/json-schema.cpp. Its grammar has keys in the order of `properties`, the required ones first,
+and no other keys where `additionalProperties` is missing; `prefixItems` only without `items`. It has no `uniqueItems`,
+`dependentRequired`, `not` or `if`, and bounds only for integers; grammar.py says what else.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Dict, cast
+from typing import Dict
 
+from .grammar import narrow
 from .nodes import Foreign, Named, Node, Schema
 
 
-def schema_of(form: Node) -> Schema:
-    """The JSON schema of a form.
+def schema_of(node: Node) -> Schema:
+    """Return the JSON schema of a node, as llama.cpp obeys it.
 
-    What occurs more than once, or leads back to itself, is under `$defs`, in a name that begins with the name of the
-    whole: llama.cpp puts the definitions of all tools of a request together.
+    A node that occurs more than once, or leads back to itself, is under `$defs`. Its name there begins with the name of
+    the root, since llama.cpp puts the definitions of all tools of a request together.
 
     Raises:
         TypeError: it is nested too deeply.
@@ -27,14 +28,13 @@ def schema_of(form: Node) -> Schema:
         >>> schema_of(node_of(Dict[str, Optional[int]]))
         {'type': 'object', 'additionalProperties': {'anyOf': [{'type': 'integer'}, {'type': 'null'}]}}
     """
-    if isinstance(form, Foreign):
-        return cast(Schema, form.kind.model_json_schema())
-    writer = SchemaWriter(getattr(form, "name", ""))
+    writer = SchemaWriter(getattr(node, "name", ""))
     try:
-        schema = writer.write(form)
+        schema = node.own if isinstance(node, Foreign) else writer.write(node)
+        narrowed: Schema = narrow({**schema, "$defs": writer.definitions} if writer.definitions else schema)
+        return narrowed
     except RecursionError:
         raise TypeError("schema: nested too deeply") from None
-    return {**schema, "$defs": writer.definitions} if writer.definitions else schema
 
 
 class SchemaWriter:
@@ -43,17 +43,17 @@ class SchemaWriter:
         self._root = root
         self._names: Dict[Named, str] = {}
 
-    def write(self, form: Node) -> Schema:
-        """The schema of a form, or a reference to it."""
-        if not isinstance(form, Named) or not form.shared:
-            return form.schema(self)
-        if form not in self._names:
-            name = self._names[form] = self._new_name(form.name)
-            self.definitions[name] = form.schema(self)
-        return {"$ref": f"#/$defs/{self._names[form]}"}
+    def write(self, node: Node) -> Schema:
+        """Return the schema of a node, or a reference to it."""
+        if not isinstance(node, Named) or not node.shared:
+            return node.schema(self)
+        if node not in self._names:
+            name = self._names[node] = self._new_name(node.name)
+            self.definitions[name] = node.schema(self)
+        return {"$ref": f"#/$defs/{self._names[node]}"}
 
     def adopt(self, schema: Schema) -> Schema:
-        """A schema that has its own definitions, with these among the others."""
+        """Move the definitions of a schema to these ones, under new names, and return the rest of it."""
         names = {name: self._new_name(name) for name in schema.get("$defs", ())}
         references = {f"#/$defs/{name}": f"#/$defs/{new}" for name, new in names.items()}
 
@@ -68,11 +68,11 @@ class SchemaWriter:
         return adopted
 
     def _new_name(self, name: str) -> str:
-        # Still another one after llama.cpp has made a rule's name of it: of letters, digits and dashes.
+        # Letters, digits and dashes: different names stay different when llama.cpp makes rule names of them.
         plain = re.sub("[^a-zA-Z0-9]+", "-", name if name == self._root else f"{self._root}-{name}").strip("-")
         number, numbered = 1, plain
         while numbered in self.definitions:
             number += 1
             numbered = f"{plain}-{number}"
-        self.definitions[numbered] = {}  # keeps the name
+        self.definitions[numbered] = {}  # reserves the name
         return numbered

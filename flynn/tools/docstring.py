@@ -1,4 +1,4 @@
-"""What a docstring says of a function and of its parameters, in the styles of Google, NumPy and Sphinx. No I/O.
+"""The descriptions of a function and its parameters in a docstring, in the styles of Google, NumPy and Sphinx. No I/O.
 
 Google: https://google.github.io/styleguide/pyguide.html#383-functions-and-methods
 NumPy: https://numpydoc.readthedocs.io/en/latest/format.html
@@ -11,26 +11,27 @@ import inspect
 import re
 from typing import Dict, List, Optional, Sequence, Tuple
 
-# What heads a section in Google's and in NumPy's style.
+# The headings of sections in Google's and in NumPy's style.
 _PARAMETERS = re.compile(r"((other|keyword) )?(arg(ument)?|param(eter)?)s:?", re.IGNORECASE)
 _OTHERS = re.compile(
     r"(attributes|examples?|hint|important|methods|notes?|raises|receives|references|returns?|see also|tip|todo"
     r"|warnings?|warns|yields?):?",
     re.IGNORECASE,
 )
-# What begins a parameter: "name (type): description" and "name : type", in both cases several names too.
-_NAMES = r"(\*{0,2}\w+(?:, *\*{0,2}\w+)*)"
-_GOOGLE_ITEM = re.compile(rf"{_NAMES} *(?:\(.*?\))? *:(?: +(.*)|$)")
+# The first line of a parameter: "name (type): description" and "name : type", in both cases also for several names.
+_NAME = r"\*{0,2}[^\W\d]\w*"
+_NAMES = rf"({_NAME}(?:, *{_NAME})*)"
+_GOOGLE_ITEM = re.compile(rf"{_NAMES} *(?:\(.*?\))? *:(?![:/]) *(.*)")  # neither a URL nor "::"
 _NUMPY_ITEM = re.compile(rf"{_NAMES}(?: *:.*)?()$")
 # ":param type name: description" and the other fields that Sphinx knows.
 _SPHINX_FIELD = re.compile(
     r":(?:(?:param|parameter|arg|argument|key|keyword) (?:[^:]* )?\*{0,2}(\w+)"
-    r"|(?:type|raises?|except|exception|returns?|rtype|var|ivar|cvar|vartype|meta)\b[^:]*) *:(?: +(.*)|$)"
+    r"|(?:type|raises?|except|exception|returns?|rtype|var|ivar|cvar|vartype|meta)\b[^:]*) *: *(.*)"
 )
 
 
 def parse_docstring(text: Optional[str]) -> Tuple[str, Dict[str, str]]:
-    """What a docstring says: of the function, up to the first section, and of each parameter by its name.
+    """Return the description of the function, up to the first section, and those of its parameters by name.
 
     Example:
         >>> parse_docstring('''The weather in a city.
@@ -48,7 +49,7 @@ def parse_docstring(text: Optional[str]) -> Tuple[str, Dict[str, str]]:
         parameters.update(_parameters(lines[start:end]))
     described = {name: " ".join(" ".join(pieces).split()) for name, pieces in parameters.items()}
     description = "\n".join(lines[: starts[0]] if starts else lines).strip()
-    return description, {name: said for name, said in described.items() if said}
+    return description, {name: text for name, text in described.items() if text}
 
 
 def _begins_section(lines: Sequence[str], number: int) -> bool:
@@ -61,11 +62,11 @@ def _begins_section(lines: Sequence[str], number: int) -> bool:
 
 
 def _parameters(section: Sequence[str]) -> Dict[str, List[str]]:
-    """The pieces of text about each parameter in a section."""
+    """The lines about each parameter in a section."""
     field = _SPHINX_FIELD.match(section[0])
     if field:
         end = section.index("") if "" in section else len(section)
-        return {field[1]: [field[2] or "", *section[1:end]]} if field[1] else {}
+        return {field[1]: [field[2], *section[1:end]]} if field[1] else {}
     if not _PARAMETERS.fullmatch(section[0].rstrip()):
         return {}
     if section[1:] and section[1].startswith("---"):
@@ -73,9 +74,9 @@ def _parameters(section: Sequence[str]) -> Dict[str, List[str]]:
     return _items(section[1:], _GOOGLE_ITEM)
 
 
-def _items(lines: Sequence[str], beginning: re.Pattern[str]) -> Dict[str, List[str]]:
-    """The parameters of a section; what is indented deeper than the first one goes on with the one before it."""
-    found: Dict[str, List[str]] = {}
+def _items(lines: Sequence[str], first_line: re.Pattern[str]) -> Dict[str, List[str]]:
+    """The lines about each parameter. A line that is indented deeper than the first belongs to the one before it."""
+    items: Dict[str, List[str]] = {}
     margin: Optional[int] = None
     pieces: List[str] = []
     for line in filter(str.strip, lines):
@@ -83,10 +84,10 @@ def _items(lines: Sequence[str], beginning: re.Pattern[str]) -> Dict[str, List[s
         margin = indent if margin is None else margin
         if indent < margin:
             break
-        begun = beginning.match(line.strip()) if indent == margin else None
-        if begun:
-            pieces = [begun[2] or ""]
-            found.update(dict.fromkeys(re.findall(r"\w+", begun[1]), pieces))
+        first = first_line.match(line.strip()) if indent == margin else None
+        if first:
+            pieces = [first[2]]
+            items.update(dict.fromkeys(re.findall(r"\w+", first[1]), pieces))
         else:
             pieces.append(line)
-    return found
+    return items

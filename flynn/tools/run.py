@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, AsyncGenerator, Generator, List, Optional, Union
+from typing import Any, AsyncGenerator, Generator, List, Mapping, Optional, Union
 
 from ..models.messages import AnyMessage
-from ..models.types import ChatResponse, DoneEvent, ModelClient, StreamEvent
+from ..models.types import ChatResponse, DoneEvent, StreamEvent
 from .loop import Invocation, ToolLoop, ToolResultEvent
 
 Step = Union[StreamEvent, ToolResultEvent]
@@ -16,7 +16,7 @@ class _Run:
 
     @property
     def messages(self) -> List[AnyMessage]:
-        """The conversation so far, in whole rounds; of a run that has ended all of it, to go on with."""
+        """The conversation so far, in whole rounds. After the run it is complete: append the next message to it."""
         return list(self._loop.messages)
 
     def _answered(self) -> ChatResponse:
@@ -26,38 +26,40 @@ class _Run:
 
 
 class ToolRun(_Run):
-    """A run with tools: an iterator of its steps, and a context manager. Made by `LlamaCppClient.run_tools`.
+    """A run with tools: an iterator of its steps, and a context manager. `LlamaCppClient.run_tools` returns it.
 
-    Nothing is sent before the first step is asked for, and no function is called before the step after the reply that
-    calls it: to leave the loop there is to refuse the call. Of the calls in one reply the first 32 are made.
+    The first request is sent when iteration begins. The calls of a reply are made only when the step after that reply
+    is asked for: leave the loop there to refuse them. Up to 32 calls of one reply are made.
 
-    The steps, told apart by `type`:
-        `"done"`: a reply has come, its `response` says what it is: calls of tools, or at last the answer
-        `"tool_result"`: a call was executed: `call`, `content` (what the model is told), `error`
-        with `stream=True` also those of `chat_stream`, each reply piece by piece before it is done
+    Each step has a `type`:
+        `"done"`: a reply is complete. Its `response` has calls of tools, or is the answer.
+        `"tool_result"`: a call was made: `call`, `content` (what is sent to the model), `error`.
+        With `stream=True` also the events of `chat_stream`, before each reply is done.
 
     Raises, while iterating:
-        ToolRoundsError: the model still called tools in the last round that was allowed.
-        FlynnError: as `chat` or `chat_stream` does.
+        ToolRoundsError: the model still called tools in the last round.
+        StructuredOutputError: `tool_choice` forces a call, and the first reply has none.
+        FlynnError: as `chat` and `chat_stream` do.
 
     Example:
-        >>> for step in client.run_tools("What is the weather in Paris?", [get_weather]):    # doctest: +SKIP
+        >>> for step in client.run_tools("What is the weather in Paris?", [get_weather]):
         ...     if step.type == "tool_result":
         ...         print(step.call.name, step.call.arguments, step.content)
+        get_weather {"city": "Paris"} 22 °C and sunny in Paris
     """
 
-    def __init__(self, client: ModelClient, loop: ToolLoop, stream: bool, timeout: Optional[float]) -> None:
+    def __init__(self, client: Any, loop: ToolLoop, stream: bool, **options: Any) -> None:
         for tool in loop.tools.values():
             if tool.asynchronous:
                 raise TypeError(f"{tool.name} is asynchronous: only AsyncLlamaCppClient can call it")
         self._loop = loop
-        self._steps = _steps(loop, client, stream, timeout)
+        self._steps = _steps(loop, client, stream, options)
 
     def answer(self) -> ChatResponse:
-        """Run to the end, if it has not ended yet; the reply that asked for no more calls.
+        """Run to the end and return the reply that asks for no more calls.
 
         Raises:
-            RuntimeError: there is none: the run was closed, or something was raised.
+            RuntimeError: there is no answer: the run was closed, or ended with an exception.
             FlynnError: as iterating does.
         """
         for _ in self:
@@ -84,9 +86,9 @@ class ToolRun(_Run):
 class AsyncToolRun(_Run):
     """`ToolRun` for asyncio: an asynchronous iterator of steps, and an asynchronous context manager.
 
-    The calls of one reply are made at the same time: asynchronous functions in the event loop, others in threads of its
-    executor. Their results come in the order of the calls. Cancelling the task ends the request under way and the
-    asynchronous functions; one that runs in a thread runs on, and nobody waits for it.
+    The calls of one reply run at the same time: asynchronous functions in the event loop, others in threads of its
+    executor. Their results come in the order of the calls. Cancelling the task aborts the request and cancels the
+    asynchronous functions; a function in a thread runs on, and nothing waits for it.
 
     Example:
         >>> async def weather(client):
@@ -94,12 +96,12 @@ class AsyncToolRun(_Run):
         ...         print(step.type)
     """
 
-    def __init__(self, client: Any, loop: ToolLoop, stream: bool, timeout: Optional[float]) -> None:
+    def __init__(self, client: Any, loop: ToolLoop, stream: bool, **options: Any) -> None:
         self._loop = loop
-        self._steps = _async_steps(loop, client, stream, timeout)
+        self._steps = _async_steps(loop, client, stream, options)
 
     async def answer(self) -> ChatResponse:
-        """Run to the end, if it has not ended yet; the reply that asked for no more calls."""
+        """Run to the end and return the reply that asks for no more calls."""
         async for _ in self:
             pass
         return self._answered()
@@ -121,26 +123,24 @@ class AsyncToolRun(_Run):
         await self.close()
 
 
-# No methods: a run that nobody refers to any more would otherwise still refer to itself, and stay.
+# Functions, not methods: a generator that refers to its run would keep a forgotten run alive, and its stream open.
 
 
-def _steps(
-    loop: ToolLoop, client: ModelClient, stream: bool, timeout: Optional[float]
-) -> Generator[Step, None, None]:
+def _steps(loop: ToolLoop, client: Any, stream: bool, options: Mapping[str, Any]) -> Generator[Step, None, None]:
     while loop.answer is None:
         request = loop.request()
         calls: Optional[List[Invocation]] = None
         if stream:
-            with client.chat_stream(request, timeout=timeout) as events:
+            with client.chat_stream(request, **options) as events:
                 for event in events:
                     if event.type == "done":
                         calls = loop.take(event.response)
                     yield event
         else:
-            response = client.chat(request, timeout=timeout)
+            response = client.chat(request, **options)
             calls = loop.take(response)
             yield DoneEvent(response)
-        if calls is None:  # somebody closed the stream
+        if calls is None:  # the stream was closed
             return
         for call in calls:
             result = call.execute()
@@ -149,7 +149,7 @@ def _steps(
 
 
 async def _async_steps(
-    loop: ToolLoop, client: Any, stream: bool, timeout: Optional[float]
+    loop: ToolLoop, client: Any, stream: bool, options: Mapping[str, Any]
 ) -> AsyncGenerator[Step, None]:
     import asyncio
 
@@ -165,16 +165,16 @@ async def _async_steps(
         request = loop.request()
         calls: Optional[List[Invocation]] = None
         if stream:
-            async with client.chat_stream(request, timeout=timeout) as events:
+            async with client.chat_stream(request, **options) as events:
                 async for event in events:
                     if event.type == "done":
                         calls = loop.take(event.response)
                     yield event
         else:
-            response = await client.chat(request, timeout=timeout)
+            response = await client.chat(request, **options)
             calls = loop.take(response)
             yield DoneEvent(response)
-        if calls is None:  # somebody closed the stream
+        if calls is None:  # the stream was closed
             return
         tasks = [asyncio.ensure_future(execute(call)) for call in calls]
         try:

@@ -1,4 +1,4 @@
-"""What is measured, and which figures come of it: said here once."""
+"""The measures of the benchmark, and the figures that they yield."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Dict, List, Sequence, Tuple
 
 from .subjects import BARE, HTTP_CLIENT, RAW
 
-# The runs of each subject by figure, in seconds and bytes: `runs["import.wall"]["flynn"]`.
+# The runs of each subject for each figure, in seconds or bytes: `runs["import.wall"]["flynn"]`.
 Runs = Dict[str, Dict[str, List[float]]]
 
-# The same of a curve by size (as JSON has it: a string): `curves["events"]["1000000"]`.
+# The runs of each curve for each size, in seconds. JSON turns the sizes into strings: `curves["events"]["1000000"]`.
 Curves = Dict[str, Dict[str, List[float]]]
 
 PROCESSES = ("import", "first-token")
@@ -20,14 +20,15 @@ MEASURES = (*PROCESSES, *INSIDE, "curves", "wheel")
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that a measure yields.
+    """A figure of a measure.
 
     Attributes:
-        key: the measure, a dot, and what of it.
-        title: as it is shown.
-        unit, scale: as it is shown, and how many of these are a second or a byte.
-        floor: the figure and the subject that it is compared with.
-        main: it is in the README's table too.
+        key: the name of the measure, a dot, and the name of the value.
+        title: the title in the tables.
+        unit: the unit in the tables.
+        scale: the factor from seconds or bytes to the unit.
+        floor: the figure and the subject to compare with.
+        main: True if the README's table has it, too.
     """
 
     key: str
@@ -38,10 +39,10 @@ class Figure:
     main: bool = True
 
 
-# Against a real server, for each number of streams, in threads and asynchronous.
+# The figures against a real server, for each number of streams, in threads and asynchronous.
 REAL = {
     "first": ("time to the first token", "ms", 1e3),
-    "rate": ("tokens in a second", "tokens/s", 1.0),
+    "rate": ("tokens per second", "tokens/s", 1.0),
     "cpu": ("CPU per token", "µs", 1e6),
 }
 
@@ -62,13 +63,13 @@ FIGURES = [
     Figure("async-64.wall", "wall per token, 64 asynchronous streams", *_US, _WALL, main=False),
     Figure("sync-paced-64.cpu", "CPU per token, 64 streams in threads, one by one", *_US, _PACED),
     Figure("async-paced-64.cpu", "CPU per token, 64 asynchronous, one by one", *_US, _PACED),
-    Figure("one-shot.wall", "a one-shot call on a kept connection", *_US, ("one-shot.wall", HTTP_CLIENT.name)),
+    Figure("one-shot.wall", "a one-shot call on an open connection", *_US, ("one-shot.wall", HTTP_CLIENT.name)),
     Figure("one-shot.cpu", "CPU of that call", *_US, ("one-shot.cpu", HTTP_CLIENT.name), main=False),
 ]
 
 
 def real_figures(streams: Sequence[int]) -> List[Figure]:
-    """Those of bench.real: the floor of each is the http.client script in threads."""
+    """Return the figures of bench.real. The floor of each is the http.client script in threads."""
     return [
         Figure(
             f"real-{mode}-{count}.{name}",

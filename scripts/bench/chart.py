@@ -1,4 +1,4 @@
-"""The chart of the README, as SVG that can be read on a light and on a dark page.
+"""Draw the chart of the README as SVG that is readable on a light and on a dark background.
 
 python -m bench.chart benchmarks.json chart.svg     # needs matplotlib
 """
@@ -33,9 +33,10 @@ def main(results: str, chart: str) -> None:
 
 
 def draw(results: Dict[str, Any], path: str) -> None:
+    """Draw the chart of the results into the SVG file at `path`."""
     pyplot.rcParams.update(
         {
-            "svg.hashsalt": "flynn",  # the same results, the same file
+            "svg.hashsalt": "flynn",  # makes the file reproducible
             "svg.fonttype": "none",
             "font.family": "sans-serif",
             "font.size": 8,
@@ -45,7 +46,7 @@ def draw(results: Dict[str, Any], path: str) -> None:
     )
     figure, panels = pyplot.subplots(1, len(PANELS), figsize=(10, 2.5), sharey=True, layout="constrained")
     for axes, (key, (title, unit, scale, floor)) in zip(panels, PANELS.items()):
-        values = {name: value * scale for name, value in measured(results, key, floor).items()}
+        values = {name: value * scale for name, value in medians_of(results, key, floor).items()}
         names = [name for name in BARS if name in values]
         colors = [{"floor": FLOOR, "flynn": FLYNN}.get(name, OTHERS) for name in names]
         axes.barh([BARS.index(name) for name in names], [values[name] for name in names], color=colors, height=0.7)
@@ -60,11 +61,12 @@ def draw(results: Dict[str, Any], path: str) -> None:
         for spine in axes.spines.values():
             spine.set_visible(False)
     panels[0].invert_yaxis()
-    figure.supxlabel("medians; the bars are logarithmic", fontsize=7.5, color=TEXT)
+    figure.supxlabel("medians; logarithmic scale", fontsize=7.5, color=TEXT)
     figure.savefig(path, transparent=True, metadata={"Date": None})
 
 
-def measured(results: Dict[str, Any], key: str, floor: str) -> Dict[str, float]:
+def medians_of(results: Dict[str, Any], key: str, floor: str) -> Dict[str, float]:
+    """Return the median of a figure for each subject; the floor is called "floor"."""
     if key == "installed":
         return {name: float(size["bytes"]) for name, size in results["sizes"].items()}
     medians = {name: summary(runs).median for name, runs in results["runs"][key].items()}

@@ -1,8 +1,8 @@
-"""How Flynn's CPU time grows with what it is given: one long line, many tiny events, a long history.
+"""Measure how Flynn's CPU time grows with its input: one long line, many tiny events, a long history.
 
-    python -m bench.curves URL LARGEST-SHARE     # prints a line of JSON: curve to size to CPU seconds
+    python -m bench.curves URL SHARE     # prints a line of JSON: curve to size to CPU seconds
 
-The share scales the sizes down: 1 for all of them, 0.01 for a look.
+SHARE scales the sizes down: 1 for the full sizes, 0.01 for a quick run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Callable, Dict
 
-# Of each curve the largest size; the others are halves, quarters, eighths and sixteenths of it.
+# The largest size of each curve: bytes, events, messages. The other sizes are 1/2, 1/4, 1/8 and 1/16 of it.
 LARGEST: Dict[str, int] = {"line": 16 * 2**20, "events": 1_000_000, "history": 10_000}
 
 
@@ -37,26 +37,28 @@ def main(url: str, share: str) -> None:
     messages = [Message("user" if number % 2 == 0 else "assistant", text) for number in range(LARGEST["history"])]
     curves: Dict[str, Callable[[int], None]] = {"line": line, "events": events, "history": history}
     client.chat("Hi")
-    print(json.dumps({name: spent_by(curve, sizes(name, float(share))) for name, curve in curves.items()}))
+    print(json.dumps({name: cpu_seconds(curve, sizes(name, float(share))) for name, curve in curves.items()}))
 
 
 def sizes(curve: str, share: float) -> list[int]:
+    """Return the sizes of a curve in ascending order."""
     largest = int(LARGEST[curve] * share)
     return [largest // part for part in (16, 8, 4, 2, 1)]
 
 
-def spent_by(curve: Callable[[int], None], sizes: list[int]) -> Dict[int, float]:
-    spent = {}
+def cpu_seconds(curve: Callable[[int], None], sizes: list[int]) -> Dict[int, float]:
+    """Run a curve with each size. Returns the CPU seconds by size."""
+    seconds = {}
     for size in sizes:
         cpu = time.process_time()
         curve(size)
-        spent[size] = time.process_time() - cpu
-    return spent
+        seconds[size] = time.process_time() - cpu
+    return seconds
 
 
-def expect(came: bool) -> None:
-    if not came:
-        raise SystemExit("not all came that was sent")
+def expect(complete: bool) -> None:
+    if not complete:
+        raise SystemExit("the client received less text than the server sent")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is made of runs: medians, ratios of runs of the same round, and the exponent by which a curve grows."""
+"""Statistics of runs: medians, ratios of runs of the same round, and the exponent of a curve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import List, Sequence
 
 @dataclass(frozen=True)
 class Summary:
-    """The median of runs, and the least and the greatest of them."""
+    """The median, minimum and maximum of runs."""
 
     median: float
     least: float
@@ -23,7 +23,7 @@ def summary(runs: Sequence[float]) -> Summary:
 
 
 def ratios(runs: Sequence[float], floor: Sequence[float]) -> List[float]:
-    """Each run over that of the floor in the same round, so that what slows the machine down slows both.
+    """Divide each run by the floor's run in the same round, so that a slow moment of the machine affects both.
 
     Example: `ratios([2.0, 6.0], [1.0, 2.0])` is `[2.0, 3.0]`
     """
@@ -31,9 +31,9 @@ def ratios(runs: Sequence[float], floor: Sequence[float]) -> List[float]:
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """The k of cost = c * size ** k that fits best (least squares of the logarithms): 1 is linear, 2 quadratic."""
+    """Fit cost = c * size ** k by least squares of the logarithms. Returns k: 1 is linear, 2 is quadratic."""
     x = [math.log(size) for size in sizes]
     y = [math.log(cost) for cost in costs]
     mean_x, mean_y = statistics.fmean(x), statistics.fmean(y)
-    above = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y))
-    return above / sum((a - mean_x) ** 2 for a in x)
+    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y))
+    return covariance / sum((a - mean_x) ** 2 for a in x)

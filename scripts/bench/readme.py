@@ -1,4 +1,4 @@
-"""The table of scripts/bench/README.md, between two marks in it."""
+"""Generate the table of scripts/bench/README.md, between two marks in the file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ def replaced(text: str, results: Dict[str, Any]) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"{README} has no place for the table: {BEGIN} and {END}")
+        raise ValueError(f"{README}: the marks for the table are missing: {BEGIN} and {END}")
     return "".join([before, begin, "\n", "\n".join(lines(results)), "\n", end, after])
 
 
 def lines(results: Dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table, with the machine and versions above and the curves below."""
     machine, runs = results["machine"], results["runs"]
     versions = [f"{name} {version}" for size in results["sizes"].values() for name, version in size["versions"].items()]
     yield f"Medians of {results['rounds']} interleaved rounds. {machine['python']}, {machine['system']},"
-    yield f"{machine['cores']} cores ({machine['processor']}), load {machine['load']} at the beginning."
+    yield f"{machine['cores']} cores ({machine['processor']}), load {machine['load']} at the start."
     yield f"{', '.join(versions)}."
     yield f"{busy(runs)}."
     yield ""
@@ -39,7 +40,7 @@ def lines(results: Dict[str, Any]) -> Iterator[str]:
             yield row(*cells(figure, runs))
     yield from sizes(results["sizes"])
     yield ""
-    yield "![Flynn beside its peers](chart.svg)"
+    yield "![Flynn and its peers](chart.svg)"
     yield ""
     for curve, costs in results["curves"].items():
         medians = {int(size): summary(seconds).median for size, seconds in costs.items()}
@@ -49,7 +50,7 @@ def lines(results: Dict[str, Any]) -> Iterator[str]:
 
 
 def cells(figure: Figure, runs: Runs) -> List[str]:
-    """Return Flynn's median with its ratio to the floor's, and the others' with their ratios to Flynn's."""
+    """Return the cells of a row: Flynn's median with its ratio to the floor, the others' with their ratios to Flynn."""
     medians = {subject: summary(values).median * figure.scale for subject, values in runs[figure.key].items()}
     key, subject = figure.floor
     floor = summary(runs[key][subject]).median * figure.scale
@@ -66,12 +67,13 @@ def cells(figure: Figure, runs: Runs) -> List[str]:
 
 
 def sizes(sizes: Dict[str, Any]) -> Iterator[str]:
+    """Yield the rows with the installed sizes and the numbers of packages."""
     ours = sizes[FLYNN.name]
     installed = [f"**{number(ours['bytes'] / 1e6)}** (wheel: {ours['wheel'] / 1e3:.0f} KB)"]
     for peer in PEERS:
         size = sizes[peer.name]["bytes"]
         installed.append(f"{number(size / 1e6)} ({number(size / ours['bytes'])} ×)")
-    yield row("installed, with all that it requires, MB", "", *installed)
+    yield row("installed, with dependencies, MB", "", *installed)
     yield row("packages installed", "", *[str(sizes[column.name]["packages"]) for column in COLUMNS])
 
 

@@ -1,9 +1,9 @@
-"""Records the two answers of a real llama-server that the benchmark's server repeats; run it to renew them.
+"""Record two responses of a real llama-server for the benchmark's server. Run it to renew them.
 
     python3 scripts/bench/record.py
 
-They are whole HTTP responses, byte for byte, of a connection that is kept alive: `stream.http` with the reports of
-progress and the usage that Flynn asks for, and `reply.http`.
+The files hold whole HTTP responses of a persistent connection, byte for byte: `stream.http`, with the progress events
+and the usage that Flynn requests, and `reply.http`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ RECORDED = Path(__file__).parent / "recorded"
 
 
 def answer(port: int, **fields: object) -> bytes:
-    """All that comes until the server has been silent for three seconds."""
+    """Send a chat request with these fields. Returns the bytes received until the server sends none for 3 s."""
     body = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "temperature": 0, **fields}
     data = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
-    came = b""
+    response = b""
     with socket.create_connection(("127.0.0.1", port), timeout=3) as connection:
         connection.sendall(head.encode() + data)
         try:
             while block := connection.recv(65536):
-                came += block
+                response += block
         except socket.timeout:
             pass
-    return came
+    return response
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The results as a table for a terminal."""
+"""Format the results as a table for a terminal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .figures import exponent, ratios, summary
 from .subjects import FLYNN, RAW
 
 CURVES = {
-    "line": "one event of so many bytes",
-    "events": "so many tiny events",
-    "history": "a history of so many messages",
+    "line": "one event of N bytes",
+    "events": "N tiny events",
+    "history": "a history of N messages",
 }
 
 
 def table(results: Dict[str, Any], figures: Sequence[Figure] = FIGURES) -> str:
-    """All that was measured, in blocks."""
+    """Return all results, one block for each figure."""
     runs: Runs = results["runs"]
     lines = list(_about(results))
     for figure in figures:
@@ -34,28 +34,28 @@ def table(results: Dict[str, Any], figures: Sequence[Figure] = FIGURES) -> str:
 def _about(results: Dict[str, Any]) -> Iterator[str]:
     machine = results["machine"]
     yield f"{machine['python']} on {machine['system']}, {machine['cores']} cores, {machine['processor']}"
-    yield f"load {machine['load']} at the beginning; rounds: {results['rounds']}"
+    yield f"load {machine['load']} at the start; rounds: {results['rounds']}"
     versions = [f"{name} {version}" for size in results["sizes"].values() for name, version in size["versions"].items()]
     yield ", ".join(versions)
     yield ""
 
 
 def busy(runs: Runs) -> str:
-    """How far the server was waited for, told by the client that computes least."""
+    """Return a line about the share of wall time that the raw socket, the leanest client, is on the CPU."""
     shares = ratios(runs["sync-1.cpu"][RAW.name], runs["sync-1.wall"][RAW.name])
     share = summary(shares).median
-    return f"CPU over wall of the raw socket, one stream: {share:.0%} (at 100% the server is never waited for)"
+    return f"CPU over wall of the raw socket, one stream: {share:.0%} (at 100% the client never waits for the server)"
 
 
 def _figure(figure: Figure, runs: Runs) -> Iterator[str]:
-    """The median of its runs, the least, the greatest; and the median of the ratios to its floor and to Flynn."""
+    """Yield median, minimum, maximum, and the median ratios to the floor and to Flynn."""
     measured = runs[figure.key]
     key, subject = figure.floor
     floor = runs.get(key, {}).get(subject, [])
-    yield _row(f"{figure.title}, {figure.unit}", "median", "least", "greatest", "x floor", "x flynn")
+    yield _row(f"{figure.title}, {figure.unit}", "median", "min", "max", "x floor", "x flynn")
     for name, values in sorted(measured.items(), key=lambda item: summary(item[1]).median):
-        shown = summary([value * figure.scale for value in values])
-        columns = [number(value) for value in (shown.median, shown.least, shown.greatest)]
+        scaled = summary([value * figure.scale for value in values])
+        columns = [number(value) for value in (scaled.median, scaled.least, scaled.greatest)]
         columns += [ratio(values, floor), ratio(values, measured.get(FLYNN.name, []))]
         yield _row("  " + name + (" (floor)" if figure.floor == (figure.key, name) else ""), *columns)
     yield ""
@@ -64,8 +64,8 @@ def _figure(figure: Figure, runs: Runs) -> Iterator[str]:
 def _curve(curve: str, curves: Curves) -> Iterator[str]:
     costs = {int(size): summary(runs).median for size, runs in curves[curve].items()}
     yield _row(f"{CURVES[curve]}: flynn's CPU, ms", *[f"{size:,}" for size in costs], "exponent")
-    grows = f"{exponent(list(costs), list(costs.values())):.2f}"
-    yield _row("", *[number(cost * 1e3) for cost in costs.values()], grows)
+    power = f"{exponent(list(costs), list(costs.values())):.2f}"
+    yield _row("", *[number(cost * 1e3) for cost in costs.values()], power)
     yield ""
 
 
@@ -83,10 +83,10 @@ def _row(first: str, *columns: str) -> str:
 
 
 def ratio(runs: List[float], base: List[float]) -> str:
-    """The median of the ratios, round by round; nothing where there is no base."""
+    """Return the median of the ratios, round by round; '' if there is no base."""
     return number(summary(ratios(runs, base)).median) if base else ""
 
 
 def number(value: float) -> str:
-    """Three digits that count. Example: `number(0.01234)` is `"0.0123"`"""
+    """Format a number with three significant digits. Example: `number(0.01234)` is `"0.0123"`"""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -1,4 +1,4 @@
-"""Runs what is measured: in each round every subject once for each measure, each time in another order."""
+"""Run the measures: each round runs every subject once for each measure, in random order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .catalogue import INSIDE, PROCESSES, Curves, Runs
 from .launch import ChildFailed, Launcher
 from .subjects import SCRIPTS, Place, Subject
 
-# Measures one subject: figures by their keys.
+# Measures one subject. Returns the figures by key.
 Step = Callable[[Subject], Dict[str, float]]
 
-# The process ends with the token: what a client does at its end is not measured.
+# The process ends at the first token, so that the client's cleanup is not measured.
 FIRST_TOKEN = """
 import os
 from bench.clients.{} import connect, texts
@@ -31,7 +31,7 @@ for text in texts(connect({!r}), 64):
 
 @contextlib.contextmanager
 def server() -> Iterator[Tuple[str, str]]:
-    """The URLs of the benchmark's server: where it sends at once, and where token by token."""
+    """Run the benchmark's server. Yields two URLs: one sends at once, one token by token."""
     command = [sys.executable, "-m", "bench.server"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=SCRIPTS, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as process:
@@ -42,14 +42,14 @@ def server() -> Iterator[Tuple[str, str]]:
 
 
 def measure(place: Place, subjects: Sequence[Subject], measures: Sequence[str], rounds: int) -> Runs:
-    """Raises ChildFailed."""
+    """Run the measures of the subjects. Raises ChildFailed if a process fails."""
     runs: Runs = {}
     inside = [name for name in measures if name in INSIDE]
     with server() as urls, Launcher(place.python, place.variables) as launcher:
         process = functools.partial(whole_process, place, launcher, urls[0])
         steps: Dict[str, Step] = {name: functools.partial(process, name) for name in PROCESSES if name in measures}
         for subject in subjects if steps else []:
-            progress(f"warming up: {subject.name}")  # files into memory, source to bytecode
+            progress(f"warming up: {subject.name}")  # fills the page cache and compiles bytecode
             process(PROCESSES[-1], subject)
         if inside:
             steps["CPU and calls"] = functools.partial(work, place, urls, inside)
@@ -70,7 +70,7 @@ def keep(runs: Runs, subject: Subject, figures: Dict[str, float]) -> None:
 def against(
     place: Place, subjects: Sequence[Subject], url: str, streams: Sequence[int], tokens: int, rounds: int
 ) -> Runs:
-    """The same against a real server. Raises ChildFailed."""
+    """Run the subjects against a real server. Raises ChildFailed if a process fails."""
     runs: Runs = {}
     able = [subject for subject in subjects if subject.module and subject.llama_server]
     for number in range(rounds):
@@ -83,7 +83,7 @@ def against(
 
 
 def curves(place: Place, rounds: int, share: float) -> Curves:
-    """How Flynn's CPU time grows, for sizes up to this share of the largest. Raises ChildFailed."""
+    """Measure the curves of bench.curves, with the sizes scaled by `share`. Raises ChildFailed if the process fails."""
     runs: Curves = {}
     with server() as (url, _):
         for number in range(rounds):
@@ -107,23 +107,23 @@ def work(place: Place, urls: Sequence[str], measures: Sequence[str], subject: Su
     able = [name for name in measures if subject.asynchronous or not name.startswith("async")]
     if not able or not subject.module:
         return {}
-    came = child(place, place.python_of(subject), "bench.work", subject.module, *urls, *able)
-    return {f"{name}.{key}": value for name, figures in came.items() for key, value in figures.items()}
+    results = child(place, place.python_of(subject), "bench.work", subject.module, *urls, *able)
+    return {f"{name}.{key}": value for name, figures in results.items() for key, value in figures.items()}
 
 
 def child(place: Place, python: str, module: str, *arguments: str, path: Optional[Path] = None) -> Dict[str, Any]:
-    """What `python -m module` prints as JSON, with `path` on its sys.path too. Raises ChildFailed."""
+    """Run `python -m module` and parse its last line as JSON. `path` is added to sys.path. Raises ChildFailed."""
     command = [python, "-m", module, *arguments]
     variables = place.variables
     if path:
         variables["PYTHONPATH"] += f"{os.pathsep}{path}"
-    # Not in the current folder: `-m` puts it on sys.path, and a checkout may hold an egg-info of Flynn.
+    # Change the folder: `-m` puts it on sys.path, and a checkout may contain an egg-info of Flynn.
     done = subprocess.run(command, capture_output=True, env=variables, cwd=place.folder)
     if done.returncode:
         sys.stderr.write(done.stderr.decode(errors="replace"))
-        raise ChildFailed(f"this ended with status {done.returncode}: {' '.join(command)}")
-    came: Dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return came
+        raise ChildFailed(f"command ended with status {done.returncode}: {' '.join(command)}")
+    result: Dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def progress(text: str) -> None:

@@ -1,13 +1,13 @@
-"""The server of the benchmark: answers with what is ready in memory.
+"""The benchmark's server: answers from responses prepared in memory.
 
-    python -m bench.server        # prints its two ports; ends with its standard input
+    python -m bench.server        # prints its two ports; ends when its standard input is closed
 
-On the first port it sends at once, in pieces as large as the kernel takes them. On the second it sends as a model
-generates: each HTTP chunk by itself, 50 in a second.
+On the first port it sends a response at once. On the second port it sends at the pace of a model: one HTTP chunk at a
+time, 50 per second.
 
-It is a process of its own, so that its work is nobody's CPU time, and has a thread for each connection. A stream is as
-long as the request's `max_tokens` (Ollama's `num_predict`) says. The model's name chooses another one: `tiny` has
-`max_tokens` tiny events, `line` one event of `max_tokens` bytes.
+It is a separate process, so that no client is charged its CPU time, with a thread for each connection. A stream has
+`max_tokens` tokens (Ollama: `num_predict`). Two model names choose other streams: `tiny` has `max_tokens` tiny events,
+`line` has one event of `max_tokens` bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PACE = 1 / 50  # seconds between two tokens
 
 
 def answer(path: str, request: Dict[str, Any]) -> bytes:
-    """The whole response, head included."""
+    """Return the whole response, including the head."""
     if path.endswith("/api/chat"):
         tokens = request["options"]["num_predict"]
         return recording.ollama_stream(tokens) if request.get("stream") else recording.ollama_reply()
@@ -42,22 +42,22 @@ def answer(path: str, request: Dict[str, Any]) -> bytes:
 
 
 def serve(connection: socket.socket, pace: float) -> None:
-    # The end of one answer is not to wait for the acknowledgement of its beginning.
+    # Nagle's algorithm would delay the end of a response until the start is acknowledged.
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with connection, connection.makefile("rb") as requests:
         try:
-            while asked := next_request(requests):
-                send(connection, answer(*asked), pace)
+            while request := next_request(requests):
+                send(connection, answer(*request), pace)
         except OSError:
-            pass  # who has seen enough hangs up
+            pass  # the client closed the connection
 
 
 def send(connection: socket.socket, response: bytes, pace: float) -> None:
-    head, blank, body = response.partition(b"\r\n\r\n")
+    head, separator, body = response.partition(b"\r\n\r\n")
     if not pace or b"chunked" not in head:
         connection.sendall(response)
         return
-    connection.sendall(head + blank)
+    connection.sendall(head + separator)
     for chunk in recording.unframed(body):
         time.sleep(pace)
         connection.sendall(b"%x\r\n%b\r\n" % (len(chunk), chunk))
@@ -70,7 +70,7 @@ def accept(listener: socket.socket, pace: float) -> None:
 
 
 def next_request(requests: Any) -> Optional[tuple[str, Dict[str, Any]]]:
-    """The path and the JSON of a request; None at the end."""
+    """Read a request. Returns its path and JSON body; None at the end of the connection."""
     line = requests.readline()
     if not line:
         return None

@@ -1,4 +1,4 @@
-"""What is measured, where it is installed, and which measures it can take part in."""
+"""The measured subjects: the floors, Flynn and its peers, and the environments they run in."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Subject:
     """A floor, Flynn, or a peer.
 
     Attributes:
-        name: as it is shown.
+        name: the name in the tables.
         module: its module in bench.clients; None for the bare Python.
-        imports: what `import` imports.
-        packages: what is installed for it, by name.
-        extra: the extra of setup.cfg that installs it; None where nothing is needed.
-        asynchronous: whether it can do that.
-        llama_server: whether it speaks to one.
+        imports: the statement that the measure `import` runs.
+        packages: the names of its packages.
+        extra: the extra of setup.cfg that installs it; None if it needs none.
+        asynchronous: True if it has an asynchronous client.
+        llama_server: True if it can talk to a llama-server.
     """
 
     name: str
@@ -54,9 +54,9 @@ PEERS = [
 
 
 class Place:
-    """Where subjects run: the Pythons with the peers, a bare one for all else, and a copy of Flynn, compiled.
+    """The environments of the subjects: Pythons with the peers, one without packages, and a compiled copy of Flynn.
 
-    All are virtual environments of the Python that runs this.
+    All are virtual environments of the running Python.
     """
 
     def __init__(self, folder: Path, *, peers: bool) -> None:
@@ -64,7 +64,7 @@ class Place:
         self._pythons = {extra: str(environment.environment(extra)) for extra in extras}
         self.folder = folder
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
-        # That of the extra has setuptools, for wheels.
+        # The environment of the extra has setuptools, which builds the wheel.
         self.builder = self._pythons.get("bench", sys.executable)
         self.python = str(folder / "venv" / "bin" / "python")
         for package in (environment.ROOT / "flynn", SCRIPTS / "bench"):
@@ -74,18 +74,19 @@ class Place:
         )
 
     def python_of(self, subject: Subject) -> str:
+        """Return the path of the Python that has the subject's packages."""
         return self._pythons[subject.extra] if subject.extra else self.python
 
     @property
     def variables(self) -> Dict[str, str]:
-        """The environment of all that is measured: nothing of the user's that could slow some of them down."""
+        """The environment variables of measured processes, without the user's, which could slow some subjects down."""
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
             "PYTHONPATH": str(self.folder),
-            # setuptools, which builds the wheel, would otherwise import itself into every process by a .pth file.
+            # Otherwise the .pth file of setuptools makes every process import setuptools.
             "SETUPTOOLS_USE_DISTUTILS": "stdlib",
-            # Or importing litellm asks the network for a list of prices.
+            # Otherwise importing litellm downloads a list of prices.
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         }

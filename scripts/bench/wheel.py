@@ -1,4 +1,4 @@
-"""Flynn's wheel, and what it is where it is installed."""
+"""Measure the size of Flynn's wheel and of its installation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .subjects import Place
 
 
 def flynn_wheel(place: Place, folder: Path) -> Dict[str, Any]:
-    """The bytes of the wheel, and what bench.sizes says of it. Raises ChildFailed."""
+    """Build and install the wheel. Returns its bytes and the result of bench.sizes. Raises ChildFailed."""
     source, installed = folder / "source", folder / "installed"
     source.mkdir()
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
@@ -33,4 +33,4 @@ def pip(place: Place, *arguments: str) -> None:
     done = subprocess.run([place.builder, "-m", "pip", *arguments], capture_output=True)
     if done.returncode:
         sys.stderr.write(done.stderr.decode(errors="replace"))
-        raise ChildFailed(f"this ended with status {done.returncode}: pip {' '.join(arguments)}")
+        raise ChildFailed(f"command ended with status {done.returncode}: pip {' '.join(arguments)}")

@@ -1,10 +1,10 @@
-"""Measures one client from inside its process, and prints a line of JSON: measure to figures.
+"""Measure one client from inside its process, and print a line of JSON: measure to figures.
 
     python -m bench.work CLIENT URL URL MEASURE...     # CLIENT: a module of bench.clients; the server's two URLs
 
-CPU is `time.process_time`: user and system time of all threads. What a stream costs once (its request, its threads) is
-taken out: streams of two lengths are read and the difference divided by the tokens between. The longer length is chosen
-so that most clients take about half a second.
+CPU is `time.process_time`: user and system time of all threads. The fixed cost of a stream (its request, its threads)
+is excluded: the measure reads streams of two lengths and divides the difference in time by the difference in tokens.
+The longer length is chosen so that most clients take about half a second.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List
 
 Figures = Dict[str, float]
-# What is measured of a client, of streams at once and tokens in each: runs them all to their end.
+# Reads a number of concurrent streams, with a number of tokens each, to their end.
 Streams = Callable[[int, int], None]
 
 
 def main(client: str, url: str, slow: str, *measures: str) -> None:
     module = importlib.import_module(f"bench.clients.{client}")
     print(json.dumps({measure: MEASURES[measure](module, url, slow) for measure in measures}), flush=True)
-    os._exit(0)  # not every client ends well with an event loop that has ended
+    os._exit(0)  # skip cleanup: some clients fail when they close after their event loop
 
 
 def synchronous(module: Any, url: str) -> Streams:
-    """One stream in this thread, or several in a thread each. Clients that are for one thread are made for each."""
+    """Read one stream in this thread, or each of several in its own thread, with its own client if it needs one."""
     shared = module.connect(url) if hasattr(module, "connect_async") else None
 
     def read(client: Any, tokens: int) -> None:
@@ -52,6 +52,7 @@ def synchronous(module: Any, url: str) -> Streams:
 
 
 def asynchronous(module: Any, url: str) -> Streams:
+    """Read the streams in one event loop."""
     loop = asyncio.new_event_loop()
     client = module.connect_async(url)
 
@@ -69,11 +70,11 @@ def asynchronous(module: Any, url: str) -> Streams:
 
 def check(count: int, tokens: int) -> None:
     if count != tokens:
-        raise SystemExit(f"{count} pieces of text came instead of {tokens}")
+        raise SystemExit(f"the client yielded {count} pieces of text, expected {tokens}")
 
 
 def spent(run: Streams, streams: int, tokens: int) -> tuple[float, float]:
-    """CPU and wall seconds, from a heap without garbage."""
+    """Run the streams after a garbage collection. Returns CPU and wall seconds."""
     gc.collect()
     wall, cpu = time.perf_counter(), time.process_time()
     run(streams, tokens)
@@ -81,39 +82,39 @@ def spent(run: Streams, streams: int, tokens: int) -> tuple[float, float]:
 
 
 def per_token(run: Streams, streams: int) -> Figures:
-    """CPU and wall seconds for each token, when so many streams run at once."""
+    """Return CPU and wall seconds per token with `streams` concurrent streams."""
     short = 200 if streams == 1 else 20
-    run(streams, short)  # what is loaded with the first stream
+    run(streams, short)  # warm up: lazy imports, connections
     cpu, wall = spent(run, streams, short)
     long = short * max(3, min(100, round((0.3 if streams == 1 else 0.6) / cpu)))
     long_cpu, long_wall = spent(run, streams, long)
-    between = streams * (long - short)
-    return {"cpu": (long_cpu - cpu) / between, "wall": (long_wall - wall) / between}
+    tokens = streams * (long - short)
+    return {"cpu": (long_cpu - cpu) / tokens, "wall": (long_wall - wall) / tokens}
 
 
 def one_shot(module: Any, url: str, calls: int = 200) -> Figures:
-    """The median wall seconds of a one-shot call on a connection that is there already, and the CPU of one."""
+    """Return the median wall seconds and the mean CPU seconds of a one-shot call on an open connection."""
     client = module.connect(url)
     for _ in range(10):
         module.ask(client)
     walls = []
     cpu = time.process_time()
     for _ in range(calls):
-        began = time.perf_counter()
+        start = time.perf_counter()
         module.ask(client)
-        walls.append(time.perf_counter() - began)
+        walls.append(time.perf_counter() - start)
     return {"cpu": (time.process_time() - cpu) / calls, "wall": sorted(walls)[calls // 2]}
 
 
 def paced(run: Streams, streams: int, short: int = 5, long: int = 35) -> Figures:
-    """CPU seconds for each token that comes by itself, as a model generates them."""
+    """Return CPU seconds per token for a server that sends token by token, as a model does."""
     run(streams, short)
     cpu, _ = spent(run, streams, short)
     long_cpu, _ = spent(run, streams, long)
     return {"cpu": (long_cpu - cpu) / (streams * (long - short))}
 
 
-# Of the module, the URL that sends at once and the one that sends token by token.
+# Each takes the client's module, the URL that sends at once, and the URL that sends token by token.
 MEASURES: Dict[str, Callable[[Any, str, str], Figures]] = {
     "sync-1": lambda module, url, slow: per_token(synchronous(module, url), 1),
     "sync-64": lambda module, url, slow: per_token(synchronous(module, url), 64),

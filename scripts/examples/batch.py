@@ -1,6 +1,6 @@
 """Sort short reviews with a schema, many at a time, and print one JSON object a line.
 
-    python3 scripts/examples/batch.py REVIEWS.txt [ENDPOINT]      # a review a line
+python3 scripts/examples/batch.py REVIEWS.txt [ENDPOINT]      # a review a line
 """
 
 import json

@@ -1,6 +1,6 @@
 """A conversation in the terminal. An empty line ends it.
 
-    python3 scripts/examples/chat.py [ENDPOINT]
+python3 scripts/examples/chat.py [ENDPOINT]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """An asyncio service: it sums up each line that comes over TCP. One client serves all connections.
 
-    python3 scripts/examples/service.py [PORT [ENDPOINT]]          # try it: nc localhost 9000
+python3 scripts/examples/service.py [PORT [ENDPOINT]]          # try it: nc localhost 9000
 """
 
 import asyncio

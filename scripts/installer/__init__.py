@@ -1,4 +1,4 @@
-"""The installer behind `make install-service`: the model, the systemd user unit, and the proof that it answers.
+"""The installer that `make install-service` runs: download the model, write the systemd user unit, test the service.
 
-Standard library only. `cli` is the way in; every other module is one idea.
+Uses the standard library only. `cli` is the entry point; every other module implements one concept.
 """

@@ -1,4 +1,4 @@
-"""URLs: taken apart without surprises, and whether somebody could read along on the way there."""
+"""Split URLs and decide whether the connection to a URL can be eavesdropped on."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .errors import EXIT_USAGE, InstallError
 
 
 def split(url: str) -> SplitResult:
-    """The parts of a URL whose host and port can be read.
+    """Split a URL and validate its host and port.
 
     Raises:
-        InstallError: it is not a URL, e.g. `https://[::1/` or `https://host:port/`.
+        InstallError: the URL is invalid, e.g. `https://[::1/` or `https://host:port/`.
     """
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises ValueError for a port that is not a number
     except ValueError as error:
-        raise InstallError(f"{url}: not a URL: {error}", status=EXIT_USAGE) from error
+        raise InstallError(f"{url}: invalid URL: {error}", status=EXIT_USAGE) from error
     return parts
 
 
 def origin(url: str) -> tuple[str, str, Optional[int]]:
-    """Scheme, host and port."""
+    """Return scheme, host and port; the port is the scheme's default if the URL has none."""
     parts = split(url)
     return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def is_private_channel(url: str) -> bool:
-    """Whether nobody between can read along: https, or a server on this machine."""
+    """Return True if nobody on the network can read the traffic: https, or a loopback address."""
     parts = split(url)
     return parts.scheme == "https" or is_loopback(parts.hostname or "")

@@ -1,4 +1,4 @@
-"""Downloading the files of a model: several at a time, each resumed after a cut, checked, and never done twice."""
+"""Download the files of a model: in parallel, resumable, verified, and never twice."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Callable, Optional, TypeVar
 from .catalogue import RemoteFile
 from .errors import EXIT_TEMPORARY, InstallError
 from .files import locked, set_aside
-from .hub import Hub, Temporary, length_of, sorted_failure
-from .part import Part, WrongDigest, is_another, is_good, tidy
-from .progress import Meter, duration
+from .hub import Hub, TemporaryError, connection_failure, length_of
+from .part import Part, WrongDigest, is_different, is_good, tidy
+from .progress import Progress, duration
 
 AT_A_TIME = 4
-SPARE_BYTES = 64 * 1024 * 1024  # left free on the disk
-FRUITLESS_TRIES = 10  # in a row, each without a single new byte; about two minutes
+SPARE_BYTES = 64 * 1024 * 1024  # to leave free on the disk
+MOST_FAILURES = 10  # in a row, without a new byte in between; takes about two minutes
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 60.0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
@@ -30,78 +30,82 @@ Result = TypeVar("Result")
 
 
 class Interrupted(Exception):
-    """Told to stop: by Ctrl-C, or because another file failed."""
+    """The download was stopped, by Ctrl-C or because another file failed."""
 
 
-class Patience:
-    """Tries again what failed for now: after the server's Retry-After, else after ever longer pauses with some jitter.
+class Retry:
+    """Repeat an attempt after temporary failures: after Retry-After, or with exponential backoff and jitter.
 
     Args:
-        say: where a wait is announced.
-        stop: set from another thread, it ends a wait.
+        say: prints a message before each wait.
+        stop: an event that ends a wait, set from another thread.
     """
 
     def __init__(self, say: Callable[[str], None], stop: threading.Event) -> None:
         self._say, self._stop = say, stop
-        self._fruitless, self._furthest = 0, -1
+        self._failures, self._furthest = 0, -1
 
-    def wait(self, failure: Temporary, position: int) -> None:
-        """Waits before the next try.
+    def wait(self, failure: TemporaryError, position: int) -> None:
+        """Wait before the next attempt.
+
+        Args:
+            failure: why the last attempt failed.
+            position: bytes downloaded so far; progress resets the count of failures.
 
         Raises:
-            InstallError: it failed too often without coming further than `position`.
-            Interrupted: told to stop.
+            InstallError: too many failures in a row without progress, or the server asks for too long a wait.
+            Interrupted: `stop` was set.
         """
-        self._fruitless = self._fruitless + 1 if position <= self._furthest else 1
+        self._failures = self._failures + 1 if position <= self._furthest else 1
         self._furthest = max(position, self._furthest)
-        if self._fruitless >= FRUITLESS_TRIES:
-            hint = "Run it again later: it goes on where it stopped."
-            raise InstallError(f"{failure} (tried {FRUITLESS_TRIES} times)", hint=hint, status=EXIT_TEMPORARY)
+        if self._failures >= MOST_FAILURES:
+            hint = "Run the same command again later: it resumes the download."
+            raise InstallError(f"{failure} (tried {MOST_FAILURES} times)", hint=hint, status=EXIT_TEMPORARY)
         seconds = failure.wait
         if seconds is None:
-            doubled = FIRST_BACKOFF_SECONDS * 2 ** (self._fruitless - 1)
+            doubled = FIRST_BACKOFF_SECONDS * 2 ** (self._failures - 1)
             seconds = min(doubled, LONGEST_BACKOFF_SECONDS) * random.uniform(0.5, 1.0)
         if seconds > LONGEST_RETRY_AFTER_SECONDS:
-            raise InstallError(f"{failure}: asks to come back in {duration(seconds)}", status=EXIT_TEMPORARY)
-        self._say(f"{failure}: again in {seconds:.0f} s")
+            raise InstallError(f"{failure}: the server asks to retry after {duration(seconds)}", status=EXIT_TEMPORARY)
+        self._say(f"{failure}: retrying in {seconds:.0f} s")
         if self._stop.wait(seconds):
             raise Interrupted
 
-    def persist(self, attempt: Callable[[], Result]) -> Result:
-        """The result of `attempt`, tried until it is not Temporary."""
+    def run(self, attempt: Callable[[], Result]) -> Result:
+        """Return the result of `attempt`, repeated as long as it raises TemporaryError."""
         while True:
             try:
                 return attempt()
-            except Temporary as failure:
+            except TemporaryError as failure:
                 self._furthest = 0
                 self.wait(failure, 0)
 
 
 def describe(files: Sequence[RemoteFile], hub: Hub, say: Callable[[str], None]) -> tuple[RemoteFile, ...]:
-    """The files with size and digest; those that lack them are asked of the server."""
-    patience = Patience(say, threading.Event())
-    return tuple(patience.persist(lambda file=file: hub.describe(file)) for file in files)  # type: ignore[misc]
+    """Return the files with size and digest; ask the server for missing ones."""
+    retry = Retry(say, threading.Event())
+    return tuple(retry.run(lambda file=file: hub.describe(file)) for file in files)  # type: ignore[misc]
 
 
 def folder_for(files: Sequence[RemoteFile], models_dir: Path, repository: str) -> Path:
-    """Where the files go: the models' folder, or one in it if that has other files of these names.
+    """Return the folder for the files: `models_dir`, or a subfolder of it if it has different files of these names.
 
-    A file that is not the wanted one is another model's, unless its own record says that it was the wanted one once.
+    A different file belongs to another model, unless its own record says that it was the expected file once.
     """
     digest = (files[0].sha256 or "")[:12] if files else ""
     folders = [models_dir, models_dir / (repository.replace("/", "--") or digest)]
-    free = (folder for folder in folders if not any(is_another(folder / file.name, file) for file in files))
-    return next(free, models_dir / digest)
+    available = (folder for folder in folders if not any(is_different(folder / file.name, file) for file in files))
+    return next(available, models_dir / digest)
 
 
 def fetch(files: Sequence[RemoteFile], folder: Path, hub: Hub, say: Callable[[str], None]) -> bool:
-    """Makes sure that every file is in the folder, whole and right.
+    """Download the files that are missing from the folder, and verify all of them.
 
     Returns:
-        Whether anything had to be downloaded.
+        True if a file was downloaded.
 
     Raises:
-        InstallError: no space, no permission, a wrong digest, or the server would not give it.
+        InstallError: no space, no permission, a wrong digest, or the server refused.
     """
     if not _missing(files, folder):
         for file in files:
@@ -113,7 +117,7 @@ def fetch(files: Sequence[RemoteFile], folder: Path, hub: Hub, say: Callable[[st
             target = folder / file.name
             if target.exists():
                 aside = set_aside(target, ".corrupt")
-                say(f"{target} is not the file that it should be: set aside as {aside.name}")
+                say(f"{target} does not match its size and SHA-256: renamed to {aside.name}")
         if missing:
             _check_space(missing, folder)
             _download_all(missing, folder, hub, say)
@@ -132,64 +136,64 @@ def _check_space(files: Sequence[RemoteFile], folder: Path) -> None:
         needed += file.size or 0
     free = shutil.disk_usage(folder).free
     if needed + SPARE_BYTES > free:
-        lacking = (needed + SPARE_BYTES - free) / 1e9
+        shortage = (needed + SPARE_BYTES - free) / 1e9
         raise InstallError(
-            f"{folder}: {needed / 1e9:.2f} GB are still to come, {free / 1e9:.2f} GB are free: {lacking:.2f} GB short",
-            hint="Make room, or choose another folder with --models-dir DIR.",
+            f"{folder}: {needed / 1e9:.2f} GB to download, {free / 1e9:.2f} GB free: {shortage:.2f} GB short",
+            hint="Free disk space, or choose another folder with --models-dir DIR.",
         )
 
 
 def _download_all(files: Sequence[RemoteFile], folder: Path, hub: Hub, say: Callable[[str], None]) -> None:
     stop = threading.Event()
-    meter = Meter(sum(file.size or 0 for file in files))
+    progress = Progress(sum(file.size or 0 for file in files))
     with concurrent.futures.ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="download") as pool:
-        running = {pool.submit(_download, file, folder, hub, meter, say, stop) for file in files}
+        running = {pool.submit(_download, file, folder, hub, progress, say, stop) for file in files}
         try:
             failed = None
             while running:
                 first = concurrent.futures.FIRST_COMPLETED
-                done, running = concurrent.futures.wait(running, meter.interval, first)
+                done, running = concurrent.futures.wait(running, progress.interval, first)
                 errors = [error for error in (future.exception() for future in done) if error]
                 failed = next((error for error in errors if not isinstance(error, Interrupted)), failed)
                 if failed:
                     stop.set()
                 elif not done:
-                    meter.draw()
+                    progress.draw()
         finally:
             stop.set()
-            meter.finish()
+            progress.finish()
     if failed:
         raise failed
 
 
 def _download(
-    file: RemoteFile, folder: Path, hub: Hub, meter: Meter, say: Callable[[str], None], stop: threading.Event
+    file: RemoteFile, folder: Path, hub: Hub, progress: Progress, say: Callable[[str], None], stop: threading.Event
 ) -> None:
-    patience = Patience(say, stop)
+    retry = Retry(say, stop)
     with Part(file, folder / file.name) as part:
         part.resume(stop.is_set)
         while True:
-            meter.at(file.name, part.position)
+            progress.update(file.name, part.position)
             try:
                 if part.position < part.size:
-                    _receive(file, part, hub, meter, stop)
+                    _receive(file, part, hub, progress, stop)
                 part.finish()
                 return
-            except Temporary as failure:
-                patience.wait(failure, part.position)
-            except WrongDigest as wrong:
-                if part.resumed:  # the bytes of an earlier run may be what is wrong: a crash can leave such
-                    say(f"{part.path.name} was damaged: starting it anew")
+            except TemporaryError as failure:
+                retry.wait(failure, part.position)
+            except WrongDigest as error:
+                if part.resumed:  # a crash may have left damaged bytes in the part
+                    say(f"{part.path.name} is damaged: downloading it again")
                     part.restart(None)
                     continue
                 aside = part.set_aside()
                 raise InstallError(
-                    f"{file.url}: the SHA-256 is {wrong}, it should be {file.sha256}",
-                    hint=f"What came is set aside as {aside}. Run it again, or use another mirror with HF_ENDPOINT.",
-                ) from wrong
+                    f"{file.url}: the SHA-256 is {error}, expected {file.sha256}",
+                    hint=f"The download was renamed to {aside}. Try again, or choose another mirror with HF_ENDPOINT.",
+                ) from error
 
 
-def _receive(file: RemoteFile, part: Part, hub: Hub, meter: Meter, stop: threading.Event) -> None:
+def _receive(file: RemoteFile, part: Part, hub: Hub, progress: Progress, stop: threading.Event) -> None:
     headers = {}
     if part.position:
         headers["Range"] = f"bytes={part.position}-"
@@ -197,7 +201,7 @@ def _receive(file: RemoteFile, part: Part, hub: Hub, meter: Meter, stop: threadi
             headers["If-Range"] = part.etag
     response, _ = hub.open(file.url, headers)
     with response:
-        _begin(file, part, response)
+        _check_response(file, part, response)
 
         def read_into(block: memoryview) -> int:
             if stop.is_set():
@@ -205,28 +209,32 @@ def _receive(file: RemoteFile, part: Part, hub: Hub, meter: Meter, stop: threadi
             return response.readinto(block)
 
         try:
-            part.receive(read_into, lambda position: meter.at(file.name, position))
+            part.receive(read_into, lambda position: progress.update(file.name, position))
         except (OSError, http.client.HTTPException) as error:
-            raise sorted_failure(error, file.url) from error
+            raise connection_failure(error, file.url) from error
     if part.position < part.size:
-        raise Temporary(f"{file.name}: cut after {part.position:,} of {part.size:,} bytes")
+        raise TemporaryError(f"{file.name}: the connection closed after {part.position:,} of {part.size:,} bytes")
 
 
-def _begin(file: RemoteFile, part: Part, response: http.client.HTTPResponse) -> None:
-    """Holds the answer against the part: does it go on where the part ends, and is it the same file?"""
+def _check_response(file: RemoteFile, part: Part, response: http.client.HTTPResponse) -> None:
+    """Check that the response is the expected file and starts where the part ends; else restart the part.
+
+    Raises:
+        InstallError: the file has another size, or the server sent another range.
+    """
     size = length_of(response)
     if size not in (None, part.size):
         raise InstallError(
-            f"{file.url}: the file has {size:,} bytes, {part.size:,} were expected: it has changed, or is cut off",
-            hint="Run it again; for a file of the catalogue, use another mirror with HF_ENDPOINT.",
+            f"{file.url}: the file has {size:,} bytes, expected {part.size:,}: it was changed or truncated",
+            hint="Try again. For a model of the catalogue, choose another mirror with HF_ENDPOINT.",
         )
     if response.status == 206 and part.position:
         if not (response.headers.get("Content-Range") or "").startswith(f"bytes {part.position}-"):
-            raise InstallError(f"{file.url}: asked for bytes from {part.position}, got another range")
+            raise InstallError(f"{file.url}: requested bytes from {part.position}, received another range")
         return
     part.restart(_strong_etag(response.headers.get("ETag")))
 
 
 def _strong_etag(etag: Optional[str]) -> Optional[str]:
-    """An ETag that If-Range may carry (RFC 9110, 13.1.5: a weak one may not)."""
+    """Return the ETag if If-Range may contain it: it must be strong (RFC 9110, section 13.1.5)."""
     return etag if etag and etag.startswith('"') and etag.isprintable() else None

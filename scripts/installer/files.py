@@ -1,4 +1,4 @@
-"""Files put in place all at once, set aside instead of deleted, and one installer at a time."""
+"""Atomic writes, renaming files out of the way instead of deleting them, and a lock against a second installer."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .errors import InstallError
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it, for their owner alone, as the XDG base directory specification has it.
+    """Create a folder and its missing parents with mode 0700, as the XDG base directory specification requires.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: a folder cannot be created.
     """
     for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         path.mkdir(mode=0o700, exist_ok=True)
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Writes a whole file or none: into a new file beside it, which then takes its name.
+    """Write the whole file or nothing: write a temporary file in the same folder, then rename it to `path`.
 
     Raises:
         InstallError: the folder or the file cannot be written.
@@ -47,26 +47,26 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Removes what killed writers of `path` left beside it."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
-        process = left.name.split(".")[-2]
-        if process.isdecimal() and len(process) < 10 and not _lives(int(process)):
-            left.unlink(missing_ok=True)
+    """Delete the temporary files of `write_atomically` calls for `path` whose process no longer exists."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        pid = temporary.name.split(".")[-2]
+        if pid.isdecimal() and len(pid) < 10 and not _is_running(int(pid)):
+            temporary.unlink(missing_ok=True)
 
 
-def _lives(process: int) -> bool:
-    """Whether another process has this id."""
+def _is_running(pid: int) -> bool:
+    """Return True if another process has this process ID."""
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return process != os.getpid()
+    return pid != os.getpid()
 
 
 def free_name(path: Path, suffix: str) -> Path:
-    """`path` with the suffix appended, numbered if such a file exists."""
+    """Return `path` with the suffix appended, and a number if that file exists."""
     candidate, number = path.with_name(path.name + suffix), 1
     while os.path.lexists(candidate):
         number += 1
@@ -75,7 +75,7 @@ def free_name(path: Path, suffix: str) -> Path:
 
 
 def set_aside(path: Path, suffix: str) -> Path:
-    """Renames a file out of the way, to a name that is free, and returns that name."""
+    """Rename a file to an unused name with the suffix. Returns the new path."""
     aside = free_name(path, suffix)
     os.rename(path, aside)
     return aside
@@ -83,10 +83,12 @@ def set_aside(path: Path, suffix: str) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, say: Callable[[str], None], *, poll_seconds: float = 0.2) -> Iterator[None]:
-    """Holds the folder's lock, which another installer waits for. The kernel frees it however the holder ends.
+    """Hold an exclusive lock on the folder; wait if another installer holds it.
+
+    The kernel releases the lock when the process ends, also when it is killed.
 
     Raises:
-        InstallError: the folder cannot be made or written.
+        InstallError: the folder cannot be created or written.
     """
     try:
         make_folder(folder)
@@ -101,7 +103,7 @@ def locked(folder: Path, say: Callable[[str], None], *, poll_seconds: float = 0.
                 break
             except BlockingIOError:
                 if not waiting:
-                    say(f"another installer is downloading into {folder}: waiting for it")
+                    say(f"another installer is downloading into {folder}: waiting until it ends")
                 waiting = True
                 time.sleep(poll_seconds)
         yield

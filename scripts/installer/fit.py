@@ -1,8 +1,8 @@
-"""Does a model fit? By llama.cpp's own figures where it has a program for them, else by an estimate of ours.
+"""Decide whether a model fits in memory, and which option would make it fit.
 
-`llama-fit-params` needs only the header of a GGUF file, so it is asked before the download. The estimate was held
-against one H100 (Qwen2.5-14B Q4_K_M, `-ngl 99 -c 8192`): 10,413 MiB of GPU memory. Its parts: the weights less the
-token embeddings, which stay in host memory; the KV cache; llama.cpp's compute buffer; the CUDA context.
+`estimate` computes the memory from the model's shape, for builds without `llama-fit-params`. It was calibrated on one
+H100 (Qwen2.5-14B Q4_K_M, `-ngl 99 -c 8192`): 10,413 MiB of GPU memory. The parts are the weights without the token
+embeddings, which stay in host memory; the KV cache; llama.cpp's compute buffer; and the CUDA context.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from .llama_server import Device
 from .shape import Shape
 
 MIB = 1024 * 1024
-CUDA_CONTEXT = 416 * MIB  # what the measurement above leaves when the other parts are taken away
-MICRO_BATCH = 512  # llama.cpp's default --ubatch-size: tokens that are computed at a time
-CTX_STEP = 256  # llama.cpp pads the context of a sequence to a multiple of this
+CUDA_CONTEXT = 416 * MIB  # the measurement above minus the other parts
+MICRO_BATCH = 512  # llama.cpp's default --ubatch-size: tokens computed at a time
+CTX_STEP = 256  # tokens; llama.cpp pads the context of a sequence to a multiple of this
 ALL_LAYERS = 99
-SLOTS = 4  # llama-server's own number; they share the context
-LEAST_SPEED = 5.0  # tokens/s: about as fast as one reads; `--model auto` takes nothing slower
+SLOTS = 4  # llama-server's default; these slots share the context
+LEAST_SPEED = 5.0  # tokens/s, about reading speed; `--model auto` chooses no slower model
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that are free in main memory and on each GPU."""
+    """Free bytes of main memory, and the GPUs with their free bytes."""
 
     host: int
     gpus: tuple[Device, ...] = ()
@@ -38,11 +38,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Load:
-    """A model as the service would run it.
+    """A model and the options that decide how much memory it needs.
 
     Attributes:
-        weights: bytes of its files. ctx_size: tokens. micro_batch: tokens computed at a time.
-        gpu_layers: layers given to the GPU. slots: None for llama-server's own number, which share the context.
+        weights: bytes of the model's files.
+        ctx_size: context size in tokens.
+        gpu_layers: layers offloaded to the GPU.
+        slots: None for llama-server's default number of slots, which share the context.
+        micro_batch: tokens computed at a time.
     """
 
     weights: int
@@ -55,13 +58,13 @@ class Load:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that a load takes in main memory and on the GPUs, by their names; "" stands for all of them together."""
+    """Bytes that a load needs in main memory and on each GPU by name; the name "" means all GPUs together."""
 
     host: int
     gpus: tuple[tuple[str, int], ...] = ()
 
     def shortage(self, memory: Memory) -> Optional[tuple[str, int, int]]:
-        """What there is too little of, and bytes needed and free; None if it fits."""
+        """Return the kind of memory that is too small, with the bytes needed and free; None if the load fits."""
         free = {"": memory.gpu, **{device.name: device.free for device in memory.gpus}}
         names = {device.name: device.description for device in memory.gpus}
         for name, needed in self.gpus:
@@ -75,7 +78,7 @@ class Need:
 
 
 def estimate(load: Load, *, with_gpu: bool) -> Need:
-    """What a load takes, by its shape. Without a GPU everything is in main memory."""
+    """Estimate the memory of a load from its shape. Without a GPU everything is in main memory."""
     shape, layers = load.shape, load.gpu_layers if with_gpu else 0
     cache = cache_bytes(load)
     compute = load.micro_batch * 4 * (shape.vocabulary + shape.embedding)  # logits and hidden state as float32
@@ -90,14 +93,14 @@ def estimate(load: Load, *, with_gpu: bool) -> Need:
 
 
 def cache_bytes(load: Load) -> int:
-    """The KV cache of a load and the state of its recurrent layers; see llama_kv_cache_iswa in llama.cpp."""
+    """Return the bytes of the KV cache and of the recurrent layers' state; see llama_kv_cache_iswa in llama.cpp."""
     shape, slots = load.shape, load.slots or SLOTS
     if load.slots is None:
         windows = min(load.ctx_size, _padded(shape.window * slots + load.micro_batch))
     else:
         windows = slots * min(_padded(load.ctx_size // slots), _padded(shape.window + load.micro_batch))
-    kept = shape.kv_bytes_per_token * load.ctx_size + shape.window_bytes_per_token * windows
-    return kept + shape.state_bytes * slots
+    cache = shape.kv_bytes_per_token * load.ctx_size + shape.window_bytes_per_token * windows
+    return cache + shape.state_bytes * slots
 
 
 def _padded(tokens: int) -> int:
@@ -107,23 +110,23 @@ def _padded(tokens: int) -> int:
 def complaint(
     load: Load, memory: Memory, needed: Callable[[int, int], Need], suggestions: Callable[[], Iterable[str]]
 ) -> Optional[str]:
-    """None if the load fits, else by how much it does not, and what would: a context, layers, the CPU, or a model.
+    """Return why the load does not fit and which options would fit: a context size, layers, a model. None if it fits.
 
     Args:
-        needed: what the model takes with a context and so many layers on the GPU.
-        suggestions: further options that would fit, asked for only if it does not.
+        needed: returns the memory for a context size and a number of layers on the GPU.
+        suggestions: returns further options that would fit; called only if the load does not fit.
     """
     shortage = needed(load.ctx_size, load.gpu_layers).shortage(memory)
     if shortage is None:
         return None
-    what, short, has = shortage
-    lines = [f"it needs {_mib(short)} of {what}, {_mib(has)} are free: {_mib(short - has)} too much"]
-    options = [*_what_fits(load, memory, needed), *suggestions()]
-    lines += [f"would fit: {option}" for option in options] or ["nothing in the catalogue would fit"]
+    kind, required, free = shortage
+    lines = [f"it needs {_mib(required)} of {kind}, {_mib(free)} are free: {_mib(required - free)} too much"]
+    options = [*_fitting_options(load, memory, needed), *suggestions()]
+    lines += [f"would fit: {option}" for option in options] or ["no model in the catalogue would fit"]
     return "\n".join(lines)
 
 
-def _what_fits(load: Load, memory: Memory, needed: Callable[[int, int], Need]) -> list[str]:
+def _fitting_options(load: Load, memory: Memory, needed: Callable[[int, int], Need]) -> list[str]:
     steps = (load.ctx_size - 1) // CTX_STEP
     ctx_size = CTX_STEP * _most(lambda n: needed(n * CTX_STEP, load.gpu_layers).fits(memory), steps)
     options = [f"--ctx-size {ctx_size}"] if ctx_size else []
@@ -137,9 +140,13 @@ def _what_fits(load: Load, memory: Memory, needed: Callable[[int, int], Need]) -
 def largest_model(
     catalogue: Catalogue, memory: Memory, ctx_size: int, bytes_per_second: float
 ) -> Optional[tuple[str, int]]:
-    """The largest model that fits, and the layers to give to the GPU: all, or none where no model fits there.
+    """Return the largest model that fits and the number of layers to offload; None if no model fits.
 
-    A model on the CPU is slow in proportion to its weights; one below LEAST_SPEED is not taken. None if none is left.
+    All layers are offloaded if a model fits on the GPU, else none. On the CPU, models below LEAST_SPEED are skipped.
+
+    Args:
+        ctx_size: context size in tokens.
+        bytes_per_second: rate at which the CPU reads main memory.
     """
     loads = [(model.name, Load(model.size, model.shape, ctx_size)) for model in catalogue if model.shape]
     for name, load in loads:
@@ -152,17 +159,17 @@ def largest_model(
 
 
 def speed(load: Load, bytes_per_second: float) -> float:
-    """About how many tokens a second the CPU writes: for each it reads all weights that take part."""
+    """Estimate the tokens/s on the CPU, which reads all active weights for each token."""
     return bytes_per_second / (load.weights * load.shape.active)
 
 
 def _most(fits: Callable[[int], bool], limit: int) -> int:
-    """The largest number from 1 to `limit` that fits, 0 if none does; what fits does so with less, too."""
-    least = 0
-    while least < limit:
-        middle = (least + limit + 1) // 2
-        least, limit = (middle, limit) if fits(middle) else (least, middle - 1)
-    return least
+    """Return the largest number from 1 to `limit` that fits, 0 if none does. `fits` must be monotonic."""
+    largest = 0
+    while largest < limit:
+        middle = (largest + limit + 1) // 2
+        largest, limit = (middle, limit) if fits(middle) else (largest, middle - 1)
+    return largest
 
 
 def _mib(count: int) -> str:

@@ -1,4 +1,4 @@
-"""llama.cpp's own figures of the memory that a model takes: `llama-fit-params`, which reads only a GGUF's header."""
+"""The memory that a model needs, from llama.cpp's `llama-fit-params`, which reads only the header of a GGUF file."""
 
 from __future__ import annotations
 
@@ -20,29 +20,38 @@ _HOST = "Host"
 
 
 def find(command: Sequence[str]) -> Optional[list[str]]:
-    """The words that start llama-fit-params beside a llama-server, None if this build has no such program."""
+    """Return the command line of the llama-fit-params next to a llama-server; None if the build has none.
+
+    Args:
+        command: the command line of the llama-server.
+    """
     server = Path(command[0])
-    found = [str(server), "fit-params"] if len(command) > 1 else [str(server.with_name("llama-fit-params"))]
+    program = [str(server), "fit-params"] if len(command) > 1 else [str(server.with_name("llama-fit-params"))]
     try:
-        done = subprocess.run([*found, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [*program, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found if done.returncode == 0 and "--fit-print" in done.stdout else None
+    return program if done.returncode == 0 and "--fit-print" in done.stdout else None
 
 
 def need(program: Sequence[str], model: Path, choices: Choices, ctx_size: int, gpu_layers: int) -> Optional[Need]:
-    """What the model takes with this context and so many layers on the GPU; None if the program cannot tell.
+    """Return the memory that the model needs; None if the program fails.
 
     Args:
-        model: a GGUF file, of which only the header is read.
-        choices: slots, batch sizes and cache types are taken from these.
+        program: the command line from `find`.
+        model: a GGUF file; only its header is read.
+        choices: supply slots, batch sizes and cache types.
+        ctx_size: context size in tokens.
+        gpu_layers: layers offloaded to the GPU.
     """
     words = ["-m", str(model), "-c", str(ctx_size), "-ngl", str(gpu_layers), "--fit-print", "on"]
     words += ["-np", str(choices.parallel or SLOTS)]
     if choices.pooling is not None:
         words += ["-b", str(choices.ctx_size), "-ub", str(choices.ctx_size)]
     words += _shared(choices.extra)
-    # It aborts over a header that it does not understand, and would have a debugger look into why.
+    # The program aborts on a header that it cannot parse. Without the variable it would then start a debugger.
     environ = {**os.environ, "GGML_NO_BACKTRACE": "1"}
     try:
         done = subprocess.run(
@@ -57,19 +66,19 @@ def need(program: Sequence[str], model: Path, choices: Choices, ctx_size: int, g
 
 
 def _shared(extra: Sequence[str]) -> list[str]:
-    """Those of llama-server's further arguments that change how much memory it takes."""
-    taken = {"-b", "--batch-size", "-ub", "--ubatch-size", "-ctk", "--cache-type-k", "-ctv", "--cache-type-v"}
-    taken |= {"-fa", "--flash-attn", "-ts", "--tensor-split", "-sm", "--split-mode", "-ncmoe", "--n-cpu-moe"}
-    taken |= {"-dev", "--device", "-ot", "--override-tensor"}
+    """Return those of the additional llama-server arguments that change the memory it needs."""
+    memory_options = {"-b", "--batch-size", "-ub", "--ubatch-size", "-ctk", "--cache-type-k", "-ctv", "--cache-type-v"}
+    memory_options |= {"-fa", "--flash-attn", "-ts", "--tensor-split", "-sm", "--split-mode", "-ncmoe", "--n-cpu-moe"}
+    memory_options |= {"-dev", "--device", "-ot", "--override-tensor"}
     words = []
     for word, value in zip(extra, [*extra[1:], ""]):
-        words += [word, value] if word in taken else []
+        words += [word, value] if word in memory_options else []
     return words
 
 
 @contextmanager
-def stand_in(names: Sequence[str], sizes: Sequence[int], heads: Sequence[bytes]) -> Iterator[Path]:
-    """Files of the right names and sizes that hold only their beginnings; the first of them. They take no space."""
+def sparse_files(names: Sequence[str], sizes: Sequence[int], heads: Sequence[bytes]) -> Iterator[Path]:
+    """Create temporary sparse files with these names, sizes and first bytes. Yields the path of the first."""
     with TemporaryDirectory(prefix="flynn-header-") as folder:
         for name, size, head in zip(names, sizes, heads):
             path = Path(folder, name)

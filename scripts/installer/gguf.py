@@ -1,7 +1,7 @@
-"""Reading the beginning of a GGUF file: enough to know the architecture, no tensor and no vocabulary.
+"""Read the metadata at the start of a GGUF file: the architecture, but no tensors and no vocabulary.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Writers put the architecture's keys before the
-tokenizer's arrays, so the first few KB of a file hold all that `read_metadata` asks; `header_length` needs some MB.
+tokenizer's arrays, so `read_metadata` needs only the first few KB of a file. `header_length` needs a few MB.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ VOCABULARY = "tokenizer.ggml.tokens"
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
-_LONGEST_ARRAY = 4096  # longer ones are vocabularies; arrays that are wanted have an entry a layer
+_LONGEST_ARRAY = 4096  # longer arrays are vocabularies; the arrays needed here have one entry per layer
 _MOST_DIMENSIONS = 8
 
 Value = Union[int, float, str, "list[Union[int, float, str]]"]
 
 
 class NotGGUF(ValueError):
-    """The bytes are not the beginning of a GGUF file."""
+    """The bytes are not the start of a GGUF file."""
 
 
-class _End(Exception):
-    """The bytes at hand are used up."""
+class _OutOfBytesError(Exception):
+    """The given bytes end before the header does."""
 
 
 class _Cursor:
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.at = 0
+        self.position = 0
 
     def take(self, count: int) -> bytes:
-        if count > len(self.data) - self.at:
-            raise _End
-        self.at += count
-        return self.data[self.at - count : self.at]
+        if count > len(self.data) - self.position:
+            raise _OutOfBytesError
+        self.position += count
+        return self.data[self.position - count : self.position]
 
     def number(self, layout: str) -> int:
         value: int = struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
@@ -47,7 +47,7 @@ class _Cursor:
         return self.take(self.number("<Q")).decode("utf-8", "replace")
 
     def skip(self, kind: int, count: int) -> None:
-        """Passes over so many values of a type."""
+        """Skip `count` values of a type."""
         if kind == _STRING:
             for _ in range(count):
                 self.take(self.number("<Q"))
@@ -65,41 +65,41 @@ class _Cursor:
 
 
 def read_metadata(head: bytes) -> dict[str, Value]:
-    """The metadata in the first bytes of a GGUF file, as far as they go.
+    """Parse the metadata in the first bytes of a GGUF file, up to the vocabulary or the end of the bytes.
 
-    The vocabulary is where it ends: of that only the length is kept, under its own key.
+    The value of the vocabulary's key is its length.
 
     Raises:
-        NotGGUF: the magic is missing, or what follows is not GGUF version 2 or 3.
+        NotGGUF: the magic is missing, the version is not 2 or 3, or a value type is unknown.
     """
-    cursor = _begun(head)
-    found: dict[str, Value] = {}
+    cursor = _after_version(head)
+    metadata: dict[str, Value] = {}
     try:
-        cursor.number("<Q")  # tensors
+        cursor.number("<Q")  # the number of tensors
         for _ in range(cursor.number("<Q")):
             key, kind = cursor.text(), cursor.number("<I")
             if kind != _ARRAY:
-                found[key] = cursor.scalar(kind)
+                metadata[key] = cursor.scalar(kind)
                 continue
             element, length = cursor.number("<I"), cursor.number("<Q")
             if key == VOCABULARY or length > _LONGEST_ARRAY:
-                found[key] = length
+                metadata[key] = length
                 break
-            found[key] = [cursor.scalar(element) for _ in range(length)]
-    except _End:
+            metadata[key] = [cursor.scalar(element) for _ in range(length)]
+    except _OutOfBytesError:
         pass
-    return found
+    return metadata
 
 
 def header_length(head: bytes) -> Optional[int]:
-    """The bytes of a file before its tensors' data: metadata, vocabulary, and each tensor's name and shape.
+    """Return the bytes before the tensors' data: metadata, vocabulary, and each tensor's name and shape.
 
-    None if `head` holds less than that.
+    Returns None if `head` ends earlier.
 
     Raises:
         NotGGUF: as `read_metadata`.
     """
-    cursor = _begun(head)
+    cursor = _after_version(head)
     try:
         tensors = cursor.number("<Q")
         for _ in range(cursor.number("<Q")):
@@ -114,23 +114,23 @@ def header_length(head: bytes) -> Optional[int]:
             cursor.text()
             dimensions = cursor.number("<I")
             if dimensions > _MOST_DIMENSIONS:
-                raise NotGGUF(f"a tensor of {dimensions} dimensions")
-            cursor.take(dimensions * 8 + 4 + 8)  # its shape, its type, where its data begin
-    except _End:
+                raise NotGGUF(f"a tensor has {dimensions} dimensions (at most {_MOST_DIMENSIONS} are valid)")
+            cursor.take(dimensions * 8 + 4 + 8)  # shape, type, offset of the data
+    except _OutOfBytesError:
         return None
-    return cursor.at
+    return cursor.position
 
 
-def _begun(head: bytes) -> _Cursor:
-    """A cursor behind magic and version."""
+def _after_version(head: bytes) -> _Cursor:
+    """Check magic and version. Returns a cursor after them."""
     if not head.startswith(MAGIC):
-        raise NotGGUF("the file does not begin with GGUF")
+        raise NotGGUF("not a GGUF file (does not start with GGUF)")
     cursor = _Cursor(head)
     try:
         cursor.take(len(MAGIC))
         version = cursor.number("<I")
-    except _End:
+    except _OutOfBytesError:
         return cursor
     if version not in (2, 3):
-        raise NotGGUF(f"GGUF version {version} is not supported (2 and 3 are)")
+        raise NotGGUF(f"GGUF version {version} is not supported (expected 2 or 3)")
     return cursor

@@ -1,6 +1,6 @@
-"""What this machine has: main memory, graphics cards, and how fast it reads its memory.
+"""The hardware of this machine: main memory, graphics cards, and the rate at which it reads memory.
 
-Nothing here fails: what does not answer is not there.
+No function raises: hardware that cannot be queried counts as missing.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 MIB = 1024 * 1024
-# Below that it is taken for a part of main memory that an integrated GPU has set aside.
+# An AMD GPU with less counts as integrated: its memory is a part of main memory.
 _LEAST_CARD_BYTES = 2048 * MIB
 _BLOCK_BYTES = 128 * MIB
 
 
 def free_memory() -> int:
-    """Bytes of main memory that programs can still have without swapping."""
+    """Return the bytes of main memory that are available without swapping."""
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -28,26 +28,26 @@ def free_memory() -> int:
 
 
 def all_memory() -> int:
-    """Bytes of main memory."""
+    """Return the bytes of main memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def cards() -> list[str]:
-    """The names of the NVIDIA and AMD cards whose driver runs; integrated GPUs are left out."""
+    """Return the names of the NVIDIA and AMD cards with a running driver, without integrated GPUs."""
     return _nvidia() + _amd()
 
 
 def lacks_nvidia_uvm() -> bool:
-    """Whether there is an NVIDIA card and not the device file that CUDA needs.
+    """Return True if there is an NVIDIA card but not /dev/nvidia-uvm, the device file that CUDA needs.
 
-    The first CUDA program after a boot makes it with the help of a set-user-ID program, which a service with
-    NoNewPrivileges cannot run: it would find no GPU, and use the CPU.
+    The first CUDA program after a boot creates the device file by running a set-user-ID program. A service with
+    NoNewPrivileges cannot run it: it finds no GPU and uses the CPU.
     """
     return bool(_nvidia()) and not os.path.exists("/dev/nvidia-uvm")
 
 
 def read_rate() -> float:
-    """Bytes that one core reads from main memory in a second, more or less: a copy reads and writes as many."""
+    """Estimate the bytes/s that one core reads from main memory. A copy reads and writes, so it counts twice."""
     source, target = bytearray(_BLOCK_BYTES), bytearray(_BLOCK_BYTES)
     fastest = float("inf")
     for _ in range(3):
@@ -67,11 +67,11 @@ def _nvidia() -> list[str]:
 
 
 def _amd() -> list[str]:
-    found = []
+    names = []
     for file in sorted(Path("/sys/class/drm").glob("card*/device/mem_info_vram_total")):
         try:
             if int(file.read_text()) >= _LEAST_CARD_BYTES:
-                found.append(f"AMD GPU {file.parts[4]}")
+                names.append(f"AMD GPU {file.parts[4]}")
         except (OSError, ValueError):
             continue
-    return found
+    return names

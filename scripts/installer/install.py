@@ -1,4 +1,4 @@
-"""`make install-service`: from the user's choices to a service that has answered a question."""
+"""`make install-service`: download the model, write and start the unit, and ask the server a question."""
 
 from __future__ import annotations
 
@@ -15,89 +15,98 @@ from .errors import EXIT_USAGE, InstallError
 from .files import write_atomically
 from .hub import Hub
 from .places import Places, Record, config_text
-from .plan import Plan, Surroundings, make_plan
+from .plan import Plan, Session, make_plan
 
 
-def install(options: Namespace, around: Surroundings) -> None:
-    """Does what `options` (see `cli`) say.
+def install(options: Namespace, session: Session) -> None:
+    """Install the service.
+
+    Args:
+        options: the parsed command line, see `cli`.
 
     Raises:
-        InstallError: something is wrong that the user can act on. What was done stays; running it again goes on.
+        InstallError: a step failed. Completed steps stay; the next run continues after them.
     """
-    models, hub = catalogue.read(around.places.config.parent), Hub(around.environ)
-    _refuse_sudo(around)
-    units.foreign(around.places.unit_dir)  # raises for what has a unit's name and is none
-    plan = make_plan(options, around, hub, models)
+    models, hub = catalogue.read(session.places.config.parent), Hub(session.environ)
+    _refuse_sudo(session)
+    units.foreign(session.places.unit_dir)  # raises if something other than a file has the name of a unit
+    plan = make_plan(options, session, hub, models)
     if not (options.print_unit or options.no_start):
-        _check_that_it_can_start(plan, options, around)
+        _check_that_it_can_start(plan, options, session)
     if options.print_unit or options.dry_run:
         if options.dry_run:
-            for line in steps(plan, options, around.places):
-                around.say(line)
-        print(f"# {around.places.unit_dir / unit.SERVICE}\n{plan.unit}", end="")
+            for line in steps(plan, options, session.places):
+                session.say(line)
+        print(f"# {session.places.unit_dir / unit.SERVICE}\n{plan.unit}", end="")
         return
-    _agree(plan, options, around)
-    fetched = [download.fetch(model.files, folder, hub, around.say) for model, folder in plan.models]
-    record = Record.read(around.places.record)
-    prepared = _prepare(plan, record, around)
+    _get_consent(plan, options, session)
+    downloaded = [download.fetch(model.files, folder, hub, session.say) for model, folder in plan.models]
+    record = Record.read(session.places.record)
+    changed = _prepare(plan, record, session) or any(downloaded)
     if options.no_start:
-        _say_how_to_go_on(plan, around)
+        _print_start_commands(plan, session)
         return
-    running = _run(plan, around, anew=any(fetched) or prepared)
-    if not (any(fetched) or prepared or running):
-        around.say("everything is in place already: nothing was changed")
-    _prove(plan, around)
-    _linger(options, record, around)
-    # Only now: a run that is cut off before restarts the server again, for the key that it may not have read.
-    record.key_stamp = _key_stamp(plan, around.places)
-    record.write(around.places.record)
+    started = _start(plan, session, restart=changed)
+    if not (changed or started):
+        session.say("the service is up to date: nothing was changed")
+    _ask_question(plan, session)
+    _linger(options, record, session)
+    # Write the stamp last: after an interrupted run the next run restarts the server, which may have the old key.
+    record.key_stamp = _key_stamp(plan, session.places)
+    record.write(session.places.record)
 
 
 def steps(plan: Plan, options: Namespace, places: Places) -> list[str]:
-    """What would be done, one line each, for `--dry-run`."""
+    """Return the steps of the installation for `--dry-run`, one line each."""
     lines = []
     for model, folder in plan.models:
         lines += [f"use the model {model.path}"] if model.path else []
         for file in model.files:
             size = f"{file.size / 1e9:.2f} GB" if file.size else "size unknown"
             lines.append(f"download {file.url} ({size}, SHA-256 {file.sha256}) to {folder / file.name}")
-    lines += [f"keep an API key in {places.api_key}"] if options.api_key else []
+    lines += [f"store an API key in {places.api_key}"] if options.api_key else []
     lines += [f"write {places.presets}"] if plan.presets else []
     lines += [f"write {places.unit_dir / unit.SERVICE}"]
     lines += [] if places.config.exists() else [f"write {places.config} (endpoint {plan.choices.endpoint})"]
     if not options.no_start:
-        lines += [f"systemctl --user {what}" for what in ("daemon-reload", f"enable --now {unit.SERVICE}")]
+        lines += [f"run systemctl --user {command}" for command in ("daemon-reload", f"enable --now {unit.SERVICE}")]
         lines += [f"wait for {plan.choices.endpoint}/health and ask: {question.QUESTION}"]
-        lines += ["loginctl enable-linger"] if options.linger else []
+        lines += ["run loginctl enable-linger"] if options.linger else []
     return [f"would {line}" for line in lines]
 
 
-def _refuse_sudo(around: Surroundings) -> None:
-    if os.geteuid() == 0 and around.environ.get("SUDO_UID", "0") != "0":
-        hint = "Run it as yourself: the service, its files and the model are yours, and systemd --user starts it."
-        raise InstallError("not with sudo", hint=hint, status=EXIT_USAGE)
+def _refuse_sudo(session: Session) -> None:
+    if os.geteuid() == 0 and session.environ.get("SUDO_UID", "0") != "0":
+        hint = "Run it as yourself: the service runs under your account, and systemd --user starts it."
+        raise InstallError("do not use sudo", hint=hint, status=EXIT_USAGE)
 
 
-def _check_that_it_can_start(plan: Plan, options: Namespace, around: Surroundings) -> None:
-    """Refuses a machine without systemd, and a port that is taken; a dry run only says so."""
+def _check_that_it_can_start(plan: Plan, options: Namespace, session: Session) -> None:
+    """Check for systemd and a free port. A dry run only reports what is missing.
+
+    Raises:
+        InstallError: the service could not start.
+    """
     try:
-        trouble = systemd.why_not(around.environ)
-        if trouble:
-            command = shlex.join(["env", *unit.by_hand(plan.choices)])
+        problem = systemd.problem(session.environ)
+        if problem:
+            command = shlex.join(["env", *unit.shell_words(plan.choices)])
             raise InstallError(
-                str(trouble), hint=f"{trouble.hint}\nTo run it by hand: {command}", status=trouble.status
+                str(problem),
+                hint=f"{problem.hint}\nTo start llama-server without systemd: {command}",
+                status=problem.status,
             )
-        if options.socket is None and not _has_port_already(options.port, around):
+        if options.socket is None and not _has_port_already(options.port, session):
             _check_port(options.host, options.port)
     except InstallError as error:
         if not options.dry_run:
             raise
-        around.say(f"missing: {error}")
+        session.say(f"missing: {error}")
 
 
-def _has_port_already(port: int, around: Surroundings) -> bool:
-    """Whether it is our own service, or the proxy of an earlier version, that listens there."""
-    environ, unit_dir = around.environ, around.places.unit_dir
+def _has_port_already(port: int, session: Session) -> bool:
+    """Return True if our own service, or the proxy of an earlier version, listens on the port."""
+    environ, unit_dir = session.environ, session.places.unit_dir
     if systemd.is_active(environ, units.PROXY_SOCKET):
         return True
     return systemd.is_active(environ, unit.SERVICE) and units.port_of(unit_dir) == port
@@ -111,40 +120,43 @@ def _check_port(host: str, port: int) -> None:
             probe.bind(address[4])
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InstallError(f"{host}:{port}: cannot listen there: {reason}", hint="Choose another --port.") from error
+        raise InstallError(
+            f"{host}:{port}: cannot listen on this address: {reason}", hint="Choose another --port."
+        ) from error
 
 
-def _agree(plan: Plan, options: Namespace, around: Surroundings) -> None:
-    """Shows what would change in units that are there, and goes on only if the user wants it.
+def _get_consent(plan: Plan, options: Namespace, session: Session) -> None:
+    """Show the changes to existing units and ask for consent. An update of our own old unit needs no consent.
 
-    Nobody is asked about a unit of ours as an earlier version wrote it.
+    Raises:
+        InstallError: the user refused, or there is no terminal to ask on.
     """
-    text = units.difference(plan.unit, around.places.unit_dir)
+    text = units.difference(plan.unit, session.places.unit_dir)
     if not text:
         return
-    around.say(text.rstrip("\n"))
-    if options.yes or units.is_mended(plan.unit, around.places.unit_dir):
+    session.say(text.rstrip("\n"))
+    if options.yes or units.is_known_update(plan.unit, session.places.unit_dir):
         return
-    answer = around.ask("Change it so (a backup is kept)? [y/N] ")
+    answer = session.ask("Apply these changes (a backup is kept)? [y/N] ")
     if answer is None:
         raise InstallError(
-            "the unit is different from what is asked for", hint="To change it: --yes", status=EXIT_USAGE
+            "the existing unit differs from the requested one", hint="To replace it, add --yes.", status=EXIT_USAGE
         )
     if answer.strip().lower() not in ("y", "yes"):
-        raise InstallError("nothing was changed")
+        raise InstallError("refused: nothing was changed")
 
 
-def _prepare(plan: Plan, record: Record, around: Surroundings) -> bool:
-    """Key, configuration, the file of several models, and the record of them. Whether the server has to start anew."""
-    places, choices = around.places, plan.choices
+def _prepare(plan: Plan, record: Record, session: Session) -> bool:
+    """Write the key, the configuration, the presets and the record. Returns True if the server has to be restarted."""
+    places, choices = session.places, plan.choices
     _remember_models(plan, record)
     if choices.api_key_file is not None:
         if api_key.ensure(places.api_key):
             record.api_key = True
-            around.say(f"made an API key in {places.api_key}")
+            session.say(f"generated an API key in {places.api_key}")
     elif choices.socket is None and choices.host not in ("127.0.0.1", "localhost", "::1"):
-        around.say(f"--host {choices.host} without --api-key: whoever reaches this machine can use the model")
-    _configure(plan, record, around)
+        session.say(f"--host {choices.host} without --api-key: everybody who can reach this machine can use the model")
+    _configure(plan, record, session)
     record.write(places.record)
     with contextlib.suppress(FileNotFoundError):
         places.wait_script.unlink()
@@ -152,7 +164,7 @@ def _prepare(plan: Plan, record: Record, around: Surroundings) -> bool:
     new_presets = bool(plan.presets) and _content(places.presets) != plan.presets
     if new_presets:
         write_atomically(places.presets, plan.presets)
-        around.say(f"wrote {places.presets}")
+        session.say(f"wrote {places.presets}")
     return new_key or new_presets or units.changed(plan.unit, places.unit_dir)
 
 
@@ -164,30 +176,30 @@ def _remember_models(plan: Plan, record: Record) -> None:
             record.sources[model.label] = [[path, file.size, file.sha256] for path, file in zip(paths, model.files)]
 
 
-def _configure(plan: Plan, record: Record, around: Surroundings) -> None:
-    """Writes flynn's configuration if there is none, or if it is still as an earlier run wrote it."""
-    config, choices = around.places.config, plan.choices
-    wanted = config_text(
+def _configure(plan: Plan, record: Record, session: Session) -> None:
+    """Write flynn's configuration if there is none, or if the user has not edited the one of an earlier run."""
+    config, choices = session.places.config, plan.choices
+    text = config_text(
         choices.endpoint,
-        token_file=around.places.api_key if choices.api_key_file is not None else None,
+        token_file=session.places.api_key if choices.api_key_file is not None else None,
         model=plan.default_model,
         timeout=unit.LOAD_SECONDS,
     )
-    if _content(config) == wanted:
-        record.config_text = wanted  # or a run that was cut off has written it
+    if _content(config) == text:
+        record.config_text = text  # an interrupted run may have written the file without recording it
         return
     if not os.path.lexists(config):
-        around.say(f"wrote {config}")
-    elif record.config_text and _content(config) == record.config_text != wanted:
-        around.say(f"changed {config}, as the service has changed")
+        session.say(f"wrote {config}")
+    elif record.config_text and _content(config) == record.config_text != text:
+        session.say(f"updated {config} for the changed service")
     else:
         return
-    write_atomically(config, wanted)
-    record.config_text = wanted
+    write_atomically(config, text)
+    record.config_text = text
 
 
 def _content(path: Path) -> str:
-    """The text of a file; empty if it cannot be read."""
+    """Return the text of a file; '' if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -195,51 +207,53 @@ def _content(path: Path) -> str:
 
 
 def _key_stamp(plan: Plan, places: Places) -> list[int]:
-    """Tells one state of the key's file from another; empty for a server without a key."""
+    """Return the modification time, size and inode of the key file, to detect a new key; empty without a key."""
     if plan.choices.api_key_file is None:
         return []
     status = places.api_key.stat()
     return [status.st_mtime_ns, status.st_size, status.st_ino]
 
 
-def _run(plan: Plan, around: Surroundings, *, anew: bool) -> bool:
-    unit_dir = around.places.unit_dir
-    units.stop_old(unit_dir, around.environ)
-    if anew:
-        units.put_in_place(plan.unit, unit_dir, around.say)
-    return units.start(around.environ, anew=anew)
+def _start(plan: Plan, session: Session, *, restart: bool) -> bool:
+    """Start the service; write the unit first if `restart`. Returns True if systemd had to do anything."""
+    unit_dir = session.places.unit_dir
+    units.stop_old(unit_dir, session.environ)
+    if restart:
+        units.write(plan.unit, unit_dir, session.say)
+    return units.start(session.environ, restart=restart)
 
 
-def _say_how_to_go_on(plan: Plan, around: Surroundings) -> None:
-    units.put_in_place(plan.unit, around.places.unit_dir, around.say)
-    around.say(
-        "everything is prepared; to start it:\n"
+def _print_start_commands(plan: Plan, session: Session) -> None:
+    units.write(plan.unit, session.places.unit_dir, session.say)
+    session.say(
+        "everything is prepared; to start the service:\n"
         f"  systemctl --user daemon-reload && systemctl --user enable --now {unit.SERVICE}\n"
-        f"or, without systemd:\n  {shlex.join(['env', *unit.by_hand(plan.choices)])}"
+        f"or, without systemd:\n  {shlex.join(['env', *unit.shell_words(plan.choices)])}"
     )
 
 
-def _prove(plan: Plan, around: Surroundings) -> None:
+def _ask_question(plan: Plan, session: Session) -> None:
+    """Wait until the model is loaded and print the answer to a question, as proof that the service works."""
     choices = plan.choices
-    around.say(f"waiting for {choices.endpoint} to load the model")
-    port, began = choices.port if choices.socket is None else None, time.monotonic()
+    session.say(f"waiting for {choices.endpoint} to load the model")
+    port, start = choices.port if choices.socket is None else None, time.monotonic()
     answer = question.ask(
         choices.endpoint,
-        api_key.read(around.places.api_key) if choices.api_key_file is not None else None,
+        api_key.read(session.places.api_key) if choices.api_key_file is not None else None,
         model=plan.default_model,
         embeddings=choices.pooling is not None,
         seconds=unit.LOAD_SECONDS,
-        still_alive=lambda: units.still_alive(around.environ, port, time.monotonic() - began),
+        check_alive=lambda: units.check_alive(session.environ, port, time.monotonic() - start),
     )
     rate = f" ({answer.tokens_per_second:.1f} tokens/s)" if answer.tokens_per_second else ""
-    around.say(f"{question.QUESTION}{rate}")
-    if answer.thinking:
-        around.say(f"it thinks before it answers; its first {question.ANSWER_TOKENS} tokens of thought:")
+    session.say(f"{question.QUESTION}{rate}")
+    if answer.is_reasoning:
+        session.say(f"the model reasons before it answers; the first {question.ANSWER_TOKENS} tokens of its reasoning:")
     print(answer.text)
 
 
-def _linger(options: Namespace, record: Record, around: Surroundings) -> None:
+def _linger(options: Namespace, record: Record, session: Session) -> None:
     if options.linger:
-        was_on = systemd.lingers(around.environ)
-        systemd.enable_linger(around.environ)
+        was_on = systemd.lingers(session.environ)
+        systemd.enable_linger(session.environ)
         record.linger = record.linger or not was_on

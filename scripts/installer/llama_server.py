@@ -1,4 +1,4 @@
-"""Finding llama-server, and asking it what it is: version, options, devices, and whether it takes our arguments."""
+"""Find llama-server and query it: version, options, devices, and whether it accepts our arguments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _DEVICE = re.compile(r"^ +([^ :]+): (.*) \((\d{1,12}) MiB, (\d{1,12}) MiB free\)
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU as llama-server sees it: its name there, what it is, and bytes of its memory, all and free."""
+    """A GPU as llama-server lists it: name, description, total and free bytes of its memory."""
 
     name: str
     description: str
@@ -43,9 +43,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Build:
-    """A llama-server: the words that start it, its version, its options, and the GPUs that it can use.
+    """A llama-server: its command line, version, options, and the GPUs that it can use.
 
-    `command` is its path, or that of `llama` and `serve`. `devices` is None if it is too old to list them.
+    `command` is the path of llama-server, or the path of `llama` and the word `serve`. `devices` is None if the build
+    is too old to list them.
     """
 
     command: tuple[str, ...]
@@ -55,75 +56,75 @@ class Build:
 
 
 def find(named: Optional[str], environ: Mapping[str, str], ask: Callable[[str], Optional[str]]) -> tuple[str, ...]:
-    """The words that start llama-server: the one that was named, on PATH, in a usual place, or what the user answers.
+    """Return the command line of llama-server: from `named`, PATH, a usual folder, or the user's answer.
 
     Args:
-        named: what `--server` says: a path, or a name to look for on PATH; of llama-server, or of `llama`.
-        ask: puts a question to the user; None where there is nobody to ask.
+        named: the value of `--server`: a path, or a name to search on PATH, of llama-server or `llama`.
+        ask: asks the user a question; returns None if there is no terminal.
 
     Raises:
-        InstallError: there is none, or the one named cannot be run.
+        InstallError: llama-server was not found, or `named` cannot be run.
     """
     if named is not None:
         return _checked(named, environ)
     usual = [os.path.expanduser(place) for place in _USUAL_PLACES]
     for places in ([environ.get("PATH", os.defpath)], usual):
         for name in ("llama-server", "llama"):
-            found = shutil.which(name, path=os.pathsep.join(places))
-            if found and (name != "llama" or _serves(found, environ)):
-                return _command(found)
-    answer = ask("llama-server was not found. Its path (empty to stop): ")
+            path = shutil.which(name, path=os.pathsep.join(places))
+            if path and (name != "llama" or _serves(path, environ)):
+                return _command(path)
+    answer = ask("llama-server was not found. Enter its path (empty to stop): ")
     if answer:
         return _checked(answer, environ)
     raise InstallError("llama-server is not on PATH", hint=how_to_get_it(environ), status=EXIT_UNAVAILABLE)
 
 
 def _checked(named: str, environ: Mapping[str, str]) -> tuple[str, ...]:
-    found = shutil.which(os.path.expanduser(named), path=environ.get("PATH"))
-    if found:
-        return _command(found)
-    what = "cannot be run" if Path(named).exists() else "there is no such program"
-    raise InstallError(f"--server {named}: {what}", hint=how_to_get_it(environ), status=EXIT_USAGE)
+    path = shutil.which(os.path.expanduser(named), path=environ.get("PATH"))
+    if path:
+        return _command(path)
+    problem = "not an executable file" if Path(named).exists() else "no such program"
+    raise InstallError(f"--server {named}: {problem}", hint=how_to_get_it(environ), status=EXIT_USAGE)
 
 
-def _command(found: str) -> tuple[str, ...]:
-    """llama.cpp's own installer brings one program, `llama`, whose command `serve` is llama-server."""
-    path = os.path.abspath(found)
+def _command(program: str) -> tuple[str, ...]:
+    """Return the command line of a program. With llama.cpp's single program `llama`, llama-server is `llama serve`."""
+    path = os.path.abspath(program)
     return (path, "serve") if os.path.basename(path) == "llama" else (path,)
 
 
 def _serves(path: str, environ: Mapping[str, str]) -> bool:
-    """Whether a program named `llama` is llama.cpp's: there are others of that name."""
+    """Return True if a program named `llama` is llama.cpp's: other projects use the name, too."""
     done = _run((path, "serve"), ["--version"], environ)
     return done.returncode == 0 and "version" in done.stdout + done.stderr
 
 
 def inspect(command: tuple[str, ...], environ: Mapping[str, str]) -> Build:
-    """What the server says of itself.
+    """Query version, options and devices of the server.
 
     Raises:
-        InstallError: it cannot be run, or does not start, e.g. for want of a library.
+        InstallError: the server cannot be run or fails, e.g. because a library is missing.
     """
-    version = _last_line(_answered(command, ["--version"], environ), first=True)
-    listed = _answered(command, ["--help"], environ).stdout
-    options = frozenset(re.findall(r"(?<![\w-])-{1,2}[a-zA-Z][\w-]*", listed))
+    version = _last_line(_run_successfully(command, ["--version"], environ), first=True)
+    help_text = _run_successfully(command, ["--help"], environ).stdout
+    options = frozenset(re.findall(r"(?<![\w-])-{1,2}[a-zA-Z][\w-]*", help_text))
     if not options:
         raise InstallError(f"{' '.join(command)} --help lists no options: is it llama-server?", status=EXIT_UNAVAILABLE)
     devices = None
     if _LIST_DEVICES in options:
-        output = _answered(command, [_LIST_DEVICES], environ).stdout
-        found = (
+        output = _run_successfully(command, [_LIST_DEVICES], environ).stdout
+        listed = (
             Device(name, text, int(all_) * MIB, int(free) * MIB) for name, text, all_, free in _DEVICE.findall(output)
         )
-        devices = tuple(device for device in found if device.total)  # some accelerators have no memory of their own
+        devices = tuple(device for device in listed if device.total)  # some accelerators have no memory of their own
     return Build(command, version, options, devices)
 
 
 def check_arguments(build: Build, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Has the server itself read the arguments that the unit will have; it starts nothing.
+    """Run the server with the unit's arguments and an option that ends it at once, so that it parses them.
 
     Raises:
-        InstallError: it does not know an option, or does not take a value; in the server's own words.
+        InstallError: the server refuses an option or a value; the message quotes the server.
     """
     last = _LIST_DEVICES if _LIST_DEVICES in build.options else "--version"
     done = _run(build.command, [*_without_key_file(arguments), last], environ)
@@ -132,36 +133,36 @@ def check_arguments(build: Build, arguments: Sequence[str], environ: Mapping[str
     lines = (done.stderr + done.stdout).splitlines()
     problem = next((line for line in lines if line.lower().startswith("error")), _last_line(done))
     problem = problem[len("error: ") :] if problem.startswith("error: ") else problem
-    asked = next((word for word in arguments if word.startswith("-") and word in problem), "")
-    near = sorted(option for option in build.options if asked.strip("-") and asked.strip("-") in option)
-    hint = f"{build.version} knows: {', '.join(near)}" if near and asked not in build.options else ""
-    raise InstallError(f"llama-server does not take these options: {problem}", hint=hint, status=EXIT_USAGE)
+    refused = next((word for word in arguments if word.startswith("-") and word in problem), "")
+    similar = sorted(option for option in build.options if refused.strip("-") and refused.strip("-") in option)
+    hint = f"{build.version} supports: {', '.join(similar)}" if similar and refused not in build.options else ""
+    raise InstallError(f"llama-server refuses these options: {problem}", hint=hint, status=EXIT_USAGE)
 
 
 def _without_key_file(arguments: Sequence[str]) -> list[str]:
-    """The server reads the key while it reads its arguments, and that file is perhaps yet to be made."""
+    """Drop --api-key-file: the server reads the file while parsing, and it may not exist yet."""
     words = list(arguments)
     if "--api-key-file" in words:
-        at = words.index("--api-key-file")
-        del words[at : at + 2]
+        index = words.index("--api-key-file")
+        del words[index : index + 2]
     return words
 
 
-def _answered(
+def _run_successfully(
     command: tuple[str, ...], arguments: list[str], environ: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
     done = _run(command, arguments, environ)
     if done.returncode:
-        shown = " ".join([*command, *arguments])
-        how = f"exit code {done.returncode}" if done.returncode > 0 else f"signal {-done.returncode}"
-        raise InstallError(f"{shown} failed ({how}): {_last_line(done)}", status=EXIT_UNAVAILABLE)
+        command_line = " ".join([*command, *arguments])
+        status = f"exit code {done.returncode}" if done.returncode > 0 else f"signal {-done.returncode}"
+        raise InstallError(f"{command_line} failed ({status}): {_last_line(done)}", status=EXIT_UNAVAILABLE)
     return done
 
 
 def _run(
     command: tuple[str, ...], arguments: list[str], environ: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    # Not with options of this shell's: the service will have those of its unit.
+    # Ignore the LLAMA_ variables of this shell: the service will not have them.
     clean = {name: value for name, value in environ.items() if not name.startswith("LLAMA_")}
     try:
         return subprocess.run(
@@ -178,5 +179,5 @@ def _run(
 
 
 def _last_line(done: subprocess.CompletedProcess[str], *, first: bool = False) -> str:
-    lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["it said nothing"]
+    lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["(no output)"]
     return lines[0 if first else -1].strip()

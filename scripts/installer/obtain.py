@@ -1,4 +1,4 @@
-"""Where to get llama-server on the machine at hand: what to type, and what gets a build for its GPU first."""
+"""Commands that install llama-server on this machine; a build for its GPU comes first."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ _INSTALLER = "curl -LsSf https://llama.app/install.sh | sh"
 _RELEASES = "https://github.com/ggml-org/llama.cpp/releases"
 # By the ID and ID_LIKE of os-release(5).
 _PACKAGES = {
-    "debian": ("sudo apt install llama.cpp", "Debian 14 and later: for the CPU"),
-    "fedora": ("sudo dnf install llama-cpp", "Fedora's own; look whether its build knows your GPU"),
+    "debian": ("sudo apt install llama.cpp", "Debian 14 and later: CPU only"),
+    "fedora": ("sudo dnf install llama-cpp", "Fedora's package; check that its build supports your GPU"),
     "arch": ("yay -S llama.cpp-cuda", "from the AUR; llama.cpp-vulkan for other GPUs"),
 }
 
 
 def how_to_get_it(environ: Mapping[str, str]) -> str:
-    """Several lines of commands, the one that suits this machine best first."""
+    """Return several lines with commands, the most suitable for this machine first."""
     if platform.system() == "Darwin":
-        lines = [("brew install llama.cpp", "for Apple's GPUs"), (_INSTALLER, "llama.cpp's own installer")]
+        lines = [("brew install llama.cpp", "supports Apple's GPUs"), (_INSTALLER, "llama.cpp's own installer")]
     else:
         lines = _for_linux(hardware.cards(), _distribution())
     width = max(len(command) for command, _ in lines)
     text = [f"  {command:<{width}}  # {remark}" for command, remark in lines]
-    other = 'If it is somewhere else: make install-service ARGS="--server /path/to/llama-server"'
-    return "\n".join(["Install it, the first of these that you can:", *text, other])
+    other = 'If it is installed elsewhere: make install-service ARGS="--server /path/to/llama-server"'
+    return "\n".join(["Install it with the first of these commands that works for you:", *text, other])
 
 
 def _for_linux(cards: list[str], distribution: str) -> list[tuple[str, str]]:
     nvidia = any("NVIDIA" in card for card in cards)
-    build = "with CUDA for this NVIDIA card" if nvidia else "for the GPU or CPU that it finds"
+    build = "with CUDA for this NVIDIA card" if nvidia else "for the GPU or CPU of this machine"
     lines = [(_INSTALLER, f"llama.cpp's own installer: ~/.local/bin/llama, built {build}")]
     lines += [
         (
@@ -46,11 +46,11 @@ def _for_linux(cards: list[str], distribution: str) -> list[tuple[str, str]]:
         (f"podman pull ghcr.io/ggml-org/llama.cpp:{container}", "a container: run it yourself, without this installer")
     ]
     lines += [_PACKAGES[distribution]] if distribution in _PACKAGES else []
-    return [*lines, ("brew install llama.cpp", "for the CPU alone on Linux")]
+    return [*lines, ("brew install llama.cpp", "CPU only on Linux")]
 
 
 def _distribution() -> str:
-    """The family that this Linux belongs to, by os-release(5); empty if none of those known here."""
+    """Return the key of `_PACKAGES` for this Linux, from os-release(5); '' if it is not among them."""
     try:
         text = Path("/etc/os-release").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

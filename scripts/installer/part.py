@@ -1,7 +1,7 @@
-"""`NAME.part`: the bytes of a download so far, hashed as they come, and renamed to `NAME` only when they are right.
+"""`NAME.part`: a partial download, hashed while it is received, and renamed to `NAME` once its SHA-256 matches.
 
-Beside it lies `NAME.part.json` with what the bytes are part of (digest, size, the server's ETag), written before the
-first of them. A kill at any moment leaves both files such that the next run goes on or starts anew, never wrongly.
+`NAME.part.json` beside it identifies the file (digest, size, the server's ETag). It is written before the first byte of
+the part. So the next run can always tell whether to resume or to restart, also after a kill at any moment.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from .files import set_aside, sweep, write_atomically
 
 BLOCK_BYTES = 1024 * 1024
 LEAST_BYTES = 64 * 1024
-BLOCKS = 4  # in turn: one is received while others are hashed
-_FULL = {
+BLOCKS = 4  # used in turn: one is received while others are hashed
+_EXHAUSTED = {
     errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "the limit for files is reached",
+    errno.EDQUOT: "the disk quota is exceeded",
+    errno.EFBIG: "the file size limit is exceeded",
 }
 
 
 class WrongDigest(Exception):
-    """All bytes are there and they are not the right ones."""
+    """The download is complete and its SHA-256 is not the expected one."""
 
 
 class Part:
-    """A download in progress of a file whose size and SHA-256 are known. A context manager; one thread at a time."""
+    """A partial download of a file whose size and SHA-256 are known. A context manager; not thread-safe."""
 
     def __init__(self, file: RemoteFile, target: Path) -> None:
         assert file.size is not None
@@ -48,7 +48,7 @@ class Part:
         self.note = target.with_name(target.name + ".part.json")
         self.position = 0
         self.etag: Optional[str] = None
-        self.resumed = False  # whether some bytes are of an earlier run
+        self.resumed = False  # True if some bytes are from an earlier run
         self._stream: Optional[FileIO] = None
         self._hash = hashlib.sha256()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
@@ -62,7 +62,11 @@ class Part:
             self._stream.close()
 
     def resume(self, stopped: Callable[[], bool] = bool) -> None:
-        """Takes up what an earlier run left, if it is part of the same file; its bytes are hashed once, here."""
+        """Continue the part of an earlier run if it belongs to the same file; hash its bytes.
+
+        Args:
+            stopped: returns True when hashing has to end early.
+        """
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             same = (note["sha256"], note["size"]) == (self.sha256, self.size)
@@ -82,7 +86,7 @@ class Part:
         self.resumed = self.position > 0
 
     def restart(self, etag: Optional[str]) -> None:
-        """Begins at byte 0 of what the server calls `etag`."""
+        """Start again at byte 0, and note the ETag of the file on the server."""
         if self._stream:
             self._stream.close()
         with contextlib.suppress(FileNotFoundError):
@@ -94,23 +98,27 @@ class Part:
         self.position, self.etag, self.resumed, self._hash = 0, etag, False, hashlib.sha256()
 
     def receive(self, read_into: Callable[[memoryview], int], progress: Callable[[int], None]) -> None:
-        """Takes bytes until the file is whole or `read_into` has no more; they are hashed beside being received.
+        """Write and hash bytes until the file is complete or `read_into` returns 0.
+
+        Args:
+            read_into: reads into the buffer and returns the number of bytes read.
+            progress: called with the new position after each read.
 
         Raises:
-            InstallError: the disk is full, or cannot be written. What was written stays for the next run.
+            InstallError: the disk is full or cannot be written. The bytes written so far stay for the next run.
         """
         blocks = deque(memoryview(bytearray(BLOCK_BYTES)) for _ in range(BLOCKS))
         hashing: deque[Future[None]] = deque()
-        wanted = LEAST_BYTES
+        read_size = LEAST_BYTES
         try:
             while self.position < self.size:
                 if len(hashing) == BLOCKS:
-                    hashing.popleft().result()  # the block that is next in turn is free again
+                    hashing.popleft().result()  # blocks[0] may be overwritten now
                 started = time.monotonic()
-                count = read_into(blocks[0][: min(wanted, self.size - self.position)])
+                count = read_into(blocks[0][: min(read_size, self.size - self.position)])
                 if not count:
                     break
-                wanted = _next_wanted(wanted, time.monotonic() - started)
+                read_size = _next_read_size(read_size, time.monotonic() - started)
                 self._write(blocks[0][:count])
                 hashing.append(self._pool.submit(self._hash.update, blocks[0][:count]))
                 blocks.rotate(-1)
@@ -128,7 +136,7 @@ class Part:
         self.position += len(block)
 
     def finish(self) -> None:
-        """Gives the whole and right file its name.
+        """Verify the digest and rename the part to `target`.
 
         Raises:
             WrongDigest: the digest is not the expected one.
@@ -146,14 +154,14 @@ class Part:
         remember_verified(self.target, self.sha256)
 
     def set_aside(self) -> Path:
-        """Moves the wrong bytes out of the way, named and kept, and returns where they are."""
+        """Rename the part to `NAME.part.corrupt`, so that it can be examined. Returns the new path."""
         with contextlib.suppress(FileNotFoundError):
             self.note.unlink()
         return set_aside(self.path, ".corrupt")
 
 
 def tidy(target: Path) -> None:
-    """Removes the note of a download that was killed between giving the file its name and removing the note."""
+    """Delete a leftover `NAME.part.json`, from a process killed between renaming the part and deleting the note."""
     part, note = (target.with_name(target.name + end) for end in (".part", ".part.json"))
     with contextlib.suppress(OSError):
         if note.exists() and not part.exists():
@@ -161,10 +169,10 @@ def tidy(target: Path) -> None:
 
 
 def is_good(path: Path, file: RemoteFile) -> bool:
-    """Whether the file at `path` has the size and digest of `file`.
+    """Return True if the file at `path` has the size and digest of `file`.
 
-    The digest is computed once: `NAME.sha256`, in the format of sha256sum(1) and with the modification time of the file
-    that it vouches for, is believed as long as both times agree.
+    The digest is computed once and stored in `NAME.sha256`, in the format of sha256sum(1). That file gets the
+    modification time of the model file, and is trusted as long as both times are equal.
     """
     if path.stat().st_size != file.size:
         return False
@@ -180,8 +188,8 @@ def is_good(path: Path, file: RemoteFile) -> bool:
     return True
 
 
-def is_another(path: Path, file: RemoteFile) -> bool:
-    """Whether a file is at `path` that is not, and never was, `file`."""
+def is_different(path: Path, file: RemoteFile) -> bool:
+    """Return True if the file at `path` exists, is not `file`, and was never recorded as `file`."""
     if not path.is_file() or is_good(path, file):
         return False
     try:
@@ -191,7 +199,7 @@ def is_another(path: Path, file: RemoteFile) -> bool:
 
 
 def digest_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     digest, block = hashlib.sha256(), bytearray(BLOCK_BYTES)
     with path.open("rb", buffering=0) as stream:
         while count := stream.readinto(block):
@@ -200,7 +208,7 @@ def digest_of(path: Path) -> str:
 
 
 def remember_verified(path: Path, sha256: str) -> None:
-    """Writes `NAME.sha256`. Where that cannot be written, the file is hashed again at the next run."""
+    """Write `NAME.sha256`. If that fails, the next run hashes the file again."""
     record = _record_of(path)
     with contextlib.suppress(InstallError, OSError):
         write_atomically(record, f"{sha256}  {path.name}\n")
@@ -209,7 +217,7 @@ def remember_verified(path: Path, sha256: str) -> None:
 
 
 def companions(path: Path) -> list[Path]:
-    """The files that the download keeps beside a model's file."""
+    """Return the paths of the files that the download creates beside a model file."""
     return [_record_of(path), path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")]
 
 
@@ -217,11 +225,14 @@ def _record_of(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _next_wanted(wanted: int, seconds: float) -> int:
-    """Bytes to ask for next: large reads are fast, but a slow connection shall show progress, and stop when told."""
+def _next_read_size(read_size: int, seconds: float) -> int:
+    """Return the bytes of the next read, from the size and duration of the last.
+
+    Large reads are fast. Small ones on a slow connection keep the progress current and an interruption prompt.
+    """
     if seconds < 0.1:
-        return min(wanted * 2, BLOCK_BYTES)
-    return max(wanted // 2, LEAST_BYTES) if seconds > 0.5 else wanted
+        return min(read_size * 2, BLOCK_BYTES)
+    return max(read_size // 2, LEAST_BYTES) if seconds > 0.5 else read_size
 
 
 def _sync_folder(folder: Path) -> None:
@@ -234,11 +245,12 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
+    """Convert an OSError into an InstallError that names the file."""
     try:
         yield
     except OSError as error:
-        reason = _FULL.get(error.errno or 0)
+        reason = _EXHAUSTED.get(error.errno or 0)
         if reason is None:
             raise InstallError(f"{path}: cannot be written: {error.strerror or error}") from error
-        hint = "Make room and run it again: it goes on where it stopped."
+        hint = "Free disk space and run the same command again: it resumes the download."
         raise InstallError(f"{path}: {reason}", hint=hint, status=EXIT_TEMPORARY) from error

@@ -1,4 +1,4 @@
-"""Where everything goes: the folders of the XDG base directory specification, and the record of what was installed."""
+"""The paths of all installed files, by the XDG base directory specification, and the record of an installation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from .files import write_atomically
 
 @dataclass(frozen=True)
 class Places:
-    """Folders and files, all absolute.
+    """Absolute paths of folders and files.
 
     Attributes:
-        unit_dir: the user's systemd units.
-        config: flynn's configuration; api_key: the server's key; both in the folder that a catalogue may be in, too.
-        models_dir: where models go by default; presets: the models of a server that has several.
-        record: what was installed, for uninstalling.
-        wait_script: what earlier versions put there; it is removed.
+        unit_dir: the folder of the user's systemd units.
+        config: flynn's configuration. The user's catalogue may be in the same folder.
+        api_key: the server's key.
+        models_dir: the default folder for models.
+        presets: llama-server's file of models, for several models.
+        record: the record of the installation, for uninstalling.
+        wait_script: a script that earlier versions installed; it is deleted.
     """
 
     unit_dir: Path
@@ -35,6 +37,7 @@ class Places:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Places:
+        """Return the paths for the environment variables HOME, XDG_CONFIG_HOME and XDG_DATA_HOME."""
         home = Path(environ.get("HOME") or os.path.expanduser("~"))
         config = _folder(environ, "XDG_CONFIG_HOME", home / ".config")
         data = _folder(environ, "XDG_DATA_HOME", home / ".local/share") / "flynn"
@@ -50,22 +53,22 @@ class Places:
 
 
 def _folder(environ: Mapping[str, str], name: str, default: Path) -> Path:
-    """An XDG folder; the specification has relative paths ignored."""
+    """Return an XDG folder. The specification requires relative paths to be ignored."""
     value = environ.get(name, "")
     return Path(value) if os.path.isabs(value) else default
 
 
 @dataclass
 class Record:
-    """What the installer made, and may remove.
+    """What the installer created and may remove.
 
     Attributes:
-        model_files: paths of what it downloaded.
-        api_key: whether the key is its own.
-        config_text: the configuration as it wrote it.
-        key_stamp: which state of the key file the running server has read.
-        sources: by what stood after `--model`, each file as [path, bytes, SHA-256]: no hub need be asked again.
-        linger: whether it has enabled lingering.
+        model_files: paths of the downloaded files.
+        api_key: True if the installer generated the key.
+        config_text: the text that the installer wrote into the configuration.
+        key_stamp: modification time, size and inode of the key file that the running server has read.
+        sources: for each value of `--model`, its files as [path, bytes, SHA-256], so that later runs need no hub.
+        linger: True if the installer enabled lingering.
     """
 
     model_files: list[str] = field(default_factory=list)
@@ -77,7 +80,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """The record at `path`. What is not there, or not of the right type, is as in an empty one."""
+        """Read the record at `path`. Missing fields, and fields of the wrong type, are empty."""
         record = cls()
         try:
             loaded = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
@@ -92,40 +95,46 @@ class Record:
         return record
 
     def write(self, path: Path) -> None:
+        """Write the record to `path` if it differs from the file.
+
+        Raises:
+            InstallError: the file cannot be written.
+        """
         text = json.dumps(asdict(self), indent=2) + "\n"
         if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
             write_atomically(path, text, mode=0o600)
 
     def files_of(self, spec: str) -> Optional[list[tuple[Path, int, str]]]:
-        """Path, bytes and SHA-256 of each file of a model that was downloaded, None if it was not, or one is gone."""
-        found = []
+        """Return path, bytes and SHA-256 of each file of a model; None if it is not recorded, or a file is missing."""
+        files = []
         for entry in self.sources.get(spec) or []:
             path, size, sha256 = entry if isinstance(entry, list) and len(entry) == 3 else (None, None, None)
             if not (isinstance(path, str) and isinstance(size, int) and isinstance(sha256, str)):
                 return None
             if not Path(path).is_file():
                 return None
-            found.append((Path(path), size, sha256))
-        return found or None
+            files.append((Path(path), size, sha256))
+        return files or None
 
 
 def config_text(endpoint: str, *, token_file: Optional[Path], model: str, timeout: int) -> str:
-    """flynn's configuration for this server.
+    """Return the text of flynn's configuration for this server.
 
     Args:
-        token_file: beside the configuration; None for a server without a key.
-        model: which of the server's models is asked by default; empty for the only one.
-        timeout: seconds; a model may take longer to load than flynn would wait by itself.
+        endpoint: the URL of the server.
+        token_file: the key file, in the folder of the configuration; None for a server without a key.
+        model: the default model; empty for a server with a single model.
+        timeout: seconds; loading a model may take longer than flynn's default timeout.
     """
     lines = ["models:", "  local:", "    provider: llamacpp", f"    endpoint: {_yaml(endpoint)}"]
     if token_file is not None:
-        lines.append(f"    auth_token_file: {_yaml(_sayable(token_file))}")
+        lines.append(f"    auth_token_file: {_yaml(_utf8_path(token_file))}")
     lines += [f"    model: {_yaml(model)}"] if model else []
     return "\n".join([*lines, f"    timeout: {timeout}", ""])
 
 
-def _sayable(path: Path) -> str:
-    """A path; where it is not UTF-8, as a configuration has to be, its name in the configuration's folder."""
+def _utf8_path(path: Path) -> str:
+    """Return the path, or only its name if the path is not UTF-8: the configuration is, and has the same folder."""
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
@@ -134,7 +143,7 @@ def _sayable(path: Path) -> str:
 
 
 def _yaml(text: str) -> str:
-    """A YAML scalar: plain where that is safe, else in double quotes."""
+    """Return a YAML scalar: plain if that is safe, else in double quotes."""
     if re.fullmatch(r"(?:[a-z]+:/)?/[\w./:-]*\w", text, re.ASCII):
         return text
     plain = text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,4 +1,4 @@
-"""What a long download shows: a bar with rate and time left on a terminal, a line a minute elsewhere."""
+"""Progress of a download: a bar with rate and remaining time on a terminal, one line a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ RATE_WINDOW_SECONDS = 15.0
 _BAR_WIDTH = 24
 
 
-class Meter:
-    """Counts the bytes of several files that come in at once, and draws them.
+class Progress:
+    """Count the bytes of several files that are downloaded in parallel, and print the progress.
 
     Args:
-        total: bytes of all files together, those already here included.
-        stream: where to draw.
+        total: bytes of all files together, including bytes downloaded earlier.
+        stream: where to print; standard error by default.
     """
 
     def __init__(self, total: int, stream: Optional[TextIO] = None) -> None:
@@ -29,14 +29,15 @@ class Meter:
         self._samples: deque[tuple[float, int]] = deque()
         self._lock = threading.Lock()
 
-    def at(self, name: str, position: int) -> None:
-        """A file has come to `position`; a step back means that it starts anew."""
+    def update(self, name: str, position: int) -> None:
+        """Set a file's number of downloaded bytes. A smaller number than before means that the file was restarted."""
         with self._lock:
             if position < self._positions.get(name, 0) or name not in self._positions:
                 self._samples.clear()
             self._positions[name] = position
 
     def draw(self) -> None:
+        """Print the progress: redraw the bar on a terminal, append a line elsewhere."""
         text = self.line(time.monotonic())
         if self._terminal:
             self._stream.write(f"\r\x1b[K{text}")
@@ -45,21 +46,21 @@ class Meter:
         self._stream.flush()
 
     def finish(self) -> None:
-        """Leaves the bar as it is and goes to the next line."""
+        """Draw the bar a last time and end its line."""
         if self._terminal and self._positions:
             self.draw()
             self._stream.write("\n")
             self._stream.flush()
 
     def line(self, now: float) -> str:
-        """One line: percent, bar, bytes, rate and time left; the rate is that of the last seconds."""
+        """Return percent, bar, bytes, rate and remaining time. The rate is that of the last 15 seconds."""
         with self._lock:
             done = sum(self._positions.values())
             self._samples.append((now, done))
             while len(self._samples) > 2 and self._samples[0][0] < now - RATE_WINDOW_SECONDS:
                 self._samples.popleft()
-            then, before = self._samples[0]
-        rate = (done - before) / (now - then) if now > then else 0.0
+            oldest, bytes_then = self._samples[0]
+        rate = (done - bytes_then) / (now - oldest) if now > oldest else 0.0
         share = done / self._total if self._total else 1.0
         bar = "#" * int(share * _BAR_WIDTH)
         left = duration((self._total - done) / rate) if rate > 0 else "--:--"
@@ -68,7 +69,7 @@ class Meter:
 
 
 def duration(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any.
+    """Format seconds as MM:SS, or H:MM:SS from one hour on.
 
     >>> duration(3725)
     '1:02:05'

@@ -1,4 +1,4 @@
-"""The proof that it works: waits until the server has loaded its model, and asks it one question, through Flynn."""
+"""Test the service through Flynn: wait until the model is loaded, then ask one question."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ if TYPE_CHECKING:
 QUESTION = "In one sentence: what is a llama?"
 ANSWER_TOKENS = 64
 ANSWER_SECONDS = 300.0
-LOOK_SECONDS = 2.0  # between two looks at whether the service is still alive
+CHECK_SECONDS = 2.0  # between two checks that the service is still alive
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of the question.
+    """The server's answer to the question.
 
-    `text` is what the model said or, where `thinking`, only thought so far; of a server for embeddings, what it sent.
-    `tokens_per_second` is None if the server did not tell.
+    Attributes:
+        text: the completion, the reasoning so far if `is_reasoning`, or a description of an embedding.
+        is_reasoning: True if the tokens ran out before the model had finished reasoning.
+        tokens_per_second: None if the server did not report it.
     """
 
     text: str
-    thinking: bool = False
+    is_reasoning: bool = False
     tokens_per_second: Optional[float] = None
 
 
@@ -37,29 +39,33 @@ def ask(
     model: str = "",
     embeddings: bool = False,
     seconds: float,
-    still_alive: Callable[[], None],
+    check_alive: Callable[[], None],
 ) -> Answer:
-    """Waits until the model is loaded and asks it.
+    """Wait until the model is loaded and ask it the question.
 
     Args:
-        model: which of the server's models; empty for its only one.
-        embeddings: whether it embeds texts and does not chat.
-        seconds: how long loading may take.
-        still_alive: called every two seconds; it raises when waiting on is pointless.
+        endpoint: the URL of the server.
+        token: the API key; None for a server without a key.
+        model: the model's name; empty for a server with a single model.
+        embeddings: True for a server that embeds texts instead of chatting.
+        seconds: the longest time for loading.
+        check_alive: called about every two seconds; it raises InstallError if the service has failed.
 
     Raises:
-        InstallError: not ready in time, or the answer was an error.
+        InstallError: the model was not loaded in time, or the server answered with an error.
     """
     from flynn import FlynnError, LlamaCppClient
 
     deadline = time.monotonic() + seconds
-    # A server of several models loads the one that is asked, so that its answer may take as long as that.
+    # A server of several models loads a model on its first request, so the answer may take that long, too.
     timeout = seconds if model else ANSWER_SECONDS
     with LlamaCppClient(endpoint, auth_token=token, timeout=timeout, model=model or None) as client:
-        while not _is_ready(client, LOOK_SECONDS):
-            still_alive()
+        while not _is_ready(client, CHECK_SECONDS):
+            check_alive()
             if time.monotonic() > deadline:
-                raise InstallError(f"the model was not loaded after {seconds:.0f} s", status=EXIT_TEMPORARY)
+                raise InstallError(
+                    f"{endpoint}: the model was not loaded within {seconds:.0f} s", status=EXIT_TEMPORARY
+                )
         try:
             return _embedding(client) if embeddings else _reply(client)
         except FlynnError as error:
@@ -69,8 +75,8 @@ def ask(
 def _reply(client: LlamaCppClient) -> Answer:
     reply = client.chat(QUESTION, max_tokens=ANSWER_TOKENS)
     speed = reply.timings.predicted_per_second if reply.timings else None
-    text, thought = reply.content.strip(), (reply.reasoning or "").strip()
-    return Answer(text or thought, thinking=not text and bool(thought), tokens_per_second=speed)
+    text, reasoning = reply.content.strip(), (reply.reasoning or "").strip()
+    return Answer(text or reasoning, is_reasoning=not text and bool(reasoning), tokens_per_second=speed)
 
 
 def _embedding(client: LlamaCppClient) -> Answer:
@@ -78,7 +84,7 @@ def _embedding(client: LlamaCppClient) -> Answer:
 
 
 def _is_ready(client: LlamaCppClient, seconds: float) -> bool:
-    """Whether the server is ready, or becomes so within so many seconds."""
+    """Return True if the server is ready within `seconds`."""
     from flynn import FlynnError
 
     started = time.monotonic()
@@ -86,5 +92,5 @@ def _is_ready(client: LlamaCppClient, seconds: float) -> bool:
         client.wait_until_ready(timeout=seconds)
         return True
     except FlynnError:
-        time.sleep(max(0.0, started + LOOK_SECONDS / 4 - time.monotonic()))
+        time.sleep(max(0.0, started + CHECK_SECONDS / 4 - time.monotonic()))
         return False

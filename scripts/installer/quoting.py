@@ -1,4 +1,4 @@
-"""Words for the lines of a unit file, escaped so that systemd gives each back unchanged.
+"""Escape words for the lines of a unit file, so that systemd passes each on unchanged.
 
 The rules: systemd.service(5) "Command lines", systemd.syntax(7) "Quoting", systemd.unit(5) "Specifiers".
 """
@@ -16,16 +16,16 @@ _NAMED = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def exec_line(program: str, arguments: Sequence[str]) -> str:
-    """The value of ExecStart= that runs a program, given by its absolute path, with exactly these arguments.
+    """Return the value of ExecStart= that runs the program at an absolute path with exactly these arguments.
 
     Raises:
-        InstallError: the path is relative, or something holds a NUL character.
+        InstallError: the path is relative, or a word contains a NUL character.
 
     >>> print(exec_line("/bin/echo", ["50 %", "$HOME"]))
     /bin/echo "50 %%" "$$HOME"
     """
     if not program.startswith("/"):
-        raise InstallError(f"{program!r}: systemd wants the absolute path of a program", status=EXIT_USAGE)
+        raise InstallError(f"{program!r}: systemd needs the absolute path of a program", status=EXIT_USAGE)
     if not program.isprintable() or any(char in program for char in _NOT_IN_PROGRAMS):
         return exec_line("/bin/sh", ["-c", 'exec "$0" "$@"', program, *arguments])
     # Variables are not expanded in the program's path, so its $ stay single.
@@ -34,7 +34,7 @@ def exec_line(program: str, arguments: Sequence[str]) -> str:
 
 def _word(text: str) -> str:
     if "\0" in text:
-        raise InstallError(f"{text!r}: an argument cannot hold a NUL character", status=EXIT_USAGE)
+        raise InstallError(f"{text!r}: an argument cannot contain a NUL character", status=EXIT_USAGE)
     escaped = text.replace("%", "%%")
     if _PLAIN.fullmatch(text):
         return escaped
@@ -42,7 +42,7 @@ def _word(text: str) -> str:
 
 
 def _escaped(char: str) -> str:
-    """Printable characters as they are; others, and bytes that are not UTF-8, as bytes in hexadecimal digits."""
+    """Return a printable character unchanged; escape others, and bytes that are not UTF-8, in hexadecimal digits."""
     if char.isprintable():
         return char
     return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))

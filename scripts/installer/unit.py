@@ -1,4 +1,4 @@
-"""The text of the systemd unit, from the choices alone: no I/O."""
+"""Build the text of the systemd unit. No I/O."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .quoting import exec_line
 SERVICE = "llama-server.service"
 MARK = "# Written by Flynn's scripts/install_service.py, which `make install-service` runs."
 
-DEFAULT_HOST = "127.0.0.1"  # llama-server's own
-DEFAULT_PORT, NEW_PORT = 8080, 9931  # llama-server's own before build b11549, and since
+DEFAULT_HOST = "127.0.0.1"  # llama-server's default, too
+DEFAULT_PORT, NEW_PORT = 8080, 9931  # llama-server's default before build b11549, and since
 LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7), less the final NUL
-LOAD_SECONDS = 900  # a large model from a slow disk
+LOAD_SECONDS = 900  # longest time to load a model: a large one from a slow disk
 
 _SERVICE_SECTION = """\
 Restart=on-failure
 RestartSec=2
-# The whole group is gone within 30 s of a stop, and with it what the model took of main and GPU memory.
+# All processes of the service end within 30 s of a stop, which frees their main and GPU memory.
 KillMode=mixed
 TimeoutStopSec=30
-# Under memory pressure the model goes before the desktop does; a dump of its memory helps nobody.
+# If memory runs out, kill the model before the desktop. Write no core dump: it would be as large as the model.
 OOMScoreAdjust=300
 LimitCORE=0
-# What a user manager can enforce: it may drop no capabilities, and mounts nothing without user namespaces.
+# Only settings that a user manager can enforce: it cannot drop capabilities, or mount without user namespaces.
 # MemoryDenyWriteExecute is left out: GPU drivers compile kernels at run time.
 NoNewPrivileges=yes
 LockPersonality=yes
@@ -43,19 +43,22 @@ UMask=0077
 
 @dataclass(frozen=True)
 class Choices:
-    """What the unit is made from.
+    """The options that the unit is built from.
 
     Attributes:
-        command: the words that start llama-server, the first an absolute path.
-        model: the absolute path of the model's first file; empty for a server of the models in `presets`.
-        presets: an INI file of llama-server's that names several models.
-        host, port, socket: where clients connect; a `socket` path is instead of host and port.
-        ctx_size: tokens of context. gpu_layers: layers given to the GPU, or `auto`. parallel: slots, None for
-            llama-server's own number.
-        alias: the model's name in the API. api_key_file: the file with the key, None for no key.
-        pooling: of a server for embeddings, e.g. `mean`; empty for the model's own; None for a server that chats.
-        idle_seconds: after so long without a request the model's memory is given back until the next; None for never.
-        extra: further arguments of llama-server.
+        command: the command line of llama-server; the first word is an absolute path.
+        model: the absolute path of the model's first file; empty if `presets` lists the models.
+        presets: the path of llama-server's INI file of models; empty for a single model.
+        host, port: the address to listen on.
+        socket: the path of a UNIX socket to listen on instead; None for host and port.
+        ctx_size: context size in tokens.
+        gpu_layers: layers to offload to the GPU, or `auto`.
+        parallel: number of slots; None for llama-server's default.
+        alias: the model's name in the API.
+        api_key_file: the file with the API key; None for no key.
+        pooling: pooling of a server for embeddings, e.g. `mean`; empty for the model's default; None for chat.
+        idle_seconds: seconds without a request before the model's memory is freed; None for never.
+        extra: additional llama-server arguments.
     """
 
     command: tuple[str, ...]
@@ -75,7 +78,7 @@ class Choices:
 
     @property
     def endpoint(self) -> str:
-        """What a client on this machine is given."""
+        """The URL for clients on this machine."""
         if self.socket is not None:
             return f"unix://{self.socket}"
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
@@ -83,7 +86,7 @@ class Choices:
 
 
 def arguments(choices: Choices) -> list[str]:
-    """llama-server's arguments; what is the server's own default, or in `environment`, is left out."""
+    """Return llama-server's arguments, without its defaults and without the options in `environment`."""
     words = ["-m", choices.model] if choices.model else ["--models-preset", choices.presets]
     words += ["-ngl", choices.gpu_layers, "-c", str(choices.ctx_size)]
     if choices.socket is not None:
@@ -95,7 +98,7 @@ def arguments(choices: Choices) -> list[str]:
     words += ["--alias", choices.alias] if choices.alias is not None else []
     words += ["--api-key-file", choices.api_key_file] if choices.api_key_file is not None else []
     if choices.pooling is not None:
-        # A text is pooled in one go: one that is longer than a micro-batch is answered with an error.
+        # llama-server pools a text in one micro-batch and refuses a longer text, so both batches get the context size.
         batch = str(choices.ctx_size)
         words += ["--embeddings", *(["--pooling", choices.pooling] if choices.pooling else [])]
         words += ["--batch-size", batch, "--ubatch-size", batch]
@@ -104,31 +107,31 @@ def arguments(choices: Choices) -> list[str]:
 
 
 def environment(choices: Choices) -> dict[str, str]:
-    """What llama-server is told besides its arguments, so that those stay the ones that everybody knows.
+    """Return the options that are set by environment variables, which keeps the command line short.
 
-    The port is said even where it is the default: llama-server's own has changed. An origin that is not this machine's
-    gets no permission to read answers: else every web page that the user opens may use the model.
+    The default port is set, too, because llama-server's default has changed. Only web pages from localhost may read
+    responses: otherwise every web page that the user opens could use the model.
     """
     port = {"LLAMA_ARG_PORT": str(DEFAULT_PORT)} if choices.socket is None and choices.port == DEFAULT_PORT else {}
     return {**port, "LLAMA_ARG_CORS_ORIGINS": "localhost"}
 
 
-def by_hand(choices: Choices) -> list[str]:
-    """The words that start the same server in a shell."""
+def shell_words(choices: Choices) -> list[str]:
+    """Return the arguments of env(1) that start the same server without systemd."""
     variables = [f"{name}={value}" for name, value in environment(choices).items()]
     return [*variables, *choices.command, *arguments(choices)]
 
 
 def unit_file(choices: Choices) -> str:
-    """The text of the unit.
+    """Return the text of the unit.
 
     Raises:
-        InstallError: a path or name cannot be said in a unit file.
+        InstallError: a path or name cannot be written in a unit file.
     """
     if choices.socket is not None:
         _check_socket(choices.socket)
     lines = [f"Environment={name}={value}" for name, value in environment(choices).items()]
-    if choices.socket is not None:  # llama-server does not replace a socket that was left behind
+    if choices.socket is not None:  # llama-server does not replace a leftover socket
         lines.append(f"ExecStartPre={exec_line('/bin/rm', ['-f', '--', choices.socket])}")
     lines.append(f"ExecStart={exec_line(choices.command[0], [*choices.command[1:], *arguments(choices)])}")
     return f"""\
@@ -137,8 +140,8 @@ def unit_file(choices: Choices) -> str:
 Description=llama.cpp server
 Documentation=https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 After=network.target
-# Twenty starts within so many seconds and it stays down: a model that cannot be loaded is not tried for ever. Starts by
-# hand count, too; `systemctl --user reset-failed llama-server` forgets them.
+# After 20 starts within this time systemd gives up, so that a model that cannot be loaded is not retried forever.
+# Manual starts count, too. `systemctl --user reset-failed llama-server` resets the count.
 StartLimitIntervalSec={LOAD_SECONDS}
 StartLimitBurst=20
 
@@ -153,9 +156,9 @@ WantedBy=default.target
 
 def _check_socket(path: str) -> None:
     if not Path(path).is_absolute() or len(path.encode("utf-8", "surrogateescape")) > LONGEST_SOCKET_PATH:
-        limit = f"an absolute path of at most {LONGEST_SOCKET_PATH} bytes"
-        raise InstallError(f"--socket {path}: a socket needs {limit}", status=EXIT_USAGE)
+        rule = f"must be an absolute path of at most {LONGEST_SOCKET_PATH} bytes"
+        raise InstallError(f"--socket {path}: {rule}", status=EXIT_USAGE)
     if not path.isprintable():
-        raise InstallError(f"--socket {path!r}: control characters have no place in it", status=EXIT_USAGE)
+        raise InstallError(f"--socket {path!r}: must not contain control characters", status=EXIT_USAGE)
     if not path.endswith(".sock"):
-        raise InstallError(f"--socket {path}: llama-server wants a name that ends in .sock", status=EXIT_USAGE)
+        raise InstallError(f"--socket {path}: must end in .sock, as llama-server requires", status=EXIT_USAGE)

@@ -1,4 +1,4 @@
-"""The unit on disk and in systemd: what would change, putting it in place with a backup, starting, removing."""
+"""The unit on disk and in systemd: show its changes, write it with a backup, start and remove it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ from .files import free_name, write_atomically
 from .unit import MARK, NEW_PORT, SERVICE
 
 TOO_MANY_RESTARTS = 3
-SILENT_SECONDS = 10.0  # it listens before it loads its model
-# Earlier versions started the server on demand with these. They are removed: it now gives its memory back by itself.
+SILENT_SECONDS = 10.0  # longest time until llama-server listens, which it does before loading the model
+# Obsolete units of earlier versions, which started the server on demand. llama-server now frees its memory itself.
 PROXY_SOCKET = "llama-server-proxy.socket"
 PROXY_SERVICE = "llama-server-proxy.service"
 ALL_UNITS = (PROXY_SOCKET, PROXY_SERVICE, SERVICE)
-# Lines that earlier versions wrote into the unit and this one does not.
+# Lines of the unit that earlier versions wrote and this version does not.
 _OLD_LINES = frozenset(
     {
         "# Five failed starts and it stays down: a model that cannot be loaded is not tried for ever.",
         "StartLimitBurst=5",
+        "# Twenty starts within so many seconds and it stays down: a model that cannot be loaded is not tried "
+        "for ever. Starts by",
+        "# hand count, too; `systemctl --user reset-failed llama-server` forgets them.",
+        "# The whole group is gone within 30 s of a stop, and with it what the model took of main and GPU memory.",
+        "# Under memory pressure the model goes before the desktop does; a dump of its memory helps nobody.",
+        "# What a user manager can enforce: it may drop no capabilities, and mounts nothing without user namespaces.",
     }
 )
 _LISTENING = re.compile(r"listening on https?://(?:\[[^\]]*\]|[^:/]*):(\d{1,5})\b")
@@ -35,7 +41,7 @@ _FAILURE = re.compile(r"\b(?:error|failed|couldn't|cannot|unable|terminate|what\
 
 
 def difference(text: str, unit_dir: Path) -> str:
-    """A unified diff from what is there to what shall be; units that are no longer wanted end in nothing."""
+    """Return a unified diff from the existing units to the new one; obsolete units are shown as deleted."""
     lines = []
     for name in ALL_UNITS:
         path = unit_dir / name
@@ -48,8 +54,8 @@ def difference(text: str, unit_dir: Path) -> str:
     return "".join(lines)
 
 
-def is_mended(text: str, unit_dir: Path) -> bool:
-    """Whether all that changes is what earlier versions wrote otherwise, so that nobody need be asked."""
+def is_known_update(text: str, unit_dir: Path) -> bool:
+    """Return True if the existing unit has only lines of earlier versions, so that the update needs no consent."""
     old = _text(unit_dir / SERVICE)
     if (
         old is None
@@ -61,12 +67,12 @@ def is_mended(text: str, unit_dir: Path) -> bool:
 
 
 def changed(text: str, unit_dir: Path) -> bool:
-    """Whether the unit is missing or different, or one is there that is no longer wanted."""
+    """Return True if the unit is missing or different, or an obsolete unit exists."""
     return any(_text(unit_dir / name) != (text if name == SERVICE else None) for name in ALL_UNITS)
 
 
-def put_in_place(text: str, unit_dir: Path, say: Callable[[str], None]) -> None:
-    """Writes what differs and removes what is no longer wanted; what was there is kept as `NAME.backup-DATE`."""
+def write(text: str, unit_dir: Path, say: Callable[[str], None]) -> None:
+    """Write the unit if it differs and delete obsolete units. The old units are kept as `NAME.backup-DATE`."""
     for name in ALL_UNITS:
         path, new = unit_dir / name, text if name == SERVICE else None
         old = _text(path)
@@ -84,65 +90,69 @@ def put_in_place(text: str, unit_dir: Path, say: Callable[[str], None]) -> None:
 
 
 def stop_old(unit_dir: Path, environ: Mapping[str, str]) -> None:
-    """Stops and disables what earlier versions started the server with, before the files are removed."""
+    """Stop and disable the obsolete units, before their files are deleted."""
     for name in (PROXY_SOCKET, PROXY_SERVICE):
         if _text(unit_dir / name) is not None:
             systemd.control(environ, "disable", "--now", name)
 
 
-def start(environ: Mapping[str, str], *, anew: bool) -> bool:
-    """Has systemd read the unit, enables and starts it.
+def start(environ: Mapping[str, str], *, restart: bool) -> bool:
+    """Let systemd reload the unit, enable and start it.
 
     Args:
-        anew: whether something changed, so that what runs has to be started again.
+        restart: True if something changed, so that a running service has to be restarted.
 
     Returns:
-        Whether anything had to be done.
+        True if systemd had to do anything.
+
+    Raises:
+        InstallError: systemctl failed.
     """
-    # A run that was cut off may have written a unit that systemd has not read yet.
-    anew = anew or systemd.state(environ, SERVICE)["NeedDaemonReload"] == "yes"
-    if anew:
+    # An interrupted run may have written a unit that systemd has not loaded yet.
+    restart = restart or systemd.state(environ, SERVICE)["NeedDaemonReload"] == "yes"
+    if restart:
         systemd.control(environ, "daemon-reload")
     enabled, active = systemd.is_enabled(environ, SERVICE), systemd.is_active(environ, SERVICE)
     if not enabled:
         systemd.control(environ, "enable", SERVICE)
-    if anew or not active:
+    if restart or not active:
         systemd.forget_failure(environ, SERVICE)
         systemd.control(environ, "restart", SERVICE)
-    return anew or not (enabled and active)
+    return restart or not (enabled and active)
 
 
-def still_alive(environ: Mapping[str, str], port: Optional[int], seconds: float) -> None:
-    """Raises InstallError once waiting for the service is pointless.
-
-    That is: it has failed, it keeps being restarted, or it listens at another port. The reason comes from the log of
-    this start; where there is no log, llama-server's other usual port is looked at.
+def check_alive(environ: Mapping[str, str], port: Optional[int], seconds: float) -> None:
+    """Check that waiting for the service still makes sense.
 
     Args:
-        port: where it should listen; None for a UNIX socket.
-        seconds: how long it has been waited for.
+        port: the port that the service should listen on; None for a UNIX socket.
+        seconds: the time since the start.
+
+    Raises:
+        InstallError: the service has failed, keeps restarting, or listens on another port. The reason is from the log
+            of this start. Without a log, llama-server's new default port is probed.
     """
-    known = systemd.state(environ, SERVICE)
-    log = systemd.log_of(environ, known["InvocationID"])
-    # While a start goes on, it is not known yet how it ends: that is seen in the pause before the next.
-    runs, restarts = known["ExecMainCode"] == "0", int(known["NRestarts"] or 0)
-    if known["ActiveState"] != "failed" and (restarts < TOO_MANY_RESTARTS or runs):
+    state = systemd.state(environ, SERVICE)
+    log = systemd.log_of(environ, state["InvocationID"])
+    # How a start ended is known only in the pause before the next start.
+    runs, restarts = state["ExecMainCode"] == "0", int(state["NRestarts"] or 0)
+    if state["ActiveState"] != "failed" and (restarts < TOO_MANY_RESTARTS or runs):
         ports = [int(number) for line in log for number in _LISTENING.findall(line)]
         if not log and seconds > SILENT_SECONDS and not _listens(port) and _listens(NEW_PORT):
             ports = [NEW_PORT]
         if port is not None and ports and port not in ports:
-            hint = "Something in its environment or options says so: systemctl --user cat llama-server"
-            raise InstallError(f"llama-server listens at port {ports[-1]}, not at {port}", hint=hint)
+            hint = "Its environment or options set the port. To see them: systemctl --user cat llama-server"
+            raise InstallError(f"llama-server listens on port {ports[-1]}, not on {port}", hint=hint)
         return
-    # CLD_EXITED of waitid(2) is 1; the others mean a signal.
-    how = ("exit code " if known["ExecMainCode"] == "1" else "signal ") + known["ExecMainStatus"]
-    told = f"{SERVICE} does not stay up (last ended with {how}, started again {restarts} times)"
-    reasons = [line for line in log if _FAILURE.search(line)][-5:] or log[-15:] or ["(no log: see make service-logs)"]
-    raise InstallError(told, hint="\n".join(reasons), status=EXIT_UNAVAILABLE)
+    # CLD_EXITED of waitid(2) is 1; the other codes mean a signal.
+    status = ("exit code " if state["ExecMainCode"] == "1" else "signal ") + state["ExecMainStatus"]
+    message = f"{SERVICE} keeps failing (last with {status}, restarted {restarts} times)"
+    reasons = [line for line in log if _FAILURE.search(line)][-5:] or log[-15:] or ["(no log; try make service-logs)"]
+    raise InstallError(message, hint="\n".join(reasons), status=EXIT_UNAVAILABLE)
 
 
 def _listens(port: Optional[int]) -> bool:
-    """Whether anything listens at a port of this machine."""
+    """Return True if a process listens on this port of 127.0.0.1."""
     try:
         socket.create_connection(("127.0.0.1", port or 0), timeout=1).close()
     except OSError:
@@ -151,10 +161,13 @@ def _listens(port: Optional[int]) -> bool:
 
 
 def remove(unit_dir: Path, environ: Mapping[str, str], say: Callable[[str], None], *, running: bool) -> None:
-    """Stops, disables and deletes our units.
+    """Stop, disable and delete our units.
 
     Args:
-        running: whether the user's systemd can be talked to; else only the files go.
+        running: True if the user's systemd is reachable; otherwise only the files are deleted.
+
+    Raises:
+        InstallError: systemctl failed.
     """
     names = present(unit_dir)
     for name in names:
@@ -171,37 +184,37 @@ def remove(unit_dir: Path, environ: Mapping[str, str], say: Callable[[str], None
 
 
 def present(unit_dir: Path) -> list[str]:
-    """The units of our names that are there."""
+    """Return the names of our units that exist."""
     return [name for name in ALL_UNITS if os.path.lexists(unit_dir / name)]
 
 
 def foreign(unit_dir: Path) -> list[Path]:
-    """Units of our names that this installer did not write."""
+    """Return the paths of units with our names that this installer did not write."""
     paths = [unit_dir / name for name in ALL_UNITS]
     return [path for path in paths if MARK not in (_text(path) or MARK)]
 
 
 def port_of(unit_dir: Path) -> Optional[int]:
-    """The port that the unit in place says; None if it says none."""
+    """Return the port in the existing unit; None if it has none."""
     text = _text(unit_dir / SERVICE) or ""
-    found = re.search(r"^ExecStart=.* --port (\d{1,5})\b", text, re.MULTILINE)
-    found = found or re.search(r"^Environment=LLAMA_ARG_PORT=(\d{1,5})$", text, re.MULTILINE)
-    return int(found[1]) if found else None
+    match = re.search(r"^ExecStart=.* --port (\d{1,5})\b", text, re.MULTILINE)
+    match = match or re.search(r"^Environment=LLAMA_ARG_PORT=(\d{1,5})$", text, re.MULTILINE)
+    return int(match[1]) if match else None
 
 
 def _text(path: Path) -> Optional[str]:
-    """The text of a unit, None if there is none.
+    """Return the text of a unit; None if it does not exist.
 
     Raises:
-        InstallError: something else has its name: a folder, a link to nothing, or to /dev/null, as `mask` makes it.
+        InstallError: the unit is masked (a link to /dev/null), a broken link, not a file, or cannot be read.
     """
     if not os.path.lexists(path):
         return None
     if path.is_symlink() and os.path.realpath(path) == os.devnull:
-        raise InstallError(f"{path.name} is masked", hint=f"systemctl --user unmask {path.name}")
+        raise InstallError(f"{path.name} is masked", hint=f"Run: systemctl --user unmask {path.name}")
     if not path.is_file():
-        what = f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() else "not a file"
-        raise InstallError(f"{path} is {what}", hint="Move it away, then run this again.")
+        problem = f"a broken link to {os.readlink(path)}" if path.is_symlink() else "not a file"
+        raise InstallError(f"{path} is {problem}", hint="Move it away, then run the installer again.")
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Whether a model fits this machine: by llama-fit-params where the build has it, else by the estimate of `fit`."""
+"""Check that a model fits in memory, with llama-fit-params if the build has it, else with the estimate in `fit`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from . import fit, fit_params, hardware
 from .catalogue import Catalogue
 from .errors import InstallError
 from .gguf import MAGIC, NotGGUF, header_length, read_metadata
-from .hub import HEAD_BYTES, Hub, Temporary
+from .hub import HEAD_BYTES, Hub, TemporaryError
 from .llama_server import Build
 from .shape import Shape, read_shape
 from .source import Model, shard_names
 from .unit import Choices
 
-_HEADER_TRIES = (2**20, 2**24, 2**26)  # bytes: vocabularies are some MB
+_HEADER_TRIES = (2**20, 2**24, 2**26)  # bytes; a vocabulary has a few MB
 
 
 def check(
@@ -30,23 +30,27 @@ def check(
     hub: Hub,
     say: Callable[[str], None],
 ) -> None:
-    """Raises InstallError for a model that does not fit, with what would."""
+    """Check that a model fits in memory.
+
+    Raises:
+        InstallError: it does not; the hint lists options that would fit.
+    """
     layers = _layers(choices.gpu_layers, memory)
     if layers is None:
-        return  # llama.cpp itself decides how much goes to the GPU
+        return  # llama.cpp itself chooses the layers to offload
     with _header(model, build, hub) as (program, header):
         shape = shape_of(model, hub)
         if shape is None:
-            say(f"{model.label}: the file does not tell its architecture: whether it fits is not known")
+            say(f"{model.label}: the header does not describe the architecture: cannot check whether the model fits")
             return
         batch = choices.ctx_size if choices.pooling is not None else fit.MICRO_BATCH
         load = fit.Load(size(model), shape, choices.ctx_size, layers, choices.parallel, batch)
         estimated: list[bool] = []
 
         def needed(ctx_size: int, gpu_layers: int) -> fit.Need:
-            known = program and header and fit_params.need(program, header, choices, ctx_size, gpu_layers)
-            if known:
-                return known
+            exact = program and header and fit_params.need(program, header, choices, ctx_size, gpu_layers)
+            if exact:
+                return exact
             estimated.append(True)
             changed = replace(load, ctx_size=ctx_size, gpu_layers=gpu_layers)
             return fit.estimate(changed, with_gpu=bool(memory.gpus))
@@ -54,21 +58,21 @@ def check(
         complaint = fit.complaint(load, memory, needed, lambda: _smaller(load, memory, catalogue))
     if complaint:
         first, _, rest = complaint.partition("\n")
-        how = "; this is an estimate" if estimated else f", by {program[-1] if program else ''}"
+        source = " (estimated)" if estimated else f" (by {program[-1] if program else ''})"
         raise InstallError(
-            f"{model.label} does not fit: {first}{how}", hint=f"{rest}\nTo go on all the same: --ignore-fit"
+            f"{model.label} does not fit: {first}{source}", hint=f"{rest}\nTo install it anyway, add --ignore-fit."
         )
 
 
 def size(model: Model) -> int:
-    """Bytes of all files of a model."""
+    """Return the bytes of all files of a model."""
     if model.path is not None:
         return sum(model.path.with_name(name).stat().st_size for name in shard_names(model.path.name))
     return sum(file.size or 0 for file in model.files)
 
 
 def shape_of(model: Model, hub: Hub) -> Optional[Shape]:
-    """The shape of a model, from the catalogue or the beginning of its first file; None if neither tells.
+    """Return the shape of a model, from the catalogue or the header of its first file; None if neither has it.
 
     Raises:
         InstallError: the file is not GGUF.
@@ -80,29 +84,29 @@ def shape_of(model: Model, hub: Hub) -> Optional[Shape]:
             return read_shape(read_metadata(hub.peek(model.files[0]).head))
         with model.path.open("rb") as stream:
             return read_shape(read_metadata(stream.read(HEAD_BYTES)))
-    except Temporary:
+    except TemporaryError:
         return None
     except NotGGUF as error:
         raise InstallError(f"{model.label}: {error}") from error
 
 
 def _layers(gpu_layers: str, memory: fit.Memory) -> Optional[int]:
-    """Layers on the GPU; None for llama.cpp's own choice."""
+    """Return the number of layers to offload; None if llama.cpp chooses it."""
     if gpu_layers == "auto":
         return None if memory.gpus else 0
     return int(gpu_layers)
 
 
 def _smaller(load: fit.Load, memory: fit.Memory, catalogue: Catalogue) -> Iterator[str]:
-    found = fit.largest_model(catalogue, memory, load.ctx_size, hardware.read_rate())
-    if found is not None:
-        name, layers = found
+    largest = fit.largest_model(catalogue, memory, load.ctx_size, hardware.read_rate())
+    if largest is not None:
+        name, layers = largest
         yield f"--model {name} --gpu-layers 0" if layers == 0 else f"--model {name}"
 
 
 @contextmanager
 def _header(model: Model, build: Build, hub: Hub) -> Iterator[tuple[Optional[list[str]], Optional[Path]]]:
-    """llama-fit-params, and a file that has the model's header; None for what is not to be had."""
+    """Yield the command line of llama-fit-params and a file with the model's header; None for each that is missing."""
     program = fit_params.find(build.command)
     if program is None or model.path is not None:
         yield program, model.path
@@ -112,17 +116,17 @@ def _header(model: Model, build: Build, hub: Hub) -> Iterator[tuple[Optional[lis
         yield program, None
         return
     names, sizes = [file.name for file in model.files], [file.size or 0 for file in model.files]
-    with fit_params.stand_in(names, sizes, heads) as path:
+    with fit_params.sparse_files(names, sizes, heads) as path:
         yield program, path
 
 
 def _head(model: Model, number: int, hub: Hub) -> bytes:
-    """The whole header of one of the model's files; empty if it cannot be had."""
+    """Download the whole header of one of the model's files; returns b"" if that fails."""
     try:
         for most in _HEADER_TRIES:
             head = hub.peek(model.files[number], most).head
             if header_length(head) is not None:
                 return head
-    except (Temporary, InstallError, NotGGUF):
+    except (TemporaryError, InstallError, NotGGUF):
         pass
     return b""

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 from command import Home
 from dask_cluster import DaskCluster
-from faults import Proxy, cut
+from faults import cut
 from real_server import RealServer
+from scripted import Proxy
 
 from flynn import LlamaCppClient
 

@@ -1,7 +1,6 @@
 """Flynn on other platforms: 32-bit ARM, emulated by qemu, and musl. The real server runs on this machine, as it is.
 
-scripts/platforms.py makes the Pythons. `make test` has the one for ARM made; the one on musl takes minutes to compile,
-and so it is only tested where `make test-platforms` has been.
+scripts/platforms.py makes the Pythons. `make test-platforms` runs these tests, `make test` leaves them out.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Callable, Dict, List
-from urllib.parse import urlsplit
 
 import environment
 import platforms
@@ -24,8 +22,20 @@ import pytest
 import trustme
 from command import Home
 from real_server import RealServer
-from relay import relay
-from scripted import DATA, LAST_CHUNK, STREAM_HEAD, chunk, closing, delta, event, eventually, head, serve, stream
+from scripted import (
+    DATA,
+    LAST_CHUNK,
+    STREAM_HEAD,
+    chunk,
+    closing,
+    delta,
+    event,
+    eventually,
+    forwarding,
+    head,
+    serve,
+    stream,
+)
 
 import flynn
 from flynn import LlamaCppClient
@@ -33,10 +43,12 @@ from flynn import LlamaCppClient
 from .test_one_line import NO_SSL
 from .test_works import check
 
+pytestmark = pytest.mark.platforms
+
 LONGEST = 2_147_483  # seconds: what poll(2) can wait for, in milliseconds
 
 
-@pytest.fixture(scope="module", params=["arm", *(["musl"] if platforms.is_made("musl") else [])])
+@pytest.fixture(scope="module", params=["arm", *(["musl"] if platforms.is_built("musl") else [])])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -162,8 +174,8 @@ def test_https(name: str, flynn_there: List[str], home: Home, real_server: RealS
     home.variables = {"SSL_CERT_FILE": str(home.path / "authority.pem")}
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
-    with relay(("127.0.0.1", urlsplit(real_server.endpoint).port or 0), context) as port:
-        arguments = ("ask", "Hi", "--max-tokens", "3", "--endpoint", f"https://localhost:{port}")
+    with serve(forwarding(real_server.endpoint), tls=context) as server:
+        arguments = ("ask", "Hi", "--max-tokens", "3", "--endpoint", server.endpoint)
         ended = home.run(*arguments, python=flynn_there)
     if name == "musl":
         assert ended == (2, "", f"flynn: {NO_SSL}\n")
@@ -215,9 +227,9 @@ def test_a_stream_is_what_it_is_here(python: List[str], home: Home) -> None:
 @pytest.mark.parametrize(
     ("name", "variables", "line"),
     [
-        ("arm", {"PATH": "/nonexistent"}, "it comes by way of apt-get, which Debian and Ubuntu have"),
+        ("arm", {"PATH": "/nonexistent"}, "apt-get is missing: this needs Debian or Ubuntu"),
         ("arm", {}, "E: Unable to locate package python3 (more in .venv/failed.log)"),
-        ("musl", {}, "apt finds no source of Python 3; the first run needs the network"),
+        ("musl", {}, "apt has no source package of Python 3: the first run needs the network"),
     ],
 )
 def test_a_python_that_cannot_be_had_is_one_line(

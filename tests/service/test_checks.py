@@ -20,7 +20,7 @@ def test_throughput_is_turned_on_where_llama_server_knows_it(session: Session, g
     arguments = ("--model", gguf, "--server", write_server(session.root / "old", options=[]), *arguments[4:])
     done = session.run(*arguments)
     assert "--backend-sampling" not in done.stdout
-    assert "does not know --backend-sampling" in done.stderr
+    assert "does not support --backend-sampling" in done.stderr
 
 
 def test_without_llama_server_it_says_how_to_get_it(session: Session, gguf: str) -> None:
@@ -30,7 +30,7 @@ def test_without_llama_server_it_says_how_to_get_it(session: Session, gguf: str)
     lines = done.stderr.splitlines()
     ours = next(number for number, line in enumerate(lines) if "llama.app/install.sh" in line)
     assert [word for line in lines[ours : ours + 4] for word in ("conda-forge", "releases", "podman") if word in line]
-    assert next(line for line in lines if "brew install" in line).endswith("# for the CPU alone on Linux")
+    assert next(line for line in lines if "brew install" in line).endswith("# CPU only on Linux")
 
 
 def test_on_a_terminal_it_asks_for_llama_server(session: Session, gguf: str, llama: str) -> None:
@@ -45,7 +45,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_downloaded(session: S
     done = session.run("--server", llama, "--no-start")
     assert done.returncode == 1
     need = "it needs 10,414 MiB of GPU memory (NVIDIA GeForce RTX 3070), 7,900 MiB are free: 2,514 MiB too much"
-    assert f"qwen2.5-14b does not fit: {need}; this is an estimate\n" in done.stderr
+    assert f"qwen2.5-14b does not fit: {need} (estimated)\n" in done.stderr
     assert "would fit: --model qwen3-8b\n" in done.stderr
     assert list(session.home.iterdir()) == []
     auto = session.run("--server", llama, "--print-unit", "--model", "auto")
@@ -55,7 +55,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_downloaded(session: S
 def test_a_small_integrated_gpu_does_not_hide_main_memory(session: Session) -> None:
     llama = write_server(session.root / "llama-server", ["Vulkan0: AMD Radeon Graphics (512 MiB, 500 MiB free)"])
     done = session.run("--server", llama, "--no-start", "--model", "qwen2.5-0.5b")
-    assert "nothing in the catalogue would fit" not in done.stderr
+    assert "no model in the catalogue would fit" not in done.stderr
     assert "would fit: --gpu-layers 0\n" in done.stderr
     auto = session.run("--server", llama, "--print-unit", "--model", "auto")
     assert " -ngl 0 " in auto.stdout
@@ -89,15 +89,15 @@ def test_a_missing_device_file_of_cuda_is_said_before_it_is_missed(session: Sess
     environ = {"PATH": f"{tools}:{session.environ['PATH']}"}
     done = session.run("--server", llama, "--model", gguf, "--no-start", environ=environ)
     assert done.returncode == 0, done.stderr
-    assert "/dev/nvidia-uvm is missing, which a service cannot make" in done.stderr
+    assert "/dev/nvidia-uvm is missing and a service cannot create it" in done.stderr
     assert "sudo nvidia-modprobe -u -c 0" in done.stderr
 
 
 def test_without_a_gpu_it_says_how_slow_and_what_is_faster(session: Session, llama: str) -> None:
     arguments = ("--server", llama, "--dry-run", "--no-start", "--ignore-fit")
     done = session.run(*arguments, environ=NO_HUB)
-    assert "qwen2.5-14b: no GPU is at hand: the CPU should write about " in done.stderr
-    assert "faster here: --model " in done.stderr
+    assert "qwen2.5-14b: no GPU found: expect about " in done.stderr
+    assert "faster on this machine: --model " in done.stderr
     assert "qwen2.5-14b-instruct-q4_k_m-00001-of-00003.gguf" in done.stdout
     chosen = session.run(*arguments, "--gpu-layers", "0", environ=NO_HUB)
     assert "about" in chosen.stderr
@@ -108,7 +108,7 @@ def test_on_a_terminal_the_faster_one_can_be_taken(session: Session, llama: str)
     arguments = ["--server", llama, "--dry-run", "--no-start", "--ignore-fit"]
     code, said, shown = at_a_terminal(session, arguments, b"y\n", environ)
     assert code == 0, said
-    taken = re.search("Take ([^ ]+) instead", said)
+    taken = re.search("Use ([^ ]+) instead", said)
     assert taken is not None
     assert "qwen2.5-14b" not in shown
 
@@ -117,7 +117,7 @@ def test_what_the_server_does_not_take_is_said_in_its_own_words(session: Session
     for extra, problem in (("--mlock", "invalid argument: --mlock"), ("--temp hot", 'handling argument "--temp"')):
         done = session.run("--model", gguf, "--server", llama, "--no-start", f"--extra={extra}")
         assert done.returncode == 2
-        assert "llama-server does not take these options: " in done.stderr
+        assert "llama-server refuses these options: " in done.stderr
         assert problem in done.stderr
     assert list(session.home.iterdir()) == []
 

@@ -109,7 +109,7 @@ def test_a_retry_after_of_hours_ends_with_the_reason(get: Downloader) -> None:
 
 def test_a_server_that_gives_nothing_is_given_up(get: Downloader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "FIRST_BACKOFF_SECONDS", 0.001)
-    get.server.faults = [cut(0) for _ in range(download.FRUITLESS_TRIES)]
+    get.server.faults = [cut(0) for _ in range(download.MOST_FAILURES)]
     with pytest.raises(InstallError, match="tried") as error:
         get()
     assert error.value.status == 75
@@ -118,7 +118,7 @@ def test_a_server_that_gives_nothing_is_given_up(get: Downloader, monkeypatch: p
 
 def test_a_wrong_digest_is_named_and_what_came_is_set_aside(get: Downloader) -> None:
     get.server.digests[NAME] = "0" * 64
-    with pytest.raises(InstallError, match="the SHA-256 is .*, it should be 0000"):
+    with pytest.raises(InstallError, match="the SHA-256 is .*, expected 0000"):
         get()
     assert not (get.folder / NAME).exists()
     assert get.leftovers() == [f"{NAME}.part.corrupt"]
@@ -323,6 +323,6 @@ def _leave_part(get: Downloader, size: int) -> None:
     client, files = Hub(get.environ), get.describe()
     get.folder.mkdir(parents=True, exist_ok=True)
     get.server.faults = [cut(size)]
-    with download.Part(files[0], get.folder / NAME) as part, pytest.raises(download.Temporary):
-        download._receive(files[0], part, client, download.Meter(1), stop)
+    with download.Part(files[0], get.folder / NAME) as part, pytest.raises(download.TemporaryError):
+        download._receive(files[0], part, client, download.Progress(1), stop)
     assert (get.folder / f"{NAME}.part").stat().st_size == size

@@ -93,7 +93,7 @@ def test_llama_fit_params_is_asked_with_a_header_alone(name: str, native: Path, 
     program = fit_params.find([str(native / "llama-server")])
     assert program is not None
     choices = Choices(("/bin/true",), "m.gguf", parallel=4)
-    with fit_params.stand_in(["m.gguf"], [file.stat().st_size], [head[:length]]) as stand_in:
+    with fit_params.sparse_files(["m.gguf"], [file.stat().st_size], [head[:length]]) as stand_in:
         got = fit_params.need(program, stand_in, choices, 32768, 99)
     assert got == Need(sum(header_only.ARCHITECTURES[name]["figures"]["32768 4"]) * MIB)
 
@@ -194,7 +194,7 @@ def test_a_real_file_is_weighed_by_its_header_alone(real_model: Path, native: Pa
     with real_model.open("rb") as stream:
         head = stream.read(2**22)
     program, choices = [str(native / "llama-fit-params")], Choices(("/bin/true",), "m")
-    with fit_params.stand_in([real_model.name], [real_model.stat().st_size], [head]) as stand_in:
+    with fit_params.sparse_files([real_model.name], [real_model.stat().st_size], [head]) as stand_in:
         got = [fit_params.need(program, path, choices, 8192, 99) for path in (stand_in, real_model)]
     assert got[0] == got[1]
     assert got[0] is not None

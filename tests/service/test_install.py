@@ -44,14 +44,14 @@ def test_dry_run_changes_nothing_and_shows_every_step(session: Session, llama: s
     done = session.run(*arguments, environ=NO_HUB)
     assert done.returncode == 0, done.stderr
     assert list(session.home.iterdir()) == []
-    for said in ("would download http://", "00003-of-00003.gguf", "c8d37006760a", "would keep an API key"):
+    for said in ("would download http://", "00003-of-00003.gguf", "c8d37006760a", "would store an API key"):
         assert said in done.stderr
     assert "ExecStart=" in done.stdout
 
 
 def test_print_unit_prints_the_unit_alone_and_needs_no_server(session: Session) -> None:
     done = session.run("--print-unit")
-    said = "missing: llama-server is not on PATH; /usr/bin/llama-server stands for it below\n"
+    said = "missing: llama-server is not on PATH; the unit below uses /usr/bin/llama-server\n"
     assert (done.returncode, done.stderr) == (0, said)
     assert "-00001-of-00003.gguf -ngl 99 -c 8192\n" in done.stdout
 
@@ -130,7 +130,7 @@ def test_a_key_that_no_header_carries_is_refused_unseen(session: Session, gguf: 
     key_file.chmod(0o600)
     done = session.run("--model", gguf, "--server", llama, "--no-start", "--api-key")
     assert done.returncode == 2
-    assert f"{key_file}: a key is" in done.stderr
+    assert f"{key_file}: the API key must be" in done.stderr
     assert not key or key not in done.stderr.replace(str(session.root), "")
 
 
@@ -152,19 +152,19 @@ def test_extra_options_go_to_the_server(session: Session, gguf: str, llama: str)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--extra", "--api-key secret"], "use --api-key of this command"),
-        (["--extra", "--port 1"], "use --port of this command"),
+        (["--extra", "--api-key secret"], "use the installer's own --api-key"),
+        (["--extra", "--port 1"], "use the installer's own --port"),
         (["--extra", "'unclosed"], "no closing quotation"),
         (["--port", "0"], "from 1 to 65535"),
         (["--port", "80x"], "from 1 to 65535"),
         (["--idle", "-1"], "minutes"),
         (["--idle", "5"], "--idle needs --on-demand"),
-        (["--socket", "/a.sock", "--port", "1"], "instead of"),
+        (["--socket", "/a.sock", "--port", "1"], "--socket cannot be combined"),
         (["--host", "a b"], "not an address"),
         (["--host", "häst"], "not an address"),
         (["--gpu-layers", "some"], "from 0 to 9999"),
-        (["--model", "a.gguf", "--model", "b.gguf", "--alias", "c"], "--alias is for one --model"),
-        (["--extra", "--sleep-idle-seconds 9"], "use --on-demand of this command"),
+        (["--model", "a.gguf", "--model", "b.gguf", "--alias", "c"], "--alias needs exactly one --model"),
+        (["--extra", "--sleep-idle-seconds 9"], "use the installer's own --on-demand"),
         (["--frobnicate"], "unrecognized"),
     ],
 )
@@ -183,7 +183,7 @@ def test_without_systemd_it_says_so_before_anything_is_written(session: Session,
     done = session.run("--server", llama, "--model", gguf, environ={"PATH": str(tools)})
     assert done.returncode == 69
     assert "systemd does not run on this machine" in done.stderr
-    assert f"{llama} -m " in done.stderr.partition("To run it by hand: env LLAMA_ARG_PORT=8080 ")[2]
+    assert f"{llama} -m " in done.stderr.partition("To start llama-server without systemd: env LLAMA_ARG_PORT=8080 ")[2]
     assert "--no-start" in done.stderr
     assert list(session.home.iterdir()) == []
 
@@ -201,7 +201,7 @@ def test_without_a_user_bus_it_says_what_to_type(session: Session, gguf: str, ll
 
 def test_with_sudo_it_does_nothing(session: Session, gguf: str, llama: str) -> None:
     done = session.run("--model", gguf, "--server", llama, "--no-start", environ={"SUDO_UID": "1000"})
-    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: not with sudo")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: do not use sudo")
     assert list(session.home.iterdir()) == []
 
 
@@ -243,7 +243,7 @@ def test_several_models_are_named_in_a_file_of_presets(session: Session, gguf: s
     assert f"llama-server --models-preset {presets} -ngl 99" in (session.unit_dir / "llama-server.service").read_text()
     assert '    model: "tiny model"\n' in (session.home / ".config" / "flynn" / "config.yaml").read_text()
     twice = session.run("--model", gguf, "--model", gguf, "--server", llama, "--no-start")
-    assert "two models of the same name" in twice.stderr
+    assert "two models have the same name" in twice.stderr
 
 
 def test_uninstall_without_systemd_removes_what_was_prepared(session: Session, gguf: str, llama: str) -> None:

@@ -40,7 +40,7 @@ def test_a_limit_on_file_sizes_is_like_a_full_disk(hub: FakeHub, session: Sessio
     arguments = _download_only(hub, session)
     done = session.python("-c", script, *arguments, environ={"HF_ENDPOINT": hub.endpoint})
     assert done.returncode == 75, done.stderr
-    assert "the limit for files is reached" in done.stderr
+    assert "the file size limit is exceeded" in done.stderr
     assert "Traceback" not in done.stderr
     again = session.run(*arguments, environ={"HF_ENDPOINT": hub.endpoint})
     assert again.returncode == 0, again.stderr

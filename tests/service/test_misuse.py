@@ -31,7 +31,7 @@ def test_a_unit_s_name_that_is_no_file_is_said(session: Session, arguments: list
     unit = session.unit_dir / "llama-server.service"
     given = arguments if command == "install" else []
     unit.symlink_to("gone")
-    _one_line(session.run(command, *given), f"{unit} is a link to gone, which is not there")
+    _one_line(session.run(command, *given), f"{unit} is a broken link to gone")
     unit.unlink()
     unit.symlink_to("/dev/null")
     _one_line(session.run(command, *given), "llama-server.service is masked")
@@ -77,12 +77,12 @@ def test_a_record_of_a_model_that_is_gone_is_not_believed(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--models-dir", "~nosuch/models"], "--models-dir ~nosuch/models: there is no such user"),
-        (["--model", "https://[::1/m.gguf", "--sha256", "a" * 64], "https://[::1/m.gguf: not a URL"),
+        (["--models-dir", "~nosuch/models"], "--models-dir ~nosuch/models: no such user"),
+        (["--model", "https://[::1/m.gguf", "--sha256", "a" * 64], "https://[::1/m.gguf: invalid URL"),
         (["--model", "~nosuch/m.gguf"], "no such file"),
-        (["--model", "hf:a/b/../c.gguf"], "'..' has no place"),
-        (["--server", "~nosuch/llama-server"], "there is no such program"),
-        (["--socket", "/nowhere/a.sock"], "its folder is not there"),
+        (["--model", "hf:a/b/../c.gguf"], "'..' is not allowed"),
+        (["--server", "~nosuch/llama-server"], "no such program"),
+        (["--socket", "/nowhere/a.sock"], "the folder does not exist"),
     ],
 )
 def test_a_value_that_means_nothing_is_said(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from installer.progress import Meter, duration
+from installer.progress import Progress, duration
 
 
 class Terminal(io.StringIO):
@@ -14,44 +14,45 @@ class Terminal(io.StringIO):
 
 
 def test_the_line_has_share_rate_and_time_left() -> None:
-    meter = Meter(4_000_000_000, io.StringIO())
-    meter.at("a", 1_000_000_000)
-    meter.line(100.0)
-    meter.at("a", 1_200_000_000)
-    meter.at("a", 1_500_000_000)
-    line = meter.line(110.0)
+    progress = Progress(4_000_000_000, io.StringIO())
+    progress.update("a", 1_000_000_000)
+    progress.line(100.0)
+    progress.update("a", 1_200_000_000)
+    progress.update("a", 1_500_000_000)
+    line = progress.line(110.0)
     assert line == " 38% [#########               ] 1.50 of 4.00 GB  50.0 MB/s  00:50 left"
 
 
 def test_bytes_of_an_earlier_run_do_not_count_as_speed() -> None:
-    meter = Meter(4_000_000_000, io.StringIO())
-    meter.line(100.0)
-    meter.at("a", 3_000_000_000)
-    assert "0.0 MB/s  --:-- left" in meter.line(101.0)
+    progress = Progress(4_000_000_000, io.StringIO())
+    progress.line(100.0)
+    progress.update("a", 3_000_000_000)
+    assert "0.0 MB/s  --:-- left" in progress.line(101.0)
 
 
 def test_the_rate_is_that_of_the_last_seconds() -> None:
-    meter = Meter(10_000_000_000, io.StringIO())
-    meter.at("a", 0)
+    progress = Progress(10_000_000_000, io.StringIO())
+    progress.update("a", 0)
     for second in range(100):
-        meter.at("a", second * (100_000_000 if second < 50 else 50_000_000) + (0 if second < 50 else 2_500_000_000))
-        line = meter.line(float(second))
+        position = second * 100_000_000 if second < 50 else second * 50_000_000 + 2_500_000_000
+        progress.update("a", position)
+        line = progress.line(float(second))
     assert "50.0 MB/s" in line
 
 
 def test_a_terminal_gets_one_line_that_changes_and_a_file_a_line_a_minute() -> None:
     terminal, file = Terminal(), io.StringIO()
     for stream in (terminal, file):
-        meter = Meter(10, stream)
-        meter.at("a", 5)
-        meter.draw()
-        meter.draw()
-        meter.finish()
+        progress = Progress(10, stream)
+        progress.update("a", 5)
+        progress.draw()
+        progress.draw()
+        progress.finish()
     assert terminal.getvalue().count("\n") == 1
     assert terminal.getvalue().count("\r") == 3
     assert file.getvalue().count("\n") == 2
     assert "\r" not in file.getvalue()
-    assert (Meter(1, terminal).interval, Meter(1, file).interval) == (0.2, 60.0)
+    assert (Progress(1, terminal).interval, Progress(1, file).interval) == (0.2, 60.0)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "00:00"), (59.9, "00:59"), (600, "10:00"), (3725, "1:02:05")])

@@ -97,7 +97,7 @@ class TestAStandingService:
             login.systemctl("stop", "llama-server")
             done = login.run(*arguments)
         assert done.returncode == 1
-        told = f"llama-server listens at port {elsewhere}, not at {arguments[arguments.index('--port') + 1]}"
+        told = f"llama-server listens on port {elsewhere}, not on {arguments[arguments.index('--port') + 1]}"
         assert told in done.stderr
         login.systemctl("daemon-reload")
         login.systemctl("restart", "llama-server")
@@ -110,10 +110,10 @@ class TestAStandingService:
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # whoever has it listens there
                 stack.enter_context(socket.create_server(("127.0.0.1", NEW_PORT)))
-            units.still_alive(environ, 9, seconds=0.0)  # a server takes a moment
-            with pytest.raises(InstallError, match=f"llama-server listens at port {NEW_PORT}, not at 9"):
-                units.still_alive(environ, 9, seconds=units.SILENT_SECONDS + 1)
-            units.still_alive(environ, int(arguments[arguments.index("--port") + 1]), units.SILENT_SECONDS + 1)
+            units.check_alive(environ, 9, seconds=0.0)  # a server takes a moment
+            with pytest.raises(InstallError, match=f"llama-server listens on port {NEW_PORT}, not on 9"):
+                units.check_alive(environ, 9, seconds=units.SILENT_SECONDS + 1)
+            units.check_alive(environ, int(arguments[arguments.index("--port") + 1]), units.SILENT_SECONDS + 1)
 
     def test_killed_it_is_back_within_seconds(self, login: Session, arguments: list[str]) -> None:
         pid = login.show("llama-server", "MainPID")
@@ -219,7 +219,7 @@ def test_a_model_that_cannot_be_loaded_is_given_up(user: Session, arguments: lis
     with drop_in(user, "[Service]\nRestartSec=10ms\n"):
         done = user.run(*arguments)
         assert done.returncode == 69
-        assert "does not stay up (last ended with exit code 1, " in done.stderr
+        assert "keeps failing (last with exit code 1, " in done.stderr
         assert "failed to load model" in done.stderr
         assert "Traceback" not in done.stderr
         until(lambda: user.show("llama-server", "ActiveState") == "failed", 120)
@@ -230,7 +230,7 @@ def test_a_port_that_is_taken_is_noticed_before_anything_is_written(user: Sessio
     with socket.create_server(("127.0.0.1", int(arguments[arguments.index("--port") + 1]))):
         done = user.run(*arguments)
     assert done.returncode == 1
-    assert "cannot listen there" in done.stderr
+    assert "cannot listen on this address" in done.stderr
     assert not (user.unit_dir / "llama-server.service").exists()
 
 

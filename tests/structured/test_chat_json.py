@@ -1,4 +1,4 @@
-"""chat_json and chat_json_stream: what is sent, what comes back, and what is no answer."""
+"""chat_json and chat_json_stream: what is sent, what is returned, and what is not an answer."""
 
 from __future__ import annotations
 
@@ -13,19 +13,9 @@ from pathlib import Path
 from typing import Any, List, Optional
 
 import pytest
-from scripted import (
-    STREAM_HEAD,
-    Peer,
-    Script,
-    ScriptedServer,
-    answering,
-    chunk,
-    delta,
-    eventually,
-    response,
-    serve,
-    stream,
-)
+from answers import Answer, always, events, in_turn, reply, sent
+from pytest_httpserver import HTTPServer
+from scripted import STREAM_HEAD, Peer, Script, chunk, delta, eventually, serve
 
 import flynn
 from flynn import AsyncLlamaCppClient, ChatRequest, FlynnError, LlamaCppClient, Message, StructuredOutputError
@@ -54,72 +44,83 @@ TEXT = '{"name": "Ada", "pets": [{"name": "Rex", "color": "red"}]}'
 ADA = Person("Ada", [Pet("Rex")])
 
 
-def reply(content: Optional[str], finish_reason: str = "stop", **more: Any) -> bytes:
+def answer(content: Optional[str], finish_reason: str = "stop", **more: Any) -> Answer:
+    """A reply in one piece, with this content."""
     choice = {"message": {"role": "assistant", "content": content, **more}, "finish_reason": finish_reason}
-    return response(json.dumps({"choices": [choice], "usage": {"completion_tokens": 7}}).encode())
+    return reply({"choices": [choice], "usage": {"completion_tokens": 7}})
 
 
-def streamed(text: str, finish_reason: str = "stop", size: int = 3) -> bytes:
+def streamed(text: str, finish_reason: str = "stop", size: int = 3) -> Answer:
     pieces = [delta(text[start : start + size]) for start in range(0, len(text), size)]
-    return stream(*pieces, delta(finish_reason=finish_reason))
-
-
-def sent(server: ScriptedServer) -> Any:
-    return server.requests[0].json["response_format"]
+    return events(*pieces, delta(finish_reason=finish_reason))
 
 
 # --- in one piece -----------------------------------------------------------------------------------------------------
 
 
-def test_it_sends_the_schema_and_returns_an_instance() -> None:
-    with serve(answering(reply(TEXT))) as server:
-        assert LlamaCppClient(server.endpoint).chat_json("Invent a person", Person, max_tokens=5) == ADA
-    assert sent(server) == {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema_of(Person)}}
-    assert server.requests[0].json["max_tokens"] == 5
+def test_it_sends_the_schema_and_returns_an_instance(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, answer(TEXT))
+    assert LlamaCppClient(endpoint).chat_json("Invent a person", Person, max_tokens=5) == ADA
+    (request,) = sent(httpserver)
+    schema = {"name": "answer", "schema": schema_of(Person)}
+    assert request.json["response_format"] == {"type": "json_schema", "json_schema": schema}
+    assert request.json["max_tokens"] == 5
 
 
-def test_a_json_schema_is_sent_as_it_is_and_returns_json() -> None:
+def test_a_json_schema_is_sent_as_it_is_and_returns_json(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, answer('{"a": "b"}'))
     schema = {"type": "object", "additionalProperties": {"type": "string"}}
-    with serve(answering(reply('{"a": "b"}'))) as server:
-        assert LlamaCppClient(server.endpoint).chat_json("Hi", schema) == {"a": "b"}
-    assert sent(server)["json_schema"]["schema"] == schema
+    assert LlamaCppClient(endpoint).chat_json("Hi", schema) == {"a": "b"}
+    assert sent(httpserver)[0].json["response_format"]["json_schema"]["schema"] == schema
 
 
-def test_any_annotation_is_a_schema() -> None:
-    with serve(answering(reply("[1, 2]"), reply('"red"'))) as server:
-        client = LlamaCppClient(server.endpoint)
-        assert client.chat_json("Hi", List[int]) == [1, 2]
-        assert client.chat_json("Hi", Color) is Color.RED
+def test_a_json_schema_is_narrowed_to_what_the_grammar_obeys(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, answer('"12"'))
+    assert LlamaCppClient(endpoint).chat_json("Hi", {"type": "string", "pattern": r"^\d+$"}) == "12"
+    assert sent(httpserver)[0].json["response_format"]["json_schema"]["schema"]["pattern"] == "^[0-9]+$"
+
+
+def test_any_annotation_is_a_schema(httpserver: HTTPServer, endpoint: str) -> None:
+    in_turn(httpserver, answer("[1, 2]"), answer('"red"'))
+    assert LlamaCppClient(endpoint).chat_json("Hi", List[int]) == [1, 2]
+    assert LlamaCppClient(endpoint).chat_json("Hi", Color) is Color.RED
 
 
 @pytest.mark.parametrize("request_", ["Hi", [Message("user", "Hi")], ChatRequest([Message("user", "Hi")], seed=1)])
-def test_a_request_is_what_it_is_for_chat(request_: Any) -> None:
-    with serve(answering(reply(TEXT))) as server:
-        assert LlamaCppClient(server.endpoint).chat_json(request_, Person) == ADA
-    assert server.requests[0].json["messages"] == [{"role": "user", "content": "Hi"}]
+def test_a_request_is_what_it_is_for_chat(request_: Any, httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, answer(TEXT))
+    assert LlamaCppClient(endpoint).chat_json(request_, Person) == ADA
+    assert sent(httpserver)[0].json["messages"] == [{"role": "user", "content": "Hi"}]
 
 
-def test_the_schema_wins_over_the_defaults_of_the_client() -> None:
-    with serve(answering(reply(TEXT))) as server:
-        client = LlamaCppClient(server.endpoint, defaults={"response_format": {"type": "text"}})
-        assert client.chat_json("Hi", Person) == ADA
-    assert sent(server)["type"] == "json_schema"
+def test_the_schema_wins_over_the_defaults_of_the_client(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, answer(TEXT))
+    client = LlamaCppClient(endpoint, defaults={"response_format": {"type": "text"}})
+    assert client.chat_json("Hi", Person) == ADA
+    assert sent(httpserver)[0].json["response_format"]["type"] == "json_schema"
 
 
 @pytest.mark.parametrize("name", ["response_format", "json_schema", "grammar"])
 def test_a_second_constraint_is_refused(name: str) -> None:
     client = LlamaCppClient("http://127.0.0.1:9")
-    with pytest.raises(TypeError, match=f"^the schema is all that may constrain the answer: leave out {name}$"):
+    with pytest.raises(TypeError, match=f"^the schema must be the only constraint of the answer: leave out {name}$"):
         client.chat_json("Hi", Person, **{name: "x"})
     with pytest.raises(TypeError, match=f"leave out {name}$"):
         client.chat_json_stream(ChatRequest([], **{name: "x"}), Person)
 
 
-def test_what_cannot_be_expressed_is_refused_before_anything_is_sent() -> None:
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (complex, "^schema: complex cannot be expressed in JSON"),
+        ({"type": "string", "pattern": "(?=a)"}, r"^llama.cpp's grammar cannot express the pattern '\(\?=a\)': use "),
+    ],
+)
+def test_what_cannot_be_expressed_is_refused_before_anything_is_sent(wanted: Any, message: str) -> None:
     client = LlamaCppClient("http://127.0.0.1:9")  # nothing listens there
     for call in (client.chat_json, client.chat_json_stream, AsyncLlamaCppClient("http://127.0.0.1:9").chat_json_stream):
-        with pytest.raises(TypeError, match="^schema: complex cannot be expressed in JSON"):
-            call("Hi", complex)
+        with pytest.raises(TypeError, match=message):
+            call("Hi", wanted)
 
 
 # --- no answer --------------------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ NO_ANSWERS = [
     ("", "stop", "the answer is empty"),
     ("Sure! Here", "stop", 'the answer is not JSON: expected a value, got "Sure! Here"'),
     ('{"name": Ada}', "stop", 'the answer is not JSON at name: expected a value, got "Ada}"'),
-    ('{"name": "Ada", "pets": [', "stop", r"the answer is not JSON at pets\[0\]: it ends in the middle"),
+    ('{"name": "Ada", "pets": [', "stop", r"the answer is not JSON at pets\[0\]: it ends too early"),
     ('{"name": "Ada"}', "stop", "the answer does not fit: pets: missing"),
     (
         '{"name": "Ada", "pets": [{"name": 5}]}',
@@ -156,9 +157,12 @@ NO_ANSWERS = [
 
 
 @pytest.mark.parametrize(("text", "finish_reason", "message"), NO_ANSWERS)
-def test_what_is_no_answer_is_an_error_that_holds_the_text(text: str, finish_reason: str, message: str) -> None:
-    with serve(answering(reply(text, finish_reason))) as server, pytest.raises(StructuredOutputError) as raised:
-        LlamaCppClient(server.endpoint).chat_json("Hi", Person)
+def test_what_is_not_an_answer_is_an_error_with_the_text(
+    text: str, finish_reason: str, message: str, httpserver: HTTPServer, endpoint: str
+) -> None:
+    always(httpserver, answer(text, finish_reason))
+    with pytest.raises(StructuredOutputError) as raised:
+        LlamaCppClient(endpoint).chat_json("Hi", Person)
     assert raised.match(f"^{message}")
     error = raised.value
     assert "\n" not in str(error)
@@ -170,29 +174,50 @@ def test_what_is_no_answer_is_an_error_that_holds_the_text(text: str, finish_rea
     assert isinstance(error, ValueError)
 
 
-def test_a_model_that_calls_tools_does_not_answer() -> None:
+def test_a_model_that_calls_tools_does_not_answer(httpserver: HTTPServer, endpoint: str) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    with serve(answering(reply(None, "tool_calls", tool_calls=[call]))) as server, pytest.raises(FlynnError) as raised:
-        LlamaCppClient(server.endpoint).chat_json("Hi", Person)
-    assert str(raised.value) == "the model calls tools instead of answering"
+    always(httpserver, answer(None, "tool_calls", tool_calls=[call]))
+    with pytest.raises(StructuredOutputError, match="^the model calls tools instead of answering$"):
+        LlamaCppClient(endpoint).chat_json("Hi", Person)
 
 
-def test_what_is_complete_is_an_answer_even_if_no_token_was_left() -> None:
-    with serve(answering(reply(TEXT, "length"))) as server:
-        assert LlamaCppClient(server.endpoint).chat_json("Hi", Person) == ADA
+def test_a_complete_value_is_an_answer_even_if_no_token_was_left(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, answer(TEXT, "length"))
+    assert LlamaCppClient(endpoint).chat_json("Hi", Person) == ADA
 
 
-def test_a_number_is_not_complete_if_no_token_was_left() -> None:
-    with serve(answering(reply("12", "length"), reply("12"))) as server:
-        client = LlamaCppClient(server.endpoint)
-        with pytest.raises(StructuredOutputError, match="^the model ran out of tokens, after 7 of them"):
-            client.chat_json("Hi", int)
-        assert client.chat_json("Hi", int) == 12
+def test_a_number_is_not_complete_if_no_token_was_left(httpserver: HTTPServer, endpoint: str) -> None:
+    in_turn(httpserver, answer("12", "length"), answer("12"))
+    client = LlamaCppClient(endpoint)
+    with pytest.raises(StructuredOutputError, match="^the model ran out of tokens, after 7 of them"):
+        client.chat_json("Hi", int)
+    assert client.chat_json("Hi", int) == 12
 
 
-def test_the_last_of_two_equal_keys_counts() -> None:
-    with serve(answering(reply('{"name": "Eve", "pets": [], "name": "Ada"}'))) as server:
-        assert LlamaCppClient(server.endpoint).chat_json("Hi", Person) == Person("Ada", [])
+def test_the_last_of_two_equal_keys_counts(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, answer('{"name": "Eve", "pets": [], "name": "Ada"}'))
+    assert LlamaCppClient(endpoint).chat_json("Hi", Person) == Person("Ada", [])
+
+
+class Silent(ValueError):
+    def __str__(self) -> str:
+        raise RuntimeError("not even a message")
+
+
+@dataclass
+class Refusing:
+    value: int
+
+    def __post_init__(self) -> None:
+        raise Silent
+
+
+def test_an_exception_of_a_class_that_has_no_message_is_an_answer_that_does_not_fit(
+    httpserver: HTTPServer, endpoint: str
+) -> None:
+    always(httpserver, answer('{"value": 1}'))
+    with pytest.raises(StructuredOutputError, match="^the answer does not fit: Silent$"):
+        LlamaCppClient(endpoint).chat_json("Hi", Refusing)
 
 
 def test_the_error_survives_pickling() -> None:
@@ -200,56 +225,111 @@ def test_the_error_survives_pickling() -> None:
     assert (str(error), error.text, error.response) == ("the answer is empty", "", None)
 
 
+# --- asked again ------------------------------------------------------------------------------------------------------
+
+
+def test_after_an_answer_that_does_not_fit_the_model_is_asked_again_with_the_reason(
+    httpserver: HTTPServer, endpoint: str
+) -> None:
+    in_turn(httpserver, answer('{"name": "Ada"}'), answer(TEXT))
+    assert LlamaCppClient(endpoint).chat_json("Invent a person", Person, retries=2, seed=1) == ADA
+    first, second = sent(httpserver)
+    assert second.json["messages"] == [
+        *first.json["messages"],
+        {"role": "assistant", "content": '{"name": "Ada"}'},
+        {
+            "role": "user",
+            "content": "Your last answer cannot be used: the answer does not fit: pets: missing. "
+            "Answer once more, with JSON only.",
+        },
+    ]
+    assert {**second.json, "messages": ()} == {**first.json, "messages": ()}
+
+
+def test_after_an_answer_that_was_cut_the_model_is_asked_for_a_shorter_one(
+    httpserver: HTTPServer, endpoint: str
+) -> None:
+    in_turn(httpserver, answer('{"name": "A', "length"), answer(TEXT))
+    assert LlamaCppClient(endpoint).chat_json("Hi", Person, retries=1) == ADA
+    assert "cannot be used: it is too long." in sent(httpserver)[1].json["messages"][-1]["content"]
+
+
+def test_no_more_retries_than_allowed_are_sent(httpserver: HTTPServer, endpoint: str) -> None:
+    in_turn(httpserver, answer("[]"), answer("{}"), answer("1"))
+    with pytest.raises(StructuredOutputError, match="expected an object, got 1$") as raised:
+        LlamaCppClient(endpoint).chat_json((part for part in [Message("user", "Hi")]), Person, retries=2)  # type: ignore[arg-type]
+    assert raised.value.text == "1"
+    assert [len(request.json["messages"]) for request in sent(httpserver)] == [1, 3, 5]
+
+
+@pytest.mark.parametrize("retries", [-1, 1.5, "1", None])
+def test_retries_must_be_a_whole_number(retries: Any) -> None:
+    with pytest.raises(ValueError, match="^retries must be a whole number, 0 or more, not "):
+        LlamaCppClient("http://127.0.0.1:9").chat_json("Hi", Person, retries=retries)
+
+
+def test_a_failure_of_the_server_is_not_an_answer_to_ask_again_for(httpserver: HTTPServer, endpoint: str) -> None:
+    in_turn(httpserver, reply({"error": {"message": "no"}}, 500))
+    with pytest.raises(FlynnError, match="^no$"):
+        LlamaCppClient(endpoint).chat_json("Hi", Person, retries=5)
+
+
 # --- streamed ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_stream_gives_what_there_is_and_in_the_end_the_instance() -> None:
-    with serve(answering(streamed('{"name": "Ada", "pets": [{"name": "Rex"}]}', size=4))) as server:
-        with LlamaCppClient(server.endpoint).chat_json_stream("Hi", Person) as growing:
-            seen = [json.dumps(value) for value in growing]
-        assert seen == [
-            "{}",
-            '{"name": "Ad"}',
-            '{"name": "Ada"}',
-            '{"name": "Ada", "pets": [{}]}',
-            '{"name": "Ada", "pets": [{"name": "R"}]}',
-            '{"name": "Ada", "pets": [{"name": "Rex"}]}',
-        ]
-        assert growing.result == ADA
-        assert growing.value == {"name": "Ada", "pets": [{"name": "Rex"}]}
-        assert growing.response.content.startswith('{"name"')
-    assert sent(server)["type"] == "json_schema"
-    assert server.requests[0].json["stream"] is True
+def test_a_stream_yields_the_value_so_far_and_ends_with_the_instance(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, streamed('{"name": "Ada", "pets": [{"name": "Rex"}]}', size=4))
+    with LlamaCppClient(endpoint).chat_json_stream("Hi", Person) as growing:
+        seen = [json.dumps(value) for value in growing]
+    assert seen == [
+        "{}",
+        '{"name": "Ad"}',
+        '{"name": "Ada"}',
+        '{"name": "Ada", "pets": [{}]}',
+        '{"name": "Ada", "pets": [{"name": "R"}]}',
+        '{"name": "Ada", "pets": [{"name": "Rex"}]}',
+    ]
+    assert growing.result == ADA
+    assert growing.value == {"name": "Ada", "pets": [{"name": "Rex"}]}
+    assert growing.response.content.startswith('{"name"')
+    (request,) = sent(httpserver)
+    assert request.json["response_format"]["type"] == "json_schema"
+    assert request.json["stream"] is True
 
 
-def test_a_stream_of_a_json_schema_results_in_json() -> None:
-    with serve(answering(streamed('{"a": [1]}'))) as server:
-        growing = LlamaCppClient(server.endpoint).chat_json_stream("Hi", {"type": "object"})
-        list(growing)
-        assert growing.result == {"a": [1]}
+def test_a_stream_of_a_json_schema_results_in_json(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, streamed('{"a": [1]}'))
+    growing = LlamaCppClient(endpoint).chat_json_stream("Hi", {"type": "object"})
+    list(growing)
+    assert growing.result == {"a": [1]}
 
 
-def test_a_stream_takes_the_options_of_chat_stream() -> None:
-    with serve(answering(streamed(TEXT))) as server:
-        growing = LlamaCppClient(server.endpoint).chat_json_stream("Hi", Person, resume=True, timeout=5, seed=1)
-        list(growing)
-        assert growing.resumes == 0
-    assert "x-conversation-id" in server.requests[0].headers
-    assert server.requests[0].json["seed"] == 1
+def test_a_stream_takes_the_options_of_chat_stream(httpserver: HTTPServer, endpoint: str) -> None:
+    in_turn(httpserver, streamed(TEXT), reply(status=204))
+    growing = LlamaCppClient(endpoint).chat_json_stream("Hi", Person, resume=True, timeout=5, seed=1)
+    list(growing)
+    assert growing.resumes == 0
+    assert "X-Conversation-Id" in sent(httpserver)[0].headers
+    assert sent(httpserver)[0].json["seed"] == 1
 
 
 @pytest.mark.parametrize(("text", "finish_reason", "message"), NO_ANSWERS)
-def test_a_stream_of_what_is_no_answer_raises_the_same(text: str, finish_reason: str, message: str) -> None:
-    with serve(answering(streamed(text, finish_reason, size=10**6))) as server:
-        growing = LlamaCppClient(server.endpoint).chat_json_stream("Hi", Person)
-        with pytest.raises(StructuredOutputError, match=f"^{message.replace(', after 7 of them', '')}"):
-            list(growing)
-        with pytest.raises(StructuredOutputError, match="^there is no result: "):
-            growing.result  # noqa: B018
+def test_a_stream_of_what_is_not_an_answer_raises_the_same(
+    text: str, finish_reason: str, message: str, httpserver: HTTPServer, endpoint: str
+) -> None:
+    always(httpserver, streamed(text, finish_reason, size=10**6))
+    growing = LlamaCppClient(endpoint).chat_json_stream("Hi", Person)
+    with pytest.raises(StructuredOutputError, match=f"^{message.replace(', after 7 of them', '')}"):
+        list(growing)
+    with pytest.raises(StructuredOutputError, match="^there is no result: "):
+        growing.result  # noqa: B018
+
+
+# Raw sockets from here on, for a stream that stops in the middle.
 
 
 def unfinished(*texts: str) -> Script:
-    """A stream that stops in the middle, and goes on waiting for the client to go."""
+    """A stream that stops in the middle and waits until the client has gone."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -291,20 +371,20 @@ def test_a_stream_that_nobody_refers_to_any_more_is_closed() -> None:
 # --- asynchronous -----------------------------------------------------------------------------------------------------
 
 
-def test_asynchronous_calls_do_the_same() -> None:
-    async def main(endpoint: str) -> List[Any]:
+def test_asynchronous_calls_do_the_same(httpserver: HTTPServer, endpoint: str) -> None:
+    async def main() -> List[Any]:
         async with AsyncLlamaCppClient(endpoint) as client:
-            instance = await client.chat_json("Hi", Person)
+            instance = await client.chat_json("Hi", Person, retries=1)
             async with client.chat_json_stream("Hi", Person) as growing:
                 seen = [json.dumps(value) async for value in growing]
             return [instance, growing.result, seen[0], seen[-1]]
 
-    with serve(answering(reply(TEXT), streamed(TEXT))) as server:
-        assert asyncio.run(main(server.endpoint)) == [ADA, ADA, "{}", TEXT]
+    in_turn(httpserver, answer("{}"), answer(TEXT), streamed(TEXT))
+    assert asyncio.run(main()) == [ADA, ADA, "{}", TEXT]
 
 
-def test_asynchronous_calls_raise_the_same() -> None:
-    async def main(endpoint: str) -> None:
+def test_asynchronous_calls_raise_the_same(httpserver: HTTPServer, endpoint: str) -> None:
+    async def main() -> None:
         async with AsyncLlamaCppClient(endpoint) as client:
             with pytest.raises(StructuredOutputError, match="^the model ran out of tokens at name"):
                 await client.chat_json("Hi", Person)
@@ -316,10 +396,8 @@ def test_asynchronous_calls_raise_the_same() -> None:
                 async for _ in client.chat_json_stream("Hi", Person):
                     pass
 
-    answers = answering(reply('{"name": "', "length"), streamed('{"name": "', "length"), streamed("No, endless"))
-    with serve(answers) as server:
-        asyncio.run(main(server.endpoint))
-        eventually(lambda: server.left == server.connections)
+    in_turn(httpserver, answer('{"name": "', "length"), streamed('{"name": "', "length"), streamed("No, endless"))
+    asyncio.run(main())
 
 
 def test_a_cancelled_task_closes_its_stream() -> None:
@@ -345,16 +423,16 @@ def test_a_cancelled_task_closes_its_stream() -> None:
 # --- what it costs those who do not use it ----------------------------------------------------------------------------
 
 
-def test_a_chat_loads_none_of_it() -> None:
+def test_a_chat_imports_none_of_it(httpserver: HTTPServer, endpoint: str) -> None:
     program = """
 import sys
 from flynn import LlamaCppClient
 list(LlamaCppClient(sys.argv[1]).chat_stream("Hi"))
 print(*sys.modules)
 """
-    with serve(answering(streamed("Hi"))) as server:
-        command = [sys.executable, "-S", "-E", "-c", program, server.endpoint]
-        ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(flynn.__file__).parents[1], timeout=60)
+    always(httpserver, streamed("Hi"))
+    command = [sys.executable, "-S", "-E", "-c", program, endpoint]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(flynn.__file__).parents[1], timeout=60)
     loaded = set(ended.stdout.split())
     assert "flynn.models.local.llamacpp" in loaded, ended.stderr
-    assert not any(name.startswith("flynn.structured") for name in loaded)
+    assert not any(name.startswith(("flynn.structured", "flynn.tools")) for name in loaded)

@@ -143,10 +143,40 @@ def typed_dict(rng: Rng, depth: int) -> Kind:
     return kind, value
 
 
+def named_tuple(rng: Rng, depth: int) -> Kind:
+    names = rng.sample(["a", "b", "type", "x1"], rng.randrange(1, 4))
+    kinds = {name: some_kind(rng, depth + 1) for name in names}
+    kind = typing.NamedTuple("Some", [(name, inner) for name, (inner, _) in kinds.items()])  # type: ignore
+
+    def value(rng: Rng) -> Tuple[Any, Any]:
+        made = {name: make(rng) for name, (_, make) in kinds.items()}
+        instance = kind(**{name: inner for name, (_, inner) in made.items()})
+        return {name: text for name, (text, _) in made.items()}, instance
+
+    return kind, value
+
+
+def table_of_choices(rng: Rng, depth: int) -> Kind:
+    """A dictionary whose keys are those of a Literal or an Enum."""
+    inner, make = some_kind(rng, depth + 1)
+    keys = [("one", "one"), ("2", 2), ("true", True)]
+    kind: Any = Literal["one", 2, True]
+    if rng.random() < 0.5:
+        kind = enum.Enum("Key", {"A": "one", "B": 2})
+        keys = [("one", kind.A), ("2", kind.B)]
+
+    def value(rng: Rng) -> Tuple[Any, Any]:
+        made = [(text, key, *make(rng)) for text, key in keys if rng.random() < 0.5]
+        return {text: written for text, _, written, _ in made}, {key: instance for _, key, _, instance in made}
+
+    return Dict[kind, inner], value
+
+
 def some_kind(rng: Rng, depth: int = 0) -> Kind:
     if depth > 3 or rng.random() < 0.3:
         return rng.choice([plain, plain, plain, literal, enumeration])(rng)
-    return rng.choice([container, fixed, optional, tagged, record, record, typed_dict])(rng, depth)
+    kinds = [container, fixed, optional, tagged, record, record, typed_dict, named_tuple, table_of_choices]
+    return rng.choice(kinds)(rng, depth)
 
 
 # --- what a schema allows ---------------------------------------------------------------------------------------------
@@ -185,7 +215,7 @@ def allows(schema: Dict[str, Any], value: Any, root: Dict[str, Any]) -> bool:
         "maxLength": lambda limit: len(value) <= limit,
         "pattern": lambda limit: re.search(limit, value) is not None,
         "minimum": lambda limit: value >= limit,
-        "exclusiveMaximum": lambda limit: value < limit,
+        "maximum": lambda limit: value <= limit,
     }
     return all(keywords[keyword](limit) for keyword, limit in schema.items())
 

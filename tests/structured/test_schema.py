@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import collections
 import collections.abc
 import enum
 import sys
 import typing
 import uuid
 from dataclasses import InitVar, dataclass, field, make_dataclass
-from datetime import date, datetime, time
-from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, NewType, Optional, Sequence, Set, Tuple, Union
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import (
+    Any,
+    ClassVar,
+    Dict,
+    FrozenSet,
+    Generic,
+    List,
+    Literal,
+    NamedTuple,
+    NewType,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 import pytest
 import typing_extensions
@@ -62,6 +81,43 @@ class More(Options):
     name: str
 
 
+class Point(NamedTuple):
+    x: int
+    label: str = ""
+
+
+T = TypeVar("T")
+U = TypeVar("U")
+OTHER = "the other one"
+
+
+@dataclass
+class Box(Generic[T]):
+    value: T
+    others: List[T] = field(default_factory=list)
+
+
+@dataclass
+class Pair(Generic[T, U]):
+    one: Box[U]
+    other: Annotated[Optional[T], OTHER] = None
+
+
+@dataclass
+class Numbers(Box[int]):
+    pass
+
+
+@dataclass
+class Twisted(Box[List[T]], Generic[T]):
+    pass
+
+
+class Tagged(typing_extensions.TypedDict, Generic[T]):
+    tag: T
+    more: typing_extensions.NotRequired[List[T]]
+
+
 STRING, INTEGER = {"type": "string"}, {"type": "integer"}
 ANYTHING = {"type": ["object", "array", "string", "number", "boolean", "null"]}
 
@@ -107,7 +163,18 @@ ANYTHING = {"type": ["object", "array", "string", "number", "boolean", "null"]}
             Annotated[List[int], Limits(minItems=1, maxItems=3)],
             {"type": "array", "items": INTEGER, "minItems": 1, "maxItems": 3},
         ),
-        (Annotated[int, Limits(minimum=0), "years"], {"type": "integer", "minimum": 0, "description": "years"}),
+        (
+            Annotated[int, Limits(minimum=0, maximum=9), "n"],
+            {"type": "integer", "minimum": 0, "maximum": 9, "description": "n"},
+        ),
+        (Annotated[str, Limits(pattern=r"^\d$")], {"type": "string", "pattern": "^[0-9]$"}),
+        (Path, {"type": "string", "format": "path"}),
+        (Dict[int, str], {"type": "object", "additionalProperties": STRING}),
+        (Dict[date, str], {"type": "object", "additionalProperties": STRING}),
+        (
+            Dict[Color, str],
+            {"type": "object", "properties": {"red": STRING, "2": STRING}, "additionalProperties": False},
+        ),
         (
             Annotated[str, Limits(pattern="^a+$"), "d"],
             {"type": "string", "pattern": "^a+$", "description": "d"},
@@ -140,6 +207,37 @@ def test_a_dataclass_is_an_object_of_what_its_init_takes_in_order() -> None:
 def test_an_init_var_is_a_field_as_any_other() -> None:
     kind = make_dataclass("Kind", [("a", int), ("b", InitVar[int])])
     assert schema_of(kind)["properties"] == {"a": INTEGER, "b": INTEGER}
+
+
+def test_a_named_tuple_is_an_object_of_its_fields() -> None:
+    assert schema_of(Point) == {
+        "type": "object",
+        "properties": {"x": INTEGER, "label": STRING},
+        "required": ["x"],
+        "additionalProperties": False,
+    }
+    assert schema_of(collections.namedtuple("Pair", "a b"))["properties"] == {"a": ANYTHING, "b": ANYTHING}
+
+
+def test_a_generic_class_is_read_with_its_arguments() -> None:
+    assert schema_of(Box[str])["properties"] == {"value": STRING, "others": {"type": "array", "items": STRING}}
+    assert schema_of(Numbers)["properties"] == {"value": INTEGER, "others": {"type": "array", "items": INTEGER}}
+    pair = schema_of(Pair[int, str])["properties"]
+    assert pair["one"]["properties"]["value"] == STRING
+    assert pair["other"] == {"anyOf": [INTEGER, {"type": "null"}], "description": OTHER}
+    tagged = schema_of(Tagged[int])
+    assert tagged["properties"] == {"tag": INTEGER, "more": {"type": "array", "items": INTEGER}}
+    assert tagged["required"] == ["tag"]
+
+
+def test_two_uses_of_a_generic_class_are_two_definitions_and_one_use_is_one() -> None:
+    schema = schema_of(Tuple[Box[int], Box[int], Box[str], Box[str]])
+    assert [item["$ref"] for item in schema["prefixItems"]] == ["#/$defs/Box"] * 2 + ["#/$defs/Box-2"] * 2
+
+
+def test_a_duration_and_a_decimal_are_strings_with_a_pattern() -> None:
+    for kind, format in ((timedelta, "duration"), (Decimal, "decimal")):
+        assert schema_of(kind) == {"type": "string", "format": format, "pattern": schema_of(kind)["pattern"]}
 
 
 def test_what_occurs_twice_is_defined_once() -> None:
@@ -229,7 +327,7 @@ def test_new_spellings_of_unions() -> None:
 def test_new_spellings_of_unions_get_advice() -> None:
     kind = make_dataclass("Kind", [("a", "int | None")])
     with pytest.raises(
-        TypeError, match=r"^Kind: its annotations cannot be read: .*; Python 3.9 wants Optional\[X\], Union"
+        TypeError, match=r"^Kind: its annotations cannot be read: .*; Python 3.9 needs Optional\[X\], Union"
     ):
         schema_of(kind)
 
@@ -280,7 +378,10 @@ class Words(str):
         (List[bytes], "Kind.field[]: bytes cannot be"),
         (Tuple[int, bytes], "Kind.field[1]: bytes cannot be"),
         (Dict[str, List[bytes]], "Kind.field[][]: bytes cannot be"),
-        (Dict[int, str], "Kind.field: the keys of a JSON object are str, not int"),
+        (Dict[List[int], str], "Kind.field: the keys of a JSON object are strings and cannot be typing.List[int]"),
+        (Dict[Any, str], "Kind.field: the keys of a JSON object are strings and cannot be "),
+        (Box, "Box.value: ~T cannot be"),
+        (Twisted[int], "Kind.field: ~T stands for two types in Twisted and its bases; rename one"),
         (Set[List[int]], "Kind.field: typing.List[int] cannot be in a set: it has no hash"),
         (Set[Address], "Kind.field: Address cannot be in a set: it has no hash"),
         (Literal[b"x"], "Kind.field: JSON has no b'x'; choose from strings and numbers"),
@@ -288,14 +389,19 @@ class Words(str):
         (Endless, "Kind.field: JSON has no inf; choose"),
         (Nothing, "Kind.field: there is nothing to choose from"),
         (List["Missing"], "Kind: its annotations cannot be read: name 'Missing' is not defined"),  # type: ignore  # noqa: F821
-        (Annotated[float, Limits(minimum=0)], "Kind.field: minimum is no limit of this type; limits of it: none"),
+        (Annotated[float, Limits(minimum=0)], "Kind.field: minimum is not a limit of this type (its limits: none)"),
         (
             Annotated[int, Limits(maxLength=5)],
-            "Kind.field: maxLength is no limit of this type; limits of it: minimum, ",
+            "Kind.field: maxLength is not a limit of this type (its limits: minimum, ",
         ),
-        (Annotated[str, Limits(maxLength=True)], "Kind.field: maxLength is an int, not True"),
-        (Annotated[str, Limits(pattern="x")], "Kind.field: a pattern for llama-server begins with ^ and ends with $"),
-        (Annotated[str, Limits(pattern="^($")], "Kind.field: '^($' is no pattern: missing )"),
+        (Annotated[str, Limits(maxLength=True)], "Kind.field: maxLength must be an int, not True"),
+        (Annotated[str, Limits(pattern=5)], "Kind.field: pattern must be a string, not 5"),  # type: ignore[arg-type]
+        (Annotated[str, Limits(pattern="^($")], "Kind.field: '^($' is not a valid pattern: missing )"),
+        (Annotated[str, Limits(pattern="(?=x)")], "Kind.field: llama.cpp's grammar cannot express the pattern '(?=x)'"),
+        (Annotated[str, Limits(pattern="x", maxLength=5)], "Kind.field: llama.cpp ignores minLength and maxLength "),
+        (Annotated[str, Limits(minLength=5, maxLength=2)], "Kind.field: minLength must be between 0 and maxLength"),
+        (Annotated[int, Limits(minimum=5, maximum=2)], "Kind.field: no integer of at most 16 digits is within "),
+        (Annotated[int, Limits(minimum=10**400)], "Kind.field: no integer of at most 16 digits is within "),
     ],
 )
 def test_what_json_cannot_express_is_a_type_error_that_says_where(annotation: Any, message: str) -> None:

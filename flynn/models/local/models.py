@@ -11,7 +11,7 @@ from .decode import decode_fields, decode_json, expect_object, get, number, obje
 from .encode import encode_json
 from .resumable import ResumableBody
 from .stream import ServerStream
-from .transport import LOADING_PAUSE, OWN, Routes
+from .transport import LOADING_PAUSE, OWN, Routes, about
 
 
 @dataclass
@@ -122,6 +122,33 @@ class ModelRoutes(Routes):
         call = self._ask("unload", model, timeout)
         while wait and self._status(call, model) in ("loading", "loaded", "sleeping", "downloading"):
             call.pause(LOADING_PAUSE)
+
+    def download_model(self, model: str, *, wait: bool = True, timeout: Optional[float] = OWN) -> None:
+        """Make a server with several models download one from Hugging Face. `unload_model` stops it.
+
+        Args:
+            model: its name there, e.g. `"ggml-org/gemma-3-4b-it-GGUF:Q4_K_M"`.
+            wait, timeout: as for `load_model`.
+
+        Raises:
+            ServerError: the server has that model already, or downloading it failed.
+            RequestTimeoutError: it was not downloaded in time. The server goes on downloading it.
+        """
+        call = self.transport.call(timeout)
+        self.transport.send(call, "POST", "/models", encode_json({"model": model})).close()
+        if wait:
+            while (status := self._status(call, model)) == "downloading":
+                call.pause(LOADING_PAUSE)
+            if status is None:
+                raise ServerError(f"model {model!r} could not be downloaded; the server's log says why")
+
+    def delete_model(self, model: str, *, timeout: Optional[float] = OWN) -> None:
+        """Make a server with several models delete the files of one that it has downloaded.
+
+        Raises:
+            ServerError: there is no such model, or the server did not download it.
+        """
+        self.transport.json("DELETE", about("/models", model), None, timeout)
 
     def _ask(self, action: str, model: str, timeout: Optional[float]) -> Call:
         call = self.transport.call(timeout)

@@ -128,7 +128,8 @@ class ResumableBody:
             except ConnectionLostError as error:
                 self.lost = error.with_traceback(None)
             response = None
-            self.call.report("cut", position=self.position, error=self.lost or "the body ended too early")
+            why, resume_for = self.lost or "the body ended too early", self._resume_for if self._name else 0.0
+            self.call.report("cut", position=self.position, error=why, resume_for=resume_for)
 
     def finish(self) -> None:
         """The answer is complete: delete what the server keeps of it."""
