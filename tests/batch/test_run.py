@@ -13,7 +13,6 @@ from typing import Any, Dict, List
 import pytest
 from answers import reply
 from pytest_httpserver import HTTPServer
-from relay import relay
 from scripted import Peer, chat, error, eventually, response, serve
 from werkzeug import Response
 
@@ -25,7 +24,7 @@ from flynn.batch.scheduler import Scheduler
 from flynn.batch.workers import MOST_TOGETHER, ExecutorWorkers
 from flynn.errors import AuthenticationError, FlynnError, RequestError, ServerError, ServerNotRunningError
 
-from .server import Gate, answer, broken, echo, refusal, unavailable
+from .server import Gate, Llama, answer, broken, echo, refusal, unavailable
 
 
 def test_each_request_has_one_result(llama: Any, client: LlamaCppClient) -> None:
@@ -181,8 +180,7 @@ def no_pause(attempt: int, retry_after: Any = None) -> float:
     return 0.001
 
 
-def test_a_server_that_comes_later_is_waited_for(httpserver: HTTPServer, llama: Any) -> None:
-    llama()
+def test_a_server_that_comes_later_is_waited_for() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -191,7 +189,8 @@ def test_a_server_that_comes_later_is_waited_for(httpserver: HTTPServer, llama: 
     thread = threading.Thread(target=lambda: results.extend(batch))
     thread.start()
     eventually(lambda: batch.away > 0.3)
-    with relay(("127.0.0.1", httpserver.port), port=port):
+    with HTTPServer(host="127.0.0.1", port=port, threaded=True) as server:
+        Llama(server)
         thread.join(20)
     assert sorted(result.content for result in results) == [f"re: {n}" for n in range(5)]
 
