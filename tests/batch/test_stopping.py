@@ -141,13 +141,14 @@ def test_a_fifo_that_nobody_writes_to_does_not_hold_it(home: Home, llama: Any, n
 # Sends itself a signal in the main thread, right after the new thread was put among those that begin.
 WHILE_STARTING = """
 import os, signal, sys, threading
-number, begun, real = int(sys.argv.pop(1)), [], threading._start_new_thread
-def start(*arguments):
+name = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
+number, begun, real = int(sys.argv.pop(1)), [], getattr(threading, name)
+def start(*arguments, **options):
     begun.append(1)
     if len(begun) == number:
         os.kill(os.getpid(), signal.SIGTERM)
-    return real(*arguments)
-threading._start_new_thread = start
+    return real(*arguments, **options)
+setattr(threading, name, start)
 from flynn.cli import main
 sys.exit(main())
 """
