@@ -472,17 +472,18 @@ def test_a_long_talk_with_a_real_model_forgets_its_beginning_and_says_so(home: H
     assert ended.code == 0
     assert re.fullmatch(r"(\(the context is full: the oldest \d+ messages are summarised\)\n)+", ended.err)
     for variables, note in ({}, "\x1b[2m(the context is full"), ({"NO_COLOR": "1"}, "\r\n(the context is full"):
+        saved = f"talk{len(variables)}.json"
         home.variables = {"TERM": "xterm", **variables}
         with home.terminal(*options) as terminal:
             terminal.expect("\x1b[?2004h")
             for line in lines:
                 terminal.type(f"{line}\n")
                 terminal.expect("\x1b[?2004h")
-            terminal.type("/save talk.json\n/quit\n")
+            terminal.type(f"/save {saved}\n/quit\n")
             assert terminal.end() == 0
         assert note in terminal.text.replace("\x1b[?2004l\r", "\r\n")
         assert re.search(r" messages are forgotten\)(\x1b\[0m)?\r\n", terminal.text)
-        assert len(json.loads((home.path / "talk.json").read_text("utf-8"))) == 2 * len(lines)
+        assert len(json.loads((home.path / saved).read_text("utf-8"))) == 2 * len(lines)
 
 
 def test_a_real_model_that_still_loads_is_waited_for(home: Home, loading_server: Any) -> None:

@@ -29,7 +29,7 @@ from flynn import (
 )
 
 DATA = Path(__file__).parent / "data"
-LONG = {"n_predict": 900, "ignore_eos": True}
+LONG = {"n_predict": 2000, "ignore_eos": True}
 
 
 class Awaiting:
@@ -188,7 +188,7 @@ def test_closing_a_completion_stream_stops_the_server(full_server: RealServer) -
         with client.complete_stream("Once upon a time", **LONG) as stream:
             assert next(stream.text())
             assert any(slot.is_processing for slot in client.slots())
-        eventually(lambda: not any(slot.is_processing for slot in client.slots()))
+        eventually(lambda: not any(slot.is_processing for slot in client.slots()), 30)
 
 
 def test_a_completion_stream_that_is_cut_goes_on(full_server: RealServer) -> None:

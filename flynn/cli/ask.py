@@ -128,14 +128,14 @@ def _answer(
 
         with tool_run(client, messages, given.tool, options) as run:
             first = show(run, terminal, text=text)
-        keep_conversation(run.messages, terminal)
+        keep_conversation(run.messages, terminal, continued=given.continued)
         return run.answer(), first
     stream = client.chat_stream(messages, **options)
     try:
         first = show(stream, terminal, text=text)
     finally:
         if stream.response.content:
-            keep_conversation([*messages, stream.response.message], terminal)
+            keep_conversation([*messages, stream.response.message], terminal, continued=given.continued)
     return stream.response, first
 
 

@@ -130,9 +130,10 @@ def _open(path: str) -> BinaryIO:
 def _check_files(given: Given, file: BinaryIO) -> bool:
     """Refuse to write a file that is read, or written for another purpose. Returns whether INPUT is the errors file."""
     reads = {"INPUT": file.fileno(), **{f"--{name.replace('_', '-')}": getattr(given, name) for name in _READ}}
-    writes = {"--report": given.report, "standard error": 2}
+    # A stream that was closed when Python started is None, and its number may be that of a file opened since.
+    writes = {"--report": given.report, "standard error": sys.stderr and 2}
     if given.output is None:
-        writes["standard output"] = 1
+        writes["standard output"] = sys.stdout and 1
     else:
         writes.update({"OUTPUT": given.output, "the errors file": errors_path(given.output)})
     seen: Dict[object, str] = {}

@@ -40,8 +40,8 @@ def last_conversation() -> str:
     return path
 
 
-def keep_conversation(messages: Sequence[AnyMessage], terminal: Terminal) -> None:
-    """Replace the last conversation. Says in one line why if it cannot be written."""
+def keep_conversation(messages: Sequence[AnyMessage], terminal: Terminal, *, continued: bool) -> None:
+    """Replace the last conversation. If it cannot be written, one line says why to a person, or who continued one."""
     path = history_file("last.json")
     if path is None:
         return
@@ -54,4 +54,6 @@ def keep_conversation(messages: Sequence[AnyMessage], terminal: Terminal) -> Non
         make_folder(path)
         replace_file(path, json.dumps([encode_message(message) for message in messages]) + "\n")
     except OSError as error:
-        terminal.fail(f"{path}: {error.strerror}; this conversation cannot be continued (FLYNN_HISTORY= keeps none)")
+        if continued or terminal.err_is_terminal:
+            problem = f"{path}: {error.strerror}"
+            terminal.fail(f"{problem}; this conversation cannot be continued (FLYNN_HISTORY= keeps none)")

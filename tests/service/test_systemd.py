@@ -113,7 +113,9 @@ class TestAStandingService:
             units.check_alive(environ, 9, seconds=0.0)  # a server takes a moment
             with pytest.raises(InstallError, match=f"llama-server listens on port {NEW_PORT}, not on 9"):
                 units.check_alive(environ, 9, seconds=units.SILENT_SECONDS + 1)
-            units.check_alive(environ, int(arguments[arguments.index("--port") + 1]), units.SILENT_SECONDS + 1)
+            port = int(arguments[arguments.index("--port") + 1])
+            until(lambda: health(port) == 200, 60)
+            units.check_alive(environ, port, units.SILENT_SECONDS + 1)
 
     def test_killed_it_is_back_within_seconds(self, login: Session, arguments: list[str]) -> None:
         pid = login.show("llama-server", "MainPID")

@@ -301,7 +301,7 @@ schema_of(node_of(Dict[int, List[Point]]))
 print(*sys.modules)
 """
     root = Path(flynn.__file__).parents[1]
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, timeout=60)
+    ended = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, cwd=root, timeout=60)
     assert "flynn.structured.grammar" in ended.stdout, ended.stderr
     assert not {"pydantic", "msgspec", "attr", "decimal", "datetime"} & set(ended.stdout.split())
 
