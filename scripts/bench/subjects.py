@@ -41,7 +41,7 @@ class Subject:
 BARE = Subject("bare python")
 RAW = Subject("raw socket", "raw", "import json, socket")
 HTTP_CLIENT = Subject("http.client", "http_client", "import http.client, json")
-FLYNN = Subject("flynn", "with_flynn", "import flynn", ("flynn",), asynchronous=True)
+FLYNN = Subject("flynn", "with_flynn", "import flynn", ("flynn-llama",), asynchronous=True)
 OURS = [BARE, RAW, HTTP_CLIENT, FLYNN]
 PEERS = [
     Subject("ollama", "with_ollama", "import ollama", ("ollama",), "bench", True, llama_server=False),

@@ -26,7 +26,7 @@ def flynn_wheel(place: Place, folder: Path) -> Dict[str, Any]:
     pip(place, "wheel", *offline, "--no-build-isolation", "--wheel-dir", str(folder), str(source))
     (wheel,) = folder.glob("*.whl")
     pip(place, "install", *offline, "--target", str(installed), str(wheel))
-    return {"wheel": wheel.stat().st_size, **child(place, place.builder, "bench.sizes", "flynn", path=installed)}
+    return {"wheel": wheel.stat().st_size, **child(place, place.builder, "bench.sizes", "flynn-llama", path=installed)}
 
 
 def pip(place: Place, *arguments: str) -> None:
