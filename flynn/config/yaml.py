@@ -119,11 +119,11 @@ def parse(text: str, file: Optional[str] = None) -> Tuple[Optional[Dict[str, Val
         >>> parse("models:\n  local:\n    timeout: 1:30\n")[0]
         {'models': {'local': {'timeout': 90}}}
     """
-    reader = _Reader(text, file)
+    reader = _Parser(text, file)
     return reader.document(), reader.positions
 
 
-class _Reader:
+class _Parser:
     """Reads a document line by line. `at` is always an index in the current line."""
 
     def __init__(self, text: str, file: Optional[str]) -> None:

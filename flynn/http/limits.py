@@ -219,6 +219,7 @@ class LimitedSocket:
     def __init__(self, sock: socket.socket, call: Call, expected: str = "an HTTP response") -> None:
         sock.setblocking(False)
         self.sock = sock
+        self._is_plain = type(sock) is socket.socket
         self._expected = expected
         self._files = 0
         self._closed = False
@@ -243,6 +244,8 @@ class LimitedSocket:
         """Wait for bytes and receive them. Returns their number, 0 at the end, None while `draining`."""
         if self.draining:
             return None
+        if self._is_plain:  # of a stream the next bytes are seldom there already; TLS may have them in its own buffer
+            self.call.wait(self.sock, time.monotonic())
         size = self._complete(self.sock.recv_into, buffer)
         if not size:
             self.call.check()  # `abort` ends the connection too

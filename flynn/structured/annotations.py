@@ -62,12 +62,12 @@ def node_of(annotation: object) -> Node:
         TypeError: the annotation has no JSON form. The message, one line, says what and where.
     """
     try:
-        return _Reader().read(annotation, "schema")
+        return _NodeReader().read(annotation, "schema")
     except RecursionError:
         raise TypeError("schema: nested too deeply") from None
 
 
-class _Reader:
+class _NodeReader:
     def __init__(self) -> None:
         self._named: Dict[Any, Union[Struct, Alias]] = {}  # so that a recursive type finds itself
 

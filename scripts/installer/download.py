@@ -176,7 +176,7 @@ def _download(
             progress.update(file.name, part.position)
             try:
                 if part.position < part.size:
-                    _receive(file, part, hub, progress, stop)
+                    receive(file, part, hub, progress, stop)
                 part.finish()
                 return
             except TemporaryError as failure:
@@ -193,7 +193,8 @@ def _download(
                 ) from error
 
 
-def _receive(file: RemoteFile, part: Part, hub: Hub, progress: Progress, stop: threading.Event) -> None:
+def receive(file: RemoteFile, part: Part, hub: Hub, progress: Progress, stop: threading.Event) -> None:
+    """Download the rest of a part. Raises TemporaryError, Interrupted or InstallError; what arrived stays in the part."""
     headers = {}
     if part.position:
         headers["Range"] = f"bytes={part.position}-"

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,8 @@ def test_a_retry_after_of_hours_ends_with_the_reason(get: Downloader) -> None:
         get()
 
 
-def test_a_server_that_gives_nothing_is_given_up(get: Downloader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "FIRST_BACKOFF_SECONDS", 0.001)
-    get.server.faults = [cut(0) for _ in range(download.MOST_FAILURES)]
+def test_a_server_that_gives_nothing_is_given_up(get: Downloader) -> None:
+    get.server.faults = [status(503, Retry_After="0") for _ in range(download.MOST_FAILURES)]
     with pytest.raises(InstallError, match="tried") as error:
         get()
     assert error.value.status == 75
@@ -238,11 +238,10 @@ def test_a_damaged_file_is_replaced_in_its_place(get: Downloader) -> None:
     assert download.folder_for(get.describe(), get.folder, REPOSITORY) == get.folder
 
 
-def test_too_little_space_is_noticed_before_the_download(get: Downloader, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(get.folder.parent)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+def test_too_little_space_is_noticed_before_the_download(get: Downloader) -> None:
+    files = [replace(file, size=10**18) for file in get.describe()]
     with pytest.raises(InstallError, match="short"):
-        get()
+        download.fetch(files, get.folder, Hub(get.environ), print)
     assert get.server.bodies() == []
 
 
@@ -324,5 +323,5 @@ def _leave_part(get: Downloader, size: int) -> None:
     get.folder.mkdir(parents=True, exist_ok=True)
     get.server.faults = [cut(size)]
     with download.Part(files[0], get.folder / NAME) as part, pytest.raises(download.TemporaryError):
-        download._receive(files[0], part, client, download.Progress(1), stop)
+        download.receive(files[0], part, client, download.Progress(1), stop)
     assert (get.folder / f"{NAME}.part").stat().st_size == size
