@@ -194,7 +194,7 @@ def _download(
 
 
 def receive(file: RemoteFile, part: Part, hub: Hub, progress: Progress, stop: threading.Event) -> None:
-    """Download the rest of a part. Raises TemporaryError, Interrupted or InstallError; what arrived stays in the part."""
+    """Download the rest of a part; what arrives stays in it. Raises TemporaryError, Interrupted or InstallError."""
     headers = {}
     if part.position:
         headers["Range"] = f"bytes={part.position}-"
