@@ -68,7 +68,7 @@ def _kill_installers(server: Any, seed: str) -> str:
 
 def _kill_batches(server: Any, seed: str) -> str:
     counts = batches.kill_at_random(seed, 100)
-    return f"{counts['killed']} kills in {counts['batches']} batches of 400, {counts['refused']} misused files refused"
+    return f"{counts['killed']} kills, {counts['batches']} x 400 requests, {counts['refused']} misused files refused"
 
 
 def _kill_batches_at_writes(server: Any, seed: str) -> str:
