@@ -1,8 +1,8 @@
 """Many requests, none lost, at the server's full speed: `run`, and behind the command, `flynn batch`.
 
-    requests   what is asked                                                  no I/O
+    requests   requests, and their lines                                      no I/O
     schema     whether an answer fits a JSON schema                           no I/O
-    results    what came of a request, and the line that says so              no I/O
+    results    the result of a request, and its line in OpenAI's form         no I/O
     queue      in which order requests are sent                               no I/O
     scheduler  how many are under way, which are tried again, and until when  no I/O
     workers    who sends them: threads, or an executor
@@ -13,7 +13,7 @@ and for the command:
     done       which requests have a result                                   no I/O
     input      the file of requests
     output     the files of results and failures
-    tally      how it goes, in figures
+    tally      running totals
 """
 
 from __future__ import annotations

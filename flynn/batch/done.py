@@ -1,4 +1,4 @@
-"""What has a result already: by the ID of its request, with a digest of what was asked. No I/O."""
+"""The requests that have a result: their IDs, each with a digest of the request. No I/O."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class IdTable:
 
 
 class Done:
-    """What has a result, and what was asked for in this run.
+    """The requests that have a result, and those of this run.
 
     Args:
         keep_order: whether to fill `order`.
@@ -76,11 +76,11 @@ class Done:
         return True
 
     def knows(self, custom_id: str) -> bool:
-        """Return whether an ID has a result, or was asked for."""
+        """Return whether an ID has a result, or is in this run."""
         return bool(self._table.get(hash(id_json(custom_id))))
 
     def has(self, custom_id: str, digest: str) -> bool:
-        """Return whether this very request has a result under its ID; notes that it was asked for."""
+        """Return whether this very request has a result under its ID, and note the ID."""
         key = hash(id_json(custom_id))
         if self._table.get(key) != digest[-8:].encode():
             return False
@@ -89,7 +89,7 @@ class Done:
         return True
 
     def ask(self, custom_id: str) -> None:
-        """Note that something is asked for that has no result.
+        """Note a request of this run that has no result.
 
         Raises:
             RequestError: an earlier request has this ID.
@@ -114,4 +114,4 @@ class Done:
 
 
 class InputChanged(RequestError):
-    """Something else was asked under this ID when the output was written."""
+    """The result under this ID is of another request."""

@@ -20,7 +20,7 @@ _PLACE = re.compile(r"\{\{\s*(\w(?:[\w .-]*\w)?)\s*\}\}")
 
 
 class Entry(NamedTuple):
-    """What the input says in one place.
+    """An entry of the input.
 
     Attributes:
         number: the line, counted from 1; the last one of several.
@@ -243,7 +243,7 @@ def requests(
 
     Args:
         file: the name of the input, for errors.
-        fingerprint: of whatever else decides what is asked, e.g. a template; 32 bytes at most.
+        fingerprint: of everything else that decides the requests, such as a template; 32 bytes at most.
 
     Raises:
         FileError: a request has a result, but of something else; see `Done.ask`.

@@ -79,9 +79,9 @@ class LineFile:
         end = self.size
         while end:
             start = max(0, end - _BLOCK)
-            found = os.pread(self.file, end - start, start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
+            newline = os.pread(self.file, end - start, start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
             end = start
         return 0
 
@@ -164,7 +164,7 @@ class LineFile:
         os.unlink(self._draft)
 
     def sync(self, after: float = 0.0) -> None:
-        """Wait until all of it is on the disk, if that was so many seconds ago."""
+        """Write everything to the disk (fsync), if the last time is `after` seconds ago."""
         if time.monotonic() >= self._synced + after:
             with named(self.path):
                 os.fsync(self.file)

@@ -60,12 +60,12 @@ class Record:
             file.append(b"".join(encode_result(result) for result in results if (result.error is not None) == failed))
 
     def sync(self, after: float = 0.0) -> None:
-        """Wait until all of it is on the disk, if that was so many seconds ago."""
+        """Write everything to the disk (fsync), if the last time is `after` seconds ago."""
         self._output.sync(after)
         self.errors.sync(after)
 
     def finish(self, done: Done) -> None:
-        """Put in order what a run has written that has come to its end."""
+        """Sort the results of a complete run, where that was asked for, and drop failures that have a result."""
         self._output.check_place()
         self.errors.finish(done)
         if done.order:

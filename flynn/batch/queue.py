@@ -46,7 +46,7 @@ class Task:
 
 
 class Window:
-    """Tasks, sorted and divided among workers: what begins alike goes to one worker, one after the other.
+    """Tasks, sorted and divided among workers: requests that begin alike go to one worker, one after the other.
 
     A slot of llama-server keeps the prompt that it read last, and a request is given to the slot that knows most of its
     beginning (`get_available_slot` in tools/server/server-context.cpp). So one slot reads, once, a long text that many

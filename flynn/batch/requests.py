@@ -1,4 +1,4 @@
-"""What is asked: a line, a mapping or a prompt becomes a request that is ready to be sent. No I/O.
+"""Requests: from a line, a mapping or a prompt to a request that is ready to be sent. No I/O.
 
 The format is that of OpenAI's batch files (https://platform.openai.com/docs/guides/batch), with a short form:
 
@@ -39,7 +39,7 @@ class Request:
         path: the route.
         body: JSON in UTF-8, on one line. What the model reads comes first, so that bodies sort by it.
         number: its place among the requests, counted from 1.
-        digest: 16 hexadecimal digits that change with what is asked; empty where nobody needs them.
+        digest: 16 hexadecimal digits that change with the content of the request; empty where nobody needs them.
         schema: the JSON schema that the answer has to fit; None for no schema.
         defaulted: the names of the defaults that are in its body.
     """

@@ -94,8 +94,8 @@ class _Checker:
             self._require(part, value, keys)
         for keyword in ("anyOf", "oneOf"):
             if parts := _list(schema, keyword):
-                found = [self.mismatch(part, value, keys) for part in parts]
-                mismatches = [mismatch for mismatch in found if mismatch is not None]
+                results = [self.mismatch(part, value, keys) for part in parts]
+                mismatches = [mismatch for mismatch in results if mismatch is not None]
                 if len(mismatches) == len(parts):
                     raise max(mismatches, key=lambda mismatch: len(mismatch.keys))
                 if keyword == "oneOf" and len(mismatches) < len(parts) - 1:

@@ -89,6 +89,6 @@ class LineEditor:
             command, space, path = line.partition(" ")
             if space and command in self._commands:
                 pattern = glob.escape(os.path.expanduser(path)) + "*"
-                found = sorted(glob.glob(pattern))
-                self._matches = [f"{command} {name}{os.sep if os.path.isdir(name) else ''}" for name in found]
+                paths = sorted(glob.glob(pattern))
+                self._matches = [f"{command} {name}{os.sep if os.path.isdir(name) else ''}" for name in paths]
         return self._matches[number] if number < len(self._matches) else None

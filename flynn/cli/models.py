@@ -76,10 +76,10 @@ def _act(client: LlamaCppClient, action: str, name: str, terminal: Terminal) -> 
                     break
                 terminal.progress(_progress(event))
     terminal.clear_progress()
-    found = next((model.status for model in client.models() if model.id == name), None)
-    if action == "load" and found not in ("loaded", "sleeping"):
+    status = next((model.status for model in client.models() if model.id == name), None)
+    if action == "load" and status not in ("loaded", "sleeping"):
         raise ServerError(f"model {name!r} could not be loaded; the server's log says why")
-    if action == "download" and found is None:
+    if action == "download" and status is None:
         raise ServerError(f"model {name!r} could not be downloaded; the server's log says why")
 
 

@@ -25,8 +25,8 @@ def check_timeout(value: object) -> Optional[float]:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_TIMEOUT:
         # A very large int has no repr: Python limits the digits that it converts.
-        got = "a larger one" if isinstance(value, int) and value > MAX_TIMEOUT else repr(value)
-        raise ConfigError(f"a timeout is {TIMEOUTS}, not {got}")
+        shown = "a larger one" if isinstance(value, int) and value > MAX_TIMEOUT else repr(value)
+        raise ConfigError(f"a timeout is {TIMEOUTS}, not {shown}")
     return float(value)
 
 

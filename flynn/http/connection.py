@@ -87,8 +87,8 @@ class Connection(http.client.HTTPConnection):
             self.close()
             if not self._limited.ended:
                 raise ProtocolError(f"expected an HTTP response, got {error}") from error
-            how = "in the middle of it" if self.answered else "before any of it came"
-            raise self._lost(f"expected an HTTP response, but the connection was closed {how}") from None
+            moment = "in the middle of it" if self.answered else "before any of it came"
+            raise self._lost(f"expected an HTTP response, but the connection was closed {moment}") from None
         except ConnectionLostError as error:
             self.close()
             raise self._lost(str(error)) from error.__cause__
@@ -186,8 +186,8 @@ def _addresses(target: Endpoint) -> List[Tuple[int, Any]]:
     if target.socket_path is not None:
         return [(socket.AF_UNIX, target.socket_path)]
     # As bytes: for a str the codec idna is loaded, which takes milliseconds, and an endpoint's host is ASCII.
-    found = socket.getaddrinfo(target.host.encode("ascii"), target.port, type=socket.SOCK_STREAM)
-    return [(family, address) for family, _, _, _, address in found]
+    addresses = socket.getaddrinfo(target.host.encode("ascii"), target.port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in addresses]
 
 
 def _connect(sock: socket.socket, address: Any, call: Call) -> int:

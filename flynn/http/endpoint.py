@@ -94,7 +94,7 @@ def parse_endpoint(text: str) -> Endpoint:
         text: `http://`, `https://` or `unix:///path/to.sock`; a path after the host is a prefix of every route.
 
     Raises:
-        ConfigError: it is none of these, or carries a user name, a query or a fragment.
+        ConfigError: it has none of these forms, or carries a user name, a query or a fragment.
 
     Example:
         >>> parse_endpoint("http://localhost:8080/llm").prefix

@@ -63,12 +63,12 @@ def expect(kind: type, value: Any) -> Any:
 
 def refuse(expected: str, value: Any) -> NoReturn:
     if isinstance(value, str):
-        got = json.dumps(value if len(value) <= 60 else value[:60] + "…", ensure_ascii=False)
+        shown = json.dumps(value if len(value) <= 60 else value[:60] + "…", ensure_ascii=False)
     elif value is None or isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 200):
-        got = json.dumps(value)
+        shown = json.dumps(value)
     else:
-        got = NAMES.get(type(value), f"{type(value).__name__}, which is not a JSON value")
-    raise Mismatch(f"expected {expected}, got {got}", expected=expected)
+        shown = NAMES.get(type(value), f"{type(value).__name__}, which is not a JSON value")
+    raise Mismatch(f"expected {expected}, got {shown}", expected=expected)
 
 
 def in_one_line(error: BaseException, limit: Optional[int] = 200) -> str:

@@ -197,8 +197,8 @@ class Transport:
         if 200 <= response.status < 300:
             if kind and response.content_type != kind and not (kind == JSON and response.status == 204):
                 response.close()
-                got = response.content_type or "no content type"
-                raise ProtocolError(f"expected {_KINDS.get(kind, kind)}, got {got!r}")
+                media_type = response.content_type or "no content type"
+                raise ProtocolError(f"expected {_KINDS.get(kind, kind)}, got {media_type!r}")
             return response
         if response.status < 400:
             response.close()
