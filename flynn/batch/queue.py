@@ -1,4 +1,4 @@
-"""The requests that wait: in which order they are sent, and which of them are tried again. No I/O.
+"""The queue of requests: in which order they are sent, and which are tried again. No I/O.
 
 All times are those of `time.monotonic`.
 """
@@ -18,7 +18,7 @@ GATHER = 0.05  # seconds that a worker waits for more requests to choose from
 
 
 class Task:
-    """A request on its way.
+    """A request of a run, with its attempts.
 
     Attributes:
         request: the request.
@@ -89,7 +89,7 @@ class Window:
 
 
 def _common_prefix(one: bytes, other: bytes) -> int:
-    """Return the number of bytes that both begin with."""
+    """Return the length of the common beginning, in bytes."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -101,7 +101,7 @@ def _common_prefix(one: bytes, other: bytes) -> int:
 
 
 class Queue:
-    """The tasks that wait.
+    """The queue of tasks.
 
     Attributes:
         ended: whether no more will be added.
@@ -140,7 +140,7 @@ class Queue:
         return len(self._next) == 1
 
     def put_back(self, task: Task, due: float) -> None:
-        """Add a task that is to be tried again, from a moment on."""
+        """Add a task that is to be tried again, not before a moment."""
         heapq.heappush(self._again, (due, next(self._count), task))
 
     def take(self, worker: int, now: float, *, untried_first: bool = False) -> Tuple[Optional[Task], Optional[float]]:
@@ -200,18 +200,18 @@ class Outage:
             self._reopens = now + pause
 
     def end(self) -> bool:
-        """A request was answered. Returns whether there was an outage."""
+        """Record an answer. Returns whether there was an outage."""
         was_away = self.since is not None
         self.since, self.error, self.failures, self._reopens = None, None, 0, 0.0
         return was_away
 
     def begin(self, task: Task) -> None:
-        """A task is sent."""
+        """Record that a task is sent."""
         if self.since is not None:
             self._trial = task
 
     def finish(self, task: Task) -> None:
-        """A task has come back, or was stopped."""
+        """Record that a task has ended, or was stopped."""
         if task is self._trial:
             self._trial = None
 

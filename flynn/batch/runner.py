@@ -130,7 +130,7 @@ class Run:
         self._begun = False
 
     def poll(self, timeout: Optional[float] = None) -> Optional[List[Result]]:
-        """Wait for results, `timeout` seconds at most, and return all there are; None at the end.
+        """Wait for results, `timeout` seconds at most, and return all that are there; None at the end.
 
         Raises:
             Exception: see `run`.
@@ -142,17 +142,17 @@ class Run:
         return self._scheduler.results(timeout)
 
     def drain(self) -> None:
-        """Begin no more requests. Those under way still come."""
+        """Begin no more requests. Those under way still yield their results."""
         self._scheduler.stop()
 
     def close(self) -> None:
-        """Stop at once, the requests under way too. Closing twice is fine."""
+        """Abort everything, also the requests under way. Closing twice is fine."""
         self._scheduler.stop()
         self._workers.abort()
 
     @property
     def in_flight(self) -> int:
-        """Requests under way."""
+        """The number of requests under way."""
         return self._scheduler.in_flight
 
     @property
@@ -208,7 +208,7 @@ class Run:
 
 
 def _read(requests: Iterator[Union[Request, Result]], scheduler: Scheduler) -> None:
-    """In a thread of its own: requests may come from a pipe, slowly."""
+    """Read the requests, in a thread of their own: a pipe may deliver them slowly."""
     try:
         for item in requests:
             if not (scheduler.add_failed(item) if isinstance(item, Result) else scheduler.add(item)):

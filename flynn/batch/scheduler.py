@@ -25,7 +25,7 @@ from .requests import Request
 from .results import Result, failure
 
 ATTEMPTS = 10  # that fail by a request's own fault
-REFUSALS = 5  # of the token, before any answer, after which the token is at fault and not what was asked
+REFUSALS = 5  # refusals before any answer that mean that the token is wrong, and not that one request is refused
 _UNCLAIMED = 256  # results; with more of them no request is begun
 
 
@@ -87,7 +87,7 @@ class Scheduler:
             return not self.stopping
 
     def add_failed(self, result: Result) -> bool:
-        """Add the result of what is not a request. Waits and returns as `add`."""
+        """Add the failure of a line that is not a request. Waits and returns as `add`."""
         with self._lock:
             while not self.stopping and len(self._results) >= _UNCLAIMED:
                 self._room.wait()
@@ -95,7 +95,7 @@ class Scheduler:
             return not self.stopping
 
     def end(self) -> None:
-        """There are no more requests."""
+        """Record that there are no more requests."""
         with self._lock:
             self._queue.ended = True
             self._wake_all()
@@ -121,7 +121,7 @@ class Scheduler:
             return []
 
     def succeed(self, task: Task, result: Result) -> None:
-        """A task was answered. An answer that does not fit the request's schema is asked for again."""
+        """Record the answer of a task. An answer that does not fit the request's schema is asked for again."""
         with self._lock:
             self._finish(task)
             self._answered += 1
@@ -135,7 +135,7 @@ class Scheduler:
                 self._put(result, task.place)
 
     def fail(self, task: Task, error: FlynnError) -> None:
-        """An attempt failed: the task is tried again, or has failed for good, or the run gives up."""
+        """Record a failed attempt: the task is tried again, or has failed for good, or the run gives up."""
         with self._lock:
             self._finish(task)
             task.failed(error)
@@ -152,14 +152,14 @@ class Scheduler:
             self._wake_all()
 
     def give_back(self, task: Task) -> None:
-        """A task was not begun."""
+        """Take back a task that was not begun."""
         with self._lock:
             self._finish(task)
             self._queue.put_back(task, time.monotonic())
             self._wake_all()
 
     def drop(self, task: Task) -> None:
-        """A task was stopped."""
+        """Record that a task was stopped."""
         with self._lock:
             self._finish(task)
             self._wake_all()
@@ -167,10 +167,10 @@ class Scheduler:
     # --- called by the owner ------------------------------------------------------------------------------------------
 
     def results(self, timeout: Optional[float]) -> Optional[List[Result]]:
-        """Wait for results, `timeout` seconds at most, and return all there are; None at the end of the run.
+        """Wait for results, `timeout` seconds at most, and return all that are there; None at the end of the run.
 
         Raises:
-            BaseException: what made the run give up, after the last result.
+            BaseException: the reason why the run gave up, after the last result.
         """
         with self._lock:
             if not self._results and not self._is_over(done=True):
@@ -196,13 +196,13 @@ class Scheduler:
             self._tasks.notify_all()
 
     def stop(self, error: Optional[BaseException] = None) -> None:
-        """Begin no more requests; `error` is raised at the end."""
+        """Begin no more requests, and raise `error` at the end."""
         with self._lock:
             self._give_up(error)
 
     @property
     def away(self) -> Optional[Tuple[float, Optional[FlynnError]]]:
-        """The seconds for which no request was answered, and the last failure; None while there is an answer."""
+        """The seconds since the last answer, and the last failure; None while the server answers."""
         with self._lock:
             since = self._outage.since
             return None if since is None else (time.monotonic() - since, self._outage.error)
@@ -214,7 +214,7 @@ class Scheduler:
         return self._places - 1
 
     def _is_over(self, *, done: bool = False) -> bool:
-        """Return whether there is nothing more to begin, and, if `done`, nothing under way."""
+        """Return whether nothing is left to begin, and, if `done`, nothing is under way."""
         left = self._queue or not self._queue.ended
         if done:
             return not self.in_flight and (self.stopping or not left)
@@ -228,7 +228,7 @@ class Scheduler:
             now = time.monotonic()
             if self._one_server and (delay := self._outage.delay(now)) != 0:
                 break
-            # Who failed may be at fault, and not the server: another request shows it.
+            # The request may be at fault, and not the server: another request shows it.
             untried_first = self._one_server and self._outage.since is not None
             task, delay = self._queue.take(worker, now, untried_first=untried_first)
             if task is None:

@@ -1,4 +1,4 @@
-"""How a batch goes, in figures: for a person while it goes and at its end, for a program as a report."""
+"""Running totals of a batch: the progress and the summary for a person, a report for a program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .results import Result
 
 
 class Tally:
-    """Counts results, from the moment when it is made.
+    """Counts results and the seconds since it was created.
 
     Attributes:
         before: results that the output held already.
@@ -35,20 +35,20 @@ class Tally:
         self.completion_tokens += completion
 
     def line(self, left: Optional[float]) -> str:
-        """Return how it goes, in one line.
+        """Return the progress in one line.
 
         Args:
-            left: requests that are still to be done; None if nobody knows.
+            left: requests that are still to be done; None if that is unknown.
         """
         seconds = self._seconds()
         parts = [f"{self.before + self.done} done", f"{self.failed} failed", *self._speeds(seconds)]
         if left is not None and self.done:
-            # What failed is not counted as work: it may have taken no time at all, or all of it.
+            # Failures do not count as work: they may have taken no time at all, or all of it.
             parts.append(f"{_duration(left * seconds / self.done)} left")
         return ", ".join(parts)
 
     def summary(self) -> str:
-        """Return what was done, in one line."""
+        """Return the summary in one line."""
         seconds = self._seconds()
         before = f" ({self.before} of them before)" if self.before else ""
         parts = [f"{self.before + self.done} done{before}", f"{self.failed} failed"]
@@ -60,7 +60,7 @@ class Tally:
         return ", ".join([*parts, _duration(seconds)])
 
     def report(self) -> Dict[str, Union[int, float]]:
-        """Return what was done, for a program."""
+        """Return the totals, for a program."""
         seconds = self._seconds()
         return {
             "done": self.done,

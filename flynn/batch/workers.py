@@ -1,4 +1,4 @@
-"""Who sends the requests: threads, to one server, or an executor, whose workers may have servers of their own.
+"""The workers, which send the requests: threads, to one server, or an executor, whose workers may have others.
 
 To hand a task to an executor may cost more than the answer. So a task of it is several requests, as many as are
 answered within a second, one after the other, and their answers come back together. A worker that dies costs no more
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Route, body and time limit in seconds of a request.
 Job = Tuple[str, bytes, Optional[float]]
-# What came of some jobs, in their order, and the seconds that they took.
+# The results of some jobs, in their order, and the seconds that they took.
 JobResults = Tuple[List[Union[bytes, FlynnError]], float]
 
 _LOOK = 2.0  # seconds between two looks at the server's slots
@@ -43,13 +43,13 @@ _WAIT = 30.0  # seconds that a worker waits for its server before another worker
 
 
 class Workers(Protocol):
-    """What sends the requests of a run."""
+    """The workers of a run."""
 
     def begin(self) -> None:
-        """Start to send. Called once."""
+        """Start to send requests. Called once."""
 
     def abort(self) -> None:
-        """End what is under way; the scheduler has been stopped."""
+        """Abort the requests under way; the scheduler has been stopped."""
 
 
 class ThreadWorkers:
@@ -80,7 +80,7 @@ class ThreadWorkers:
             scope.abort()
 
     def _use(self, jobs: int) -> None:
-        """Have so many threads, or as many as there is room for, but at least one."""
+        """Start threads until there are so many, or as many as there is room for, but at least one."""
         self._scheduler.set_limit(jobs)
         try:
             for number in range(self._count + 1, jobs + 1):
@@ -120,7 +120,7 @@ class ThreadWorkers:
                 scheduler.succeed(task, result)
 
     def _watch_slots(self) -> None:
-        """Keep to the slots that nobody else uses, and at least to one."""
+        """Set the number of threads to that of the slots that nobody else uses, at least one."""
         while self._jobs is None:
             try:
                 with self._scope(0):
@@ -188,7 +188,7 @@ class ExecutorWorkers:
         start(self._submit, name="flynn-batch-submit")
 
     def abort(self) -> None:
-        """Take back what has not begun; an executor cannot be made to stop what has."""
+        """Cancel the tasks that have not begun; an executor cannot stop the others."""
         for future in list(self._futures):
             future.cancel()
 
@@ -242,7 +242,7 @@ class ExecutorWorkers:
 
 
 def do(client: Optional[LlamaCppClient], jobs: Sequence[Job], seconds: float) -> JobResults:
-    """In the worker: send requests one after the other, and begin no more of them after so many seconds.
+    """Send requests one after the other, in the worker, and begin no more of them after so many seconds.
 
     Args:
         client: None for the client that this process's environment and configuration describe.

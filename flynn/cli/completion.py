@@ -129,7 +129,7 @@ def _zsh(commands: Commands) -> str:
 
 
 def _zsh_specs(action: Action) -> List[str]:
-    """The arguments of zsh's `_arguments` for one of ours; see zshcompsys(1)."""
+    """Return the arguments of zsh's `_arguments` for an action; see zshcompsys(1)."""
     completes = "_files" if _is_file(action) else f"({_choices(action) or ' '})"
     value = f":{_value(action).replace(':', '/')}:{completes}" if _value(action) else ""
     names, repeatable = action.option_strings, action.nargs == "*" or "(repeatable)" in _help(action)
@@ -170,7 +170,7 @@ def _fish(commands: Commands) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As one word, for any of these shells."""
+    """Return a text quoted as one word, for any of these shells."""
     return "'" + text.replace("'", "'\\''") + "'"
 
 

@@ -22,7 +22,7 @@ EXAMPLES = """\
 
 Each text becomes one line: a list of numbers, or with --json an object. Without TEXT
 and --file each line of standard input is a text; they are sent 32 at a time.
-The server has to be started with --embeddings."""
+Start the server with --embeddings."""
 
 _AT_ONCE = 32  # texts in a request
 
