@@ -24,6 +24,7 @@ from scripted import CHAT, delta
 
 import flynn
 from flynn import Limits, LlamaCppClient
+from flynn.cli import COMMANDS
 from flynn.conversation import summarise
 from flynn.structured.annotations import node_of
 
@@ -257,15 +258,15 @@ def test_pip_is_asked_for_the_name_that_is_ours() -> None:
 
 # What Python lacks there. Run on this system before the program, so that Flynn meets neither the modules nor the names.
 AS_ON_WINDOWS = """
-import signal, socket, sys
+import select, signal, socket, sys
 class Refusal:
     def find_spec(self, name, path=None, target=None):
-        if name in ("fcntl", "termios", "resource", "pwd", "grp"):
+        if name in ("fcntl", "termios", "readline", "resource", "pwd", "grp"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-for name in ("fcntl", "termios", "resource", "pwd", "grp"):
+for name in ("fcntl", "termios", "readline", "resource", "pwd", "grp"):
     sys.modules.pop(name, None)
 sys.meta_path.insert(0, Refusal())
-del socket.AF_UNIX, signal.SIGHUP
+del socket.AF_UNIX, signal.SIGHUP, select.poll
 """
 
 
@@ -285,6 +286,40 @@ def test_where_posix_is_missing_the_command_asks(httpserver: HTTPServer, endpoin
     by_route(httpserver, {"POST /v1/chat/completions": events(delta("Hello"))})
     program = "from flynn.cli import main; sys.exit(main())"
     assert as_on_windows(program, "ask", "Hi", "--endpoint", endpoint) == (0, "Hello\n", "")
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_where_posix_is_missing_a_command_is_imported(command: str) -> None:
+    program = "from flynn.cli import main; sys.exit(main())"
+    code, output, errors = as_on_windows(program, command, "--help")
+    assert (code, output.startswith(f"usage: flynn {command}"), errors) == (0, True, "")
+
+
+def test_where_posix_is_missing_the_chat_goes_on(httpserver: HTTPServer, endpoint: str) -> None:
+    by_route(httpserver, {"POST /v1/chat/completions": events(delta("Hello"))})
+    program = "import io; sys.stdin = io.StringIO('Hi\\n'); from flynn.cli import main; sys.exit(main())"
+    code, output, errors = as_on_windows(program, "chat", "--endpoint", endpoint)
+    assert (code, output, errors) == (0, "Hello\n", "")
+
+
+def test_where_posix_is_missing_the_batch_of_an_output_file_says_so_in_one_line(tmp_path: Path) -> None:
+    prompts = tmp_path / "in.jsonl"
+    prompts.write_text('{"prompt": "Hi"}\n')
+    program = "from flynn.cli import main; sys.exit(main())"
+    code, output, errors = as_on_windows(program, "batch", str(prompts), "-o", str(tmp_path / "out.jsonl"))
+    assert (code, output) == (1, "")
+    assert errors == "flynn: an output file needs POSIX locks, which this system lacks: leave out -o\n"
+
+
+def test_where_posix_is_missing_a_batch_writes_to_standard_output(
+    tmp_path: Path, httpserver: HTTPServer, endpoint: str
+) -> None:
+    always(httpserver, reply(CHAT))
+    prompts = tmp_path / "in.jsonl"
+    prompts.write_text('{"prompt": "Hi"}\n')
+    program = "from flynn.cli import main; sys.exit(main())"
+    code, output, _ = as_on_windows(program, "batch", str(prompts), "--jobs", "1", "--endpoint", endpoint)
+    assert (code, output.count("Hello!")) == (0, 1)
 
 
 def test_where_unix_sockets_are_missing_one_line_says_so() -> None:

@@ -7,16 +7,29 @@ a draft beside it: a crash leaves all of the old one or all of the new one, and 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 import time
 from typing import Iterable, Iterator, Tuple
 
-from ..errors import FileError
+from ..errors import FileError, FlynnError
 from .results import PREFIX, is_torn
 
 _BLOCK = 1024 * 1024  # bytes
+
+
+def lock(file: int) -> None:
+    """Lock an open file until it is closed.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+        FlynnError: this system has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        raise FlynnError("an output file needs POSIX locks, which this system lacks: leave out -o") from None
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class LineFile:
@@ -127,7 +140,7 @@ class LineFile:
         with named(self._draft):
             draft = os.open(self._draft, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             try:
-                fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(draft)
                 with open(draft, "wb", closefd=False) as target:
                     target.writelines(pieces)
                 old = os.fstat(self.file)

@@ -5,7 +5,6 @@ Both are read and checked first; `Record.begin` is the first to change anything.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
@@ -15,7 +14,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 
 from ..errors import FileError
 from .done import Done, IdTable
-from .line_file import LineFile, named
+from .line_file import LineFile, lock, named
 from .results import PREFIX, Result, encode_result, is_failure, is_torn, read_result
 
 _END = 1024 * 1024  # bytes of a torn line that are looked at
@@ -96,7 +95,7 @@ class Output(LineFile):
         self.open(create=True)
         try:
             with named(self.path):
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(self.file)
             if self.is_in_place:
                 return True
         except BlockingIOError:
