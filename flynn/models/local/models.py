@@ -9,8 +9,7 @@ from ...errors import ServerError
 from ...http.limits import Call
 from .decode import decode_fields, decode_json, expect_object, get, number, objects
 from .encode import encode_json
-from .resumable import ResumableBody
-from .stream import ServerStream
+from .stream import ServerStream, StreamedAnswer
 from .transport import LOADING_PAUSE, OWN, Routes, about
 
 
@@ -177,4 +176,4 @@ class ModelRoutes(Routes):
             ...         if event.status == "loaded":
             ...             break
         """
-        return ModelEvents(ResumableBody(self.transport, "/models/sse", timeout=timeout), ModelEventDecoder())
+        return ModelEvents(StreamedAnswer(self.transport, "/models/sse", timeout=timeout), ModelEventDecoder())
