@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import socket
 import threading
 import time
 from typing import Any, Callable, Iterator, List
 
 import pytest
 from llama import LlamaServer, llama_server
-from scripted import Peer, answering, delta, error, event, eventually, response, serve, stream
+from scripted import Peer, answering, delta, error, event, eventually, full_endpoint, response, serve, stream
 from trials.crowds import streams_at_once
 
 from flynn import (
@@ -279,21 +278,14 @@ def test_a_call_is_cancelled_with_its_task(client: AsyncLlamaCppClient, end: Cal
     assert time.monotonic() < start + 10
 
 
-def test_a_call_that_waits_for_its_connection_is_cancelled_with_its_task() -> None:
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        with socket.create_connection(full.getsockname()), socket.socket() as second:
-            second.setblocking(False)
-            second.connect_ex(full.getsockname())  # the queue is full: whoever comes now waits
-            endpoint = f"http://127.0.0.1:{full.getsockname()[1]}"
-            before = threading.active_count()
-            start = time.monotonic()
-            for _ in range(2):
-                stream = AsyncLlamaCppClient(endpoint, timeout=None).chat_stream("Hi")
-                asyncio.run(wait_for(stream))
-            assert time.monotonic() < start + 10
-            eventually(lambda: threading.active_count() == before)
+def test_a_stream_that_waits_for_its_connection_is_cancelled_with_its_task() -> None:
+    with full_endpoint() as endpoint:
+        before = threading.active_count()
+        start = time.monotonic()
+        for _ in range(2):
+            asyncio.run(wait_for(AsyncLlamaCppClient(endpoint, timeout=None).chat_stream("Hi")))
+        assert time.monotonic() < start + 10
+        eventually(lambda: threading.active_count() == before)
 
 
 def test_what_was_waited_for_too_long_is_a_timeout_of_flynn_only_if_flynn_set_it(client: AsyncLlamaCppClient) -> None:

@@ -6,20 +6,17 @@ import json
 import logging
 import random
 import re
-import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, List
 
 import pytest
-from answers import Answer, always, events, in_turn, reply, sent
+from answers import Answer, always, events, in_turn, late, reply, sent
 from pytest_httpserver import HTTPServer
-from scripted import CHAT, STREAM_HEAD, answering, chunk, closing, delta, error, response, serve
-from werkzeug import Request, Response
+from scripted import CHAT, STREAM_HEAD, answering, chunk, closing, delta, error, full_endpoint, response, serve
 
 from flynn import (
     ChatRequest,
@@ -204,21 +201,8 @@ def test_retries_are_a_whole_number(wrong: Any) -> None:
 # --- connecting -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def full() -> Iterator[str]:
-    """An endpoint whose queue of connections is full, so that connecting to it takes for ever."""
-    with socket.socket() as listener, ExitStack() as waiting:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            other = waiting.enter_context(socket.socket())
-            other.setblocking(False)
-            other.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
 def test_an_address_that_drops_packets_is_noticed_long_before_the_timeout() -> None:
-    with full() as endpoint:
+    with full_endpoint() as endpoint:
         start = time.monotonic()
         with pytest.raises(ServerNotRunningError, match="llama-server not running at") as caught:
             LlamaCppClient(endpoint, timeout=600, connect_timeout=0.3).chat("Hi")
@@ -227,11 +211,7 @@ def test_an_address_that_drops_packets_is_noticed_long_before_the_timeout() -> N
 
 
 def test_a_connect_timeout_does_not_limit_the_answer(httpserver: HTTPServer, endpoint: str) -> None:
-    def late(request: Request) -> Response:
-        time.sleep(0.4)
-        return reply(CHAT)(request)
-
-    always(httpserver, late)
+    always(httpserver, late(0.4, reply(CHAT)))
     assert LlamaCppClient(endpoint, connect_timeout=0.2).chat("Hi").content == "Hello!"
 
 
