@@ -108,7 +108,7 @@ class _Channel:
     # --- in the event loop --------------------------------------------------------------------------------------------
 
     def begin(self) -> _Waker:
-        """Start the thread if it has not started. Returns the waker of its event loop. Raises RuntimeError in another."""
+        """Start the thread if it has not started. Returns the waker of the event loop; RuntimeError in another."""
         waker = _waker_of(asyncio.get_running_loop())
         if self._waker is None and not self.finished:
             self._waker = waker
