@@ -1,4 +1,4 @@
-"""A server that does what a test tells it to, byte by byte, and records what it was sent.
+"""A server that a test controls byte by byte, and that records the requests it receives.
 
     with serve(answering(response(CHAT))) as server:
         LlamaCppClient(server.endpoint).chat("Hi")
@@ -110,7 +110,7 @@ class Request:
 
 
 class Gone(Exception):
-    """The connection is over: the client has closed it, or a fault has ended it."""
+    """The connection has ended: the client closed it, or a fault ended it."""
 
 
 class Peer:
@@ -120,7 +120,7 @@ class Peer:
         server, number: the server, and the number of this connection to it, from 0 on.
         unread: bytes that were received and are not part of a request yet.
         sent: bytes that went out.
-        fault: what becomes of the bytes to be sent (see faults.py).
+        fault: sends bytes, with a fault (see faults.py).
     """
 
     def __init__(self, server: ScriptedServer, sock: socket.socket, number: int) -> None:
@@ -145,7 +145,7 @@ class Peer:
         return request
 
     def send(self, data: bytes, *, slowly: float = 0.0) -> None:
-        """Send through the fault, one byte each `slowly` seconds if that is not 0."""
+        """Send through the fault; if `slowly` is not 0, one byte every `slowly` seconds."""
         if not slowly:
             self.fault(self, data)
         for start in range(len(data) if slowly else 0):
@@ -179,7 +179,7 @@ class Peer:
     def pass_on(self, upstream: socket.socket) -> None:
         """Pass bytes on to another server and back, until one side closes."""
         while True:
-            # select does not see what TLS has decrypted already.
+            # select does not see data that TLS has already decrypted.
             decrypted = isinstance(self.sock, ssl.SSLSocket) and self.sock.pending()
             for source in [self.sock] if decrypted else select.select([self.sock, upstream], [], [])[0]:
                 data = source.recv(65536)
@@ -267,8 +267,8 @@ class ScriptedServer:
 
     Attributes:
         endpoint: for a client; port: in it.
-        requests: those that came; received: bytes that were passed on.
-        connections: how many there were; left: how many of them have ended.
+        requests: the requests received; received: the bytes passed on.
+        connections: the number of connections so far; left: how many of them have ended.
     """
 
     def __init__(
@@ -296,7 +296,7 @@ class ScriptedServer:
         self._start(self._accept)
 
     def stop_listening(self) -> None:
-        """Refuse new connections, as a server that has ended; those that there are stay."""
+        """Refuse new connections, like a server that has ended. Open connections stay."""
         self._listener.shutdown(socket.SHUT_RDWR)
 
     def _start(self, target: Callable[..., None], *arguments: object) -> None:

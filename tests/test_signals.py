@@ -38,7 +38,7 @@ def alarm(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 def test_a_signal_that_interrupts_no_wait_is_handled_soon() -> None:
-    """As one that comes just before the wait; here the system gives it to another thread, which never handles it."""
+    """Like one that arrives just before the wait. Here the system delivers it to a thread that never handles it."""
 
     class Handled(BaseException):  # like KeyboardInterrupt
         pass
