@@ -1,4 +1,4 @@
-"""Images and recordings to the JSON of the chat route: from bytes, base64, a file, or a URL."""
+"""Encodes images and recordings as JSON for the chat route: bytes, base64, a file or a URL."""
 
 from __future__ import annotations
 
