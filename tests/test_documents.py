@@ -93,7 +93,7 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("document", programs(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_python_snippets_of_a_document_run(document: Path, place: Path, served: RealServer) -> None:
+def test_the_python_of_a_document_runs(document: Path, place: Path, served: RealServer) -> None:
     program = "\n".join(f"# {snippet}\n{snippet.text}" for snippet in programs()[document])
     path = place / "program.py"
     program = program.replace("LlamaCppClient()", f'LlamaCppClient("{ADDRESS}")').replace(ADDRESS, served.endpoint)
@@ -103,7 +103,7 @@ def test_the_python_snippets_of_a_document_run(document: Path, place: Path, serv
 
 
 @pytest.mark.parametrize("snippet", snippets("sh"), ids=str)
-def test_the_shell_commands_of_a_document_run(
+def test_the_commands_of_a_document_run(
     snippet: Snippet, place: Path, served: RealServer, embedding_server: RealServer
 ) -> None:
     for line in snippet.text.splitlines():
@@ -113,14 +113,14 @@ def test_the_shell_commands_of_a_document_run(
 
 
 @pytest.mark.parametrize("snippet", snippets("console"), ids=str)
-def test_the_make_targets_in_a_document_exist(snippet: Snippet) -> None:
+def test_the_targets_of_make_in_a_document_exist(snippet: Snippet) -> None:
     for target in re.findall(r"^\$ make ([a-z-]+)", snippet.text, re.MULTILINE):
         ended = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
         assert ended.returncode == 0, f"{snippet}: {ended.stderr}"
 
 
 @pytest.mark.parametrize("snippet", snippets("yaml"), ids=str)
-def test_the_configurations_in_a_document_are_read(snippet: Snippet, tmp_path: Path) -> None:
+def test_a_configuration_of_a_document_is_read(snippet: Snippet, tmp_path: Path) -> None:
     path = tmp_path / "flynn.yaml"
     path.write_text(snippet.text)
     assert load_config(path, environ={}).models["local"].endpoint == ADDRESS
