@@ -15,7 +15,7 @@ from ..models.types import ChatRequest, ChatResponse, Message, Prompt, StreamEve
 from .annotations import node_of
 from .grammar import narrow
 from .mismatch import Mismatch, key_path
-from .nodes import Anything, Node, build
+from .nodes import ANYTHING, Node, build
 from .partial import PartialJSON
 from .schema import schema_of
 
@@ -33,7 +33,7 @@ class TypedAnswer(Generic[T]):
     def __init__(self, answer_type: object) -> None:
         if isinstance(answer_type, collections.abc.Mapping):
             self.schema: Mapping[str, Any] = narrow(answer_type)
-            self._node: Node = Anything()
+            self._node: Node = ANYTHING
         else:
             self._node = node_of(answer_type)
             self.schema = schema_of(self._node)
