@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import functools
 import importlib
+import inspect
 import math
 import types
 import typing
@@ -35,10 +36,7 @@ _WRAPPERS = ("Required", "NotRequired", "ReadOnly", "Final")
 
 
 def node_of(annotation: object) -> Node:
-    """Return the node of an annotation.
-
-    Args:
-        annotation: a dataclass, a TypedDict, or anything else that can annotate a field of one.
+    """Return the node of an annotation: a dataclass, or anything else that can annotate a field of one.
 
     Raises:
         TypeError: the annotation has no JSON form. The message, one line, says what and where.
@@ -50,12 +48,11 @@ def node_of(annotation: object) -> Node:
 
 
 class _Reader:
-    """Reads annotations; `where` is the place of one in the whole, for messages."""
-
     def __init__(self) -> None:
         self._named: Dict[Any, Node] = {}  # classes with fields, and aliases
 
     def read(self, annotation: Any, where: str) -> Node:
+        """Return the node of an annotation. `where` is its place, for messages."""
         if annotation is Any or annotation is object:
             return ANYTHING
         if annotation is None:
@@ -142,7 +139,7 @@ class _Reader:
             self._named[annotation].schema["$ref"].shared = True
             return self._named[annotation]
         definition = Definition(name)
-        node = self._named[annotation] = Node({"$ref": definition}, ANYTHING.build)
+        node = self._named[annotation] = Node({"$ref": definition}, ANYTHING.build)  # for now
         meaning = read()
         definition.schema, node.build = meaning.schema, meaning.build
         return node
@@ -162,7 +159,7 @@ _METADATA = {"annotated_types": "pydantic", "pydantic": "pydantic", "msgspec": "
 
 
 def _foreign(library: str, annotation: Any, where: str) -> Node:
-    """Have a library describe an annotation and convert its values."""
+    """The node of an annotation that a library describes, and whose values it converts."""
     try:
         if not library:
             node = nodes.foreign(annotation.model_json_schema(), annotation.model_validate)
@@ -173,7 +170,7 @@ def _foreign(library: str, annotation: Any, where: str) -> Node:
         else:
             adapter = importlib.import_module(library).TypeAdapter(annotation)
             node = nodes.foreign(adapter.json_schema(), adapter.validate_python)
-        schema_of(node)  # what llama.cpp cannot express
+        schema_of(node)  # raises if llama.cpp's grammar cannot express it
     except Exception as error:
         raise TypeError(f"{where}: {in_one_line(error)}") from error
     return node
@@ -181,39 +178,27 @@ def _foreign(library: str, annotation: Any, where: str) -> Node:
 
 def _fields_of(kind: Any, where: str) -> Iterator[Tuple[str, Any, bool]]:
     """Yield the name and the annotation of each field of a class, and whether it must be there."""
-    if dataclasses.is_dataclass(kind):
-        yield from _fields_of_dataclass(kind)
-    elif hasattr(kind, "__attrs_attrs__"):
-        hints, nothing = _hints(kind), importlib.import_module("attr").NOTHING
-        for field in kind.__attrs_attrs__:
-            if field.init:
-                yield field.alias, hints.get(field.name, field.type or Any), field.default is nothing
-    elif issubclass(kind, dict) and hasattr(kind, "__required_keys__"):
+    if issubclass(kind, dict) and hasattr(kind, "__required_keys__"):
         for name, hint in _hints(kind).items():
             # Where annotations are strings, the class itself could not see these wrappers.
             wrapper = getattr(typing.get_origin(hint), "_name", None)
             yield name, hint, wrapper == "Required" or (name in kind.__required_keys__ and wrapper != "NotRequired")
-    elif issubclass(kind, tuple) and hasattr(kind, "_field_defaults"):
+    elif any(hasattr(kind, attribute) for attribute in ("__dataclass_fields__", "__attrs_attrs__", "_field_defaults")):
         hints = _hints(kind)
-        for name in kind._fields:
-            yield name, hints.get(name, Any), name not in kind._field_defaults
+        for field in getattr(kind, "__attrs_attrs__", ()):
+            hints[field.alias] = hints.get(field.name, field.type or Any)
+        for name, parameter in inspect.signature(kind).parameters.items():
+            if type(parameter.default).__module__.startswith("pydantic."):
+                raise TypeError(f"{kind.__qualname__}.{name}: Field is the default; put it into Annotated[...]")
+            hint = hints.get(name, Any)
+            required = parameter.default is parameter.empty
+            yield name, hint.type if isinstance(hint, dataclasses.InitVar) else hint, required
     else:
         raise _inexpressible(kind, where)
 
 
-def _fields_of_dataclass(kind: Any) -> Iterator[Tuple[str, Any, bool]]:
-    hints = _hints(kind)
-    for name, field in kind.__dataclass_fields__.items():  # also the InitVars, which fields() leaves out
-        hint = hints[name]
-        if field.init and hint is not typing.ClassVar and typing.get_origin(hint) is not typing.ClassVar:
-            required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-            if type(field.default).__module__.startswith("pydantic."):
-                raise TypeError(f"{kind.__qualname__}.{name}: Field is the default; put it into Annotated[...]")
-            yield name, hint.type if isinstance(hint, dataclasses.InitVar) else hint, required
-
-
 def _hints(kind: Any) -> Dict[str, Any]:
-    """The annotations of a class. Names are looked up in its module; a class of a function also knows itself."""
+    """Return the annotations of a class. Names are looked up in its module, and a class in a function knows itself."""
     try:
         try:
             return typing.get_type_hints(kind, include_extras=True)
@@ -225,7 +210,7 @@ def _hints(kind: Any) -> Dict[str, Any]:
 
 
 def _variables(kind: Any, arguments: Sequence[Any], where: str) -> Dict[Any, Any]:
-    """What the type variables of a generic class and its bases stand for."""
+    """Return what the type variables of a generic class and its bases stand for."""
     variables = dict(zip(getattr(kind, "__parameters__", ()), arguments))
     for base in getattr(kind, "__orig_bases__", ()):
         inner = [_substituted(argument, variables) for argument in typing.get_args(base)]
@@ -239,7 +224,7 @@ def _substituted(hint: Any, variables: Mapping[Any, Any]) -> Any:
     if isinstance(hint, typing.TypeVar):
         return variables.get(hint, hint)
     parameters = getattr(hint, "__parameters__", ()) if typing.get_origin(hint) else ()
-    return hint[tuple(variables.get(one, one) for one in parameters)] if parameters else hint
+    return hint[tuple(variables.get(parameter, parameter) for parameter in parameters)] if parameters else hint
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -255,37 +240,32 @@ def _enumeration(choices: List[Tuple[Any, object]], where: str) -> Node:
 
 
 def _annotated(node: Node, metadata: Sequence[Any], where: str) -> Node:
-    """Add what Annotated says: a string is the description, `Limits` are limits, anything else means nothing here."""
+    """Add the metadata of Annotated: a string is the description, `Limits` are limits, anything else is ignored."""
     limits: Dict[str, Any] = {}
     for item in metadata:
         if isinstance(item, str):
             node = Node({**node.schema, "description": item}, node.build)
         elif isinstance(item, Limits):
             limits.update((keyword, limit) for keyword, limit in vars(item).items() if limit is not None)
-    if limits:
-        _check_limits(limits, node.schema, where)
-    return nodes.limited(node, limits)
+    try:
+        _check_limits(limits, node.schema)
+    except TypeError as error:
+        raise TypeError(f"{where}: {error}") from None
+    return nodes.limited(node, limits) if limits else node
 
 
-def _check_limits(limits: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> None:
+def _check_limits(limits: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     kind = schema.get("type") if schema.keys() <= {"type", "items", "description"} else None
     allowed = [keyword for keyword, (of_kind, _) in LIMITS.items() if of_kind == kind]
     for keyword, limit in limits.items():
         if keyword not in allowed:
-            raise TypeError(
-                f"{where}: {keyword} is not a limit of this type (its limits: {', '.join(allowed) or 'none'})"
-            )
-        needed, name = (str, "a string") if keyword == "pattern" else (int, "an int")
-        if type(limit) is not needed:
-            raise TypeError(f"{where}: {keyword} must be {name}, not {limit!r:.100}")
+            raise TypeError(f"{keyword} is not a limit of this type (its limits: {', '.join(allowed) or 'none'})")
+        limit_type, name = (str, "a string") if keyword == "pattern" else (int, "an int")
+        if type(limit) is not limit_type:
+            raise TypeError(f"{keyword} must be {name}, not {limit!r:.100}")
     if "pattern" in limits and len(limits) > 1:
-        raise TypeError(
-            f"{where}: llama.cpp ignores minLength and maxLength beside a pattern; write them into it: {{1,9}}"
-        )
-    try:
-        narrow({"type": kind, **limits})
-    except TypeError as error:
-        raise TypeError(f"{where}: {error}") from None
+        raise TypeError("llama.cpp ignores minLength and maxLength beside a pattern; write them into it: {1,9}")
+    narrow({"type": kind, **limits})
 
 
 def _inexpressible(annotation: Any, where: str) -> TypeError:

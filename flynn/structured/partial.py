@@ -1,7 +1,7 @@
-"""JSON that is still growing: the value of the text so far.
+"""JSON that is still growing: the value of the text so far, in linear time.
 
 The grammar is RFC 8259's, the values are those of `json.loads`. A number, a literal (`true`) and a key appear once they
-are complete, a string grows with its text. Each piece of text is read once, so the time is linear.
+are complete, a string grows with its text.
 """
 
 from __future__ import annotations
@@ -20,12 +20,8 @@ Parser = Generator[None, None, T]
 MAX_DEPTH = 1000
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-# Complete characters of a string. A surrogate pair is two escapes, so the first of them waits for the second.
-_HIGH = r"\\u[dD][89abAB][0-9a-fA-F]{2}"
-_NOT_HIGH = r"\\u(?![dD][89abAB])[0-9a-fA-F]{4}"
-_CHARACTERS = re.compile(
-    rf'(?:[^"\\\x00-\x1f]+|\\["\\/bfnrt]|{_NOT_HIGH}|{_HIGH}{_NOT_HIGH}|{_HIGH}(?=[^\\]|\\[^u]|{_HIGH}))*'
-)
+_CHARACTERS = re.compile(r'(?:[^"\\\x00-\x1f]+|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*')
+# An escape, or a surrogate pair of two, that is not complete.
 _ESCAPE_PREFIX = re.compile(r"\\(?:u[0-9a-fA-F]{0,4}(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?")
 _SCALAR = re.compile(r"[-+.0-9a-zA-Z]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
@@ -44,13 +40,13 @@ class PartialJSON:
     """
 
     def __init__(self) -> None:
-        self._text = ""
+        self._text = ""  # what is not read of the last piece begins at _position
         self._position = 0
         self._changed = False  # by the last piece
         self._complete = False
         self._ended = False
-        # The open containers, and for each the key of the item that is read (None before a key). The outermost one
-        # stands for the text: the value is its only item.
+        # The open containers, and the key of the item that is being read in each (None before a key). The outermost one
+        # stands for the whole text: its only item is the value.
         self._open: List[Any] = [[]]
         self._keys: List[Optional[Key]] = [0]
         self._parser = self._parse()
@@ -77,7 +73,7 @@ class PartialJSON:
         return self._changed
 
     def end(self) -> None:
-        """Mark the end of the text. Only then a number at the top level is known to be complete.
+        """Mark the end of the text. Only now is a number at the top level known to be complete.
 
         Raises:
             ValueError: the text is not complete.
@@ -136,7 +132,7 @@ class PartialJSON:
             self._refuse("a value")
 
     def _string(self, add: Callable[[str], object]) -> Parser[None]:
-        """Read the rest of a string, and pass on its pieces."""
+        """Read the rest of a string, and pass its pieces to `add`."""
         while True:
             piece, self._position = self._characters(self._text, self._position)
             if piece:
@@ -149,13 +145,18 @@ class PartialJSON:
             yield
 
     def _characters(self, text: str, position: int) -> Tuple[str, int]:
-        """Return complete characters of a string, and the position after them."""
+        """Return the complete characters of a string from a position on, and the position after them."""
         end = _CHARACTERS.match(text, position).end()  # type: ignore[union-attr]
         piece = text[position:end]
-        return json.loads(f'"{piece}"') if "\\" in piece else piece, end
+        if "\\" in piece:
+            piece = json.loads(f'"{piece}"')
+            escaped = piece[-1] != text[end - 1]
+            if escaped and "\ud800" <= piece[-1] <= "\udbff" and text[end : end + 1] != '"':
+                return piece[:-1], end - len(r"\ud800")  # the first half of a surrogate pair waits for the second
+        return piece, end
 
     def _scalar(self) -> Parser[Any]:
-        """Read a number or a literal. The end of a number is seen at the character after it."""
+        """Return a number or a literal. Only the character after a number shows that it is complete."""
         token, kind = "", "a number" if self._text[self._position] in "-0123456789" else "a value"
         while token not in _LITERALS:
             end = _SCALAR.match(self._text, self._position).end()  # type: ignore[union-attr]
@@ -169,7 +170,7 @@ class PartialJSON:
         return json.loads(token)
 
     def _peek(self) -> Parser[str]:
-        """Return the next character that is not whitespace, without reading it."""
+        """Return the next character that is not whitespace, without consuming it."""
         self._skip_space()
         while self._position == len(self._text):
             yield
@@ -193,7 +194,7 @@ class PartialJSON:
         self._changed = True
 
     def _grow(self, piece: str) -> None:
-        """Add to the string that is read."""
+        """Append to the string that is being read."""
         container, key = self._open[-1], self._keys[-1]
         string = container[key]
         container[key] = None  # CPython appends in place to a string that nothing else refers to

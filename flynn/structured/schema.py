@@ -7,6 +7,7 @@ and no other keys where `additionalProperties` is missing; `prefixItems` only wi
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any, Dict
 
@@ -15,13 +16,9 @@ from .nodes import Definition, Node, Schema
 
 
 def schema_of(node: Node) -> Schema:
-    """Return the JSON schema of a node, as llama.cpp obeys it.
+    """Return the JSON schema of a node, as llama.cpp obeys it. Raises TypeError if it is nested too deeply.
 
-    A definition that is used more than once, or leads back to itself, is under `$defs`. Its name there begins with the
-    name of the root, since llama.cpp puts the definitions of all tools of a request together.
-
-    Raises:
-        TypeError: it is nested too deeply.
+    Names under `$defs` begin with the root's, since llama.cpp puts the definitions of all tools of a request together.
 
     Example:
         >>> schema_of(node_of(Dict[str, Optional[int]]))
@@ -43,7 +40,7 @@ class _SchemaWriter:
         self._references: Dict[Definition, str] = {}
 
     def write(self, part: Any) -> Any:
-        """Return a part of a schema with each `Definition` in place or as a reference."""
+        """Return a part of a schema with each `Definition` written in place, or as a reference if it is shared."""
         if isinstance(part, list):
             return [self.write(member) for member in part]
         if not isinstance(part, dict):
@@ -57,6 +54,7 @@ class _SchemaWriter:
     def _refer(self, definition: Definition) -> str:
         if definition not in self._references:
             name = self._new_name(definition.name)
+            self.definitions[name] = {}  # reserves the name
             self._references[definition] = f"#/$defs/{name}"
             self.definitions[name] = self.write(definition.schema)
         return self._references[definition]
@@ -64,9 +62,5 @@ class _SchemaWriter:
     def _new_name(self, name: str) -> str:
         # Letters, digits and dashes: different names stay different when llama.cpp makes rule names of them.
         plain = re.sub("[^a-zA-Z0-9]+", "-", name if name == self._root else f"{self._root}-{name}").strip("-")
-        number, numbered = 1, plain
-        while numbered in self.definitions:
-            number += 1
-            numbered = f"{plain}-{number}"
-        self.definitions[numbered] = {}  # reserves the name
-        return numbered
+        names = itertools.chain([plain], (f"{plain}-{number}" for number in itertools.count(2)))
+        return next(name for name in names if name not in self.definitions)
