@@ -42,9 +42,6 @@ def compare_prompts(client: LlamaCppClient, before: Prompt, after: Prompt) -> Op
     Returns:
         The difference; None if one prompt is the beginning of the other.
 
-    Raises:
-        FlynnError: as for `LlamaCppClient.apply_template` and `tokenize`.
-
     Example:
         >>> str(compare_prompts(client, "Why is the sky blue?", "Why is the sea blue?"))
         "the prompts differ from token ... on: ..."
@@ -58,14 +55,7 @@ def compare_prompts(client: LlamaCppClient, before: Prompt, after: Prompt) -> Op
 
 
 def why_read_anew(client: LlamaCppClient, before: Prompt, expected: int, after: Prompt, response: ChatResponse) -> str:
-    """Return in one line why the cache supplied fewer tokens than the last prompt had; empty if it did not.
-
-    Args:
-        client: the server's client.
-        before: the last request of the same conversation.
-        expected: the tokens of its prompt.
-        after, response: the request, and its answer.
-    """
+    """Return in one line why the cache supplied less than the `expected` tokens of the prompt before; else nothing."""
     usage = response.usage
     if usage is None or usage.cached_tokens >= expected:
         return ""

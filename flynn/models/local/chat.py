@@ -26,7 +26,6 @@ class ChatRoutes(StreamRoutes):
 
     def chat(
         self,
-        /,
         request: Prompt,
         *,
         timeout: Optional[float] = OWN,
@@ -52,7 +51,7 @@ class ChatRoutes(StreamRoutes):
             >>> client.chat([Message("user", "Hi")], temperature=0).content
             'Hello! How can I help you today?'
         """
-        request, typed = self._typed(request, options)
+        request, typed = without_python(self._given(request, options))
         body = encode_chat(request, stream=False)
         response: ChatResponse = self.transport.fetch("POST", _CHAT, body, timeout, headers=headers, decode=decode_chat)
         return typed.read(response) if typed else response
@@ -86,7 +85,7 @@ class ChatRoutes(StreamRoutes):
             ...         if event.type == "content":
             ...             print(event.text, end="")
         """
-        request, typed = self._typed(request, options)
+        request, typed = without_python(self._given(request, options))
         body = encode_chat(request, stream=True)
         streamed = self._stream(_CHAT, body, request.model, timeout, headers, resume, resume_for)
         progress = bool(request.return_progress)
@@ -94,7 +93,7 @@ class ChatRoutes(StreamRoutes):
 
     def count_tokens(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> int:
         """Return the number of prompt tokens of a `chat` request, chat template included."""
-        body = encode_prompt(self._request(request, options))
+        body = encode_prompt(without_python(self._given(request, options))[0])
         reply = expect_object(self.transport.json("POST", f"{_CHAT}/input_tokens", body, timeout))
         count = get(reply, "input_tokens", -1)
         if count < 0:
@@ -108,17 +107,14 @@ class ChatRoutes(StreamRoutes):
             >>> client.apply_template("Hi")
             '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
         """
-        body = encode_prompt(self._request(request, options))
+        body = encode_prompt(without_python(self._given(request, options))[0])
         return get(expect_object(self.transport.json("POST", "/apply-template", body, timeout)), "prompt", "")
 
     def end_reasoning(self, id: str, *, timeout: Optional[float] = OWN) -> bool:
         """Make a reasoning model stop thinking and answer. Its request needs `reasoning_control=True`.
 
-        Args:
-            id: the ID of the answer: `stream.response.id`, set after the first event.
-
-        Returns:
-            False if no answer with this ID and `reasoning_control` is being generated.
+        Returns False if no such answer is being generated. `id` is that of the answer: `stream.response.id`, set after
+        the first event.
 
         Example:
             >>> stream = client.chat_stream("Why?", reasoning_control=True)
@@ -133,19 +129,11 @@ class ChatRoutes(StreamRoutes):
         """The request with the client's defaults, and perhaps with functions and types in it."""
         return with_defaults(chat_request(prompt, options), self.defaults)
 
-    def _request(self, prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
-        """The request with nothing but JSON in it."""
-        return self._typed(prompt, options)[0]
-
-    def _typed(self, prompt: Prompt, options: Mapping[str, Any]) -> Tuple[ChatRequest, Optional[TypedRequest]]:
-        return without_python(self._given(prompt, options))
-
 
 def without_python(request: ChatRequest) -> Tuple[ChatRequest, Optional[TypedRequest]]:
-    """Replace functions and types in a request by JSON.
+    """Replace functions and types in a request by JSON. Returns the request, and what reads its reply.
 
-    Returns:
-        The request, and what reads its reply: None if it holds neither functions nor types, and forces no call.
+    The latter is None if the request holds neither functions nor types, and forces no call.
     """
     tools = request.tools if isinstance(request.tools, (list, tuple)) else [request.tools]
     values = [request.response_format, request.json_schema, *tools]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Optional
 
 from ...errors import ServerError
-from ...http.limits import Call
 from .decode import decode_fields, decode_json, expect_object, get, number, objects
 from .encode import encode_json
 from .resumable import ResumableBody
@@ -41,8 +40,8 @@ class ModelEvent:
         event: the server's name of the event: `"model_status"` or `"status_change"`, `"download_progress"`,
             `"download_finished"`, `"download_failed"`, `"model_remove"`, `"models_reload"`.
         status: the model's new status, as in `ModelInfo`; None if it did not change.
-        stage: the part that is being loaded, e.g. `"text_model"`; None if nothing is being loaded.
-        progress: how much of the stage is loaded, 0 to 1; None if nothing is being loaded.
+        stage, progress: the part that is being loaded, e.g. `"text_model"`, and how much of it is, 0 to 1; None if
+            nothing is being loaded.
         raw: the server's JSON, untouched.
     """
 
@@ -60,7 +59,7 @@ def decode_models(value: Any) -> List[ModelInfo]:
 
 
 class ModelEventDecoder:
-    """A `flynn.models.local.stream.Decoder` of the events of `/models/sse`, which never ends."""
+    """A `flynn.models.local.stream.Decoder` of the events of `/models/sse`, which never ends and has no response."""
 
     done = False
 
@@ -73,7 +72,7 @@ class ModelEventDecoder:
         return [decode_fields(ModelEvent, raw, status=status, stage=stage, progress=progress)]
 
     def response(self) -> None:
-        """Return None: these events are not parts of a response."""
+        return None
 
 
 class ModelEvents(ServerStream):
@@ -103,25 +102,17 @@ class ModelRoutes(Routes):
             ServerError: there is no such model, it is loaded already, or loading it failed.
             RequestTimeoutError: it was not loaded in time. The server goes on loading it.
         """
-        call = self._ask("load", model, timeout)
-        if wait:
-            while (status := self._status(call, model)) == "loading":
-                call.pause(LOADING_PAUSE)
-            if status not in ("loaded", "sleeping"):
-                raise ServerError(f"model {model!r} could not be loaded; the server's log says why")
+        status = self._change("/models/load", model, timeout, wait, ["loading"])
+        if wait and status not in ("loaded", "sleeping"):
+            raise ServerError(f"model {model!r} could not be loaded; the server's log says why")
 
     def unload_model(self, model: str, *, wait: bool = True, timeout: Optional[float] = OWN) -> None:
-        """Unload a model on a server with several. Also stops its download, or its loading.
-
-        Args:
-            model, wait, timeout: as for `load_model`.
+        """Unload a model on a server with several, or stop its download or loading. Arguments as for `load_model`.
 
         Raises:
             ServerError: there is no such model, or it is not loaded.
         """
-        call = self._ask("unload", model, timeout)
-        while wait and self._status(call, model) in ("loading", "loaded", "sleeping", "downloading"):
-            call.pause(LOADING_PAUSE)
+        self._change("/models/unload", model, timeout, wait, ["loading", "loaded", "sleeping", "downloading"])
 
     def download_model(self, model: str, *, wait: bool = True, timeout: Optional[float] = OWN) -> None:
         """Make a server with several models download one from Hugging Face. `unload_model` stops it.
@@ -134,13 +125,9 @@ class ModelRoutes(Routes):
             ServerError: the server has that model already, or downloading it failed.
             RequestTimeoutError: it was not downloaded in time. The server goes on downloading it.
         """
-        call = self.transport.call(timeout)
-        self.transport.send(call, "POST", "/models", encode_json({"model": model})).close()
-        if wait:
-            while (status := self._status(call, model)) == "downloading":
-                call.pause(LOADING_PAUSE)
-            if status is None:
-                raise ServerError(f"model {model!r} could not be downloaded; the server's log says why")
+        status = self._change("/models", model, timeout, wait, ["downloading"])
+        if wait and status is None:
+            raise ServerError(f"model {model!r} could not be downloaded; the server's log says why")
 
     def delete_model(self, model: str, *, timeout: Optional[float] = OWN) -> None:
         """Make a server with several models delete the files of one that it has downloaded.
@@ -149,16 +136,6 @@ class ModelRoutes(Routes):
             ServerError: there is no such model, or the server did not download it.
         """
         self.transport.json("DELETE", about("/models", model), None, timeout)
-
-    def _ask(self, action: str, model: str, timeout: Optional[float]) -> Call:
-        call = self.transport.call(timeout)
-        self.transport.send(call, "POST", f"/models/{action}", encode_json({"model": model})).close()
-        return call
-
-    def _status(self, call: Call, model: str) -> Optional[str]:
-        """Return the status of a model, None if no model has that name or alias."""
-        models = decode_models(decode_json(self.transport.read(self.transport.send(call, "GET", "/models"))))
-        return next((m.status for m in models if model == m.id or model in get(m.raw, "aliases", [])), None)
 
     def model_events(self, *, timeout: Optional[float] = None) -> ModelEvents:
         """Stream the events of a server with several models: changes of status, loading and download progress.
@@ -178,3 +155,20 @@ class ModelRoutes(Routes):
             ...             break
         """
         return ModelEvents(ResumableBody(self.transport, "/models/sse", timeout=timeout), ModelEventDecoder())
+
+    def _change(
+        self, path: str, model: str, timeout: Optional[float], wait: bool, busy: Collection[str]
+    ) -> Optional[str]:
+        """Ask the server to change a model's status, and `wait` while that is one of `busy`.
+
+        Returns the status; None if no model has that name or alias.
+        """
+        call = self.transport.call(timeout)
+        self.transport.send(call, "POST", path, encode_json({"model": model})).close()
+        while wait:
+            models = decode_models(decode_json(self.transport.read(self.transport.send(call, "GET", "/models"))))
+            status = next((m.status for m in models if model == m.id or model in get(m.raw, "aliases", [])), None)
+            if status not in busy:
+                return status
+            call.pause(LOADING_PAUSE)
+        return None

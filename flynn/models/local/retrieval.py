@@ -52,13 +52,7 @@ class Embeddings:
 
 @dataclass
 class RankedDocument:
-    """A document and its relevance to the query.
-
-    Attributes:
-        index: its index in `documents`.
-        score: the model's score; higher is better.
-        document: its text.
-    """
+    """A document, its index in `documents`, and its score for relevance to the query: higher is better."""
 
     index: int
     score: float
@@ -67,10 +61,9 @@ class RankedDocument:
 
 @dataclass
 class Ranking:
-    """Documents, the most relevant first.
+    """Documents with their scores, the most relevant first.
 
     Attributes:
-        results: the documents with their scores.
         usage: token counts; None if the server sent none.
         model: the model that scored them.
         raw: the server's JSON, untouched.
@@ -131,7 +124,6 @@ class RetrievalRoutes(Routes):
 
     def embed(
         self,
-        /,
         input: Prompts,
         *,
         embd_normalize: Optional[int] = None,
@@ -140,7 +132,7 @@ class RetrievalRoutes(Routes):
         timeout: Optional[float] = OWN,
         headers: Optional[Mapping[str, str]] = None,
     ) -> Embeddings:
-        """Return the embedding of each input. Needs a server started with `--embeddings`.
+        """Return the embedding of each input. NotSupportedError: the server was started without `--embeddings`.
 
         Args:
             input: one or more texts or lists of tokens, as for `complete`.
@@ -152,9 +144,6 @@ class RetrievalRoutes(Routes):
         Returns:
             A sequence of lists of floats, one for each input; `numpy.asarray` reads it without a copy.
 
-        Raises:
-            NotSupportedError: the server was started without `--embeddings`.
-
         Example:
             >>> len(client.embed(["The sky is blue.", "Grass is green."])[0])
             576
@@ -165,7 +154,6 @@ class RetrievalRoutes(Routes):
 
     def embed_tokens(
         self,
-        /,
         input: Prompts,
         *,
         model: Optional[str] = None,
@@ -185,7 +173,6 @@ class RetrievalRoutes(Routes):
 
     def rerank(
         self,
-        /,
         query: str,
         documents: Sequence[str],
         *,
@@ -198,8 +185,7 @@ class RetrievalRoutes(Routes):
         """Rank documents by their relevance to a query. Needs a reranking model, and `--reranking`.
 
         Args:
-            query: the text to compare with.
-            documents: texts.
+            query, documents: the text to compare with, and the texts to rank.
             top_n: how many to return; all by default.
             model, extra, headers: as for `embed`.
 

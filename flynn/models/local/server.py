@@ -1,14 +1,14 @@
 """The server itself: health, properties, slots, adapters, metrics. Types, decoders and the methods of the client.
 
-Source of the metrics: https://prometheus.io/docs/instrumenting/exposition_formats/ and `to_metrics` of
-`server-task.cpp` in llama.cpp.
+`raw` is the server's JSON, untouched. Source of the metrics: `to_metrics` of `server-task.cpp` in llama.cpp, and
+https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ...errors import (
     ConnectionLostError,
@@ -24,11 +24,7 @@ from .transport import LOADING_PAUSE, OWN, Routes, about
 
 @dataclass
 class Health:
-    """Whether the server is ready: true if it is, in an `if`.
-
-    Attributes:
-        status: `"ok"` or `"loading"`.
-    """
+    """Whether the server is ready: true if it is, in an `if`. `status` is `"ok"` or `"loading"`."""
 
     status: str
 
@@ -63,14 +59,7 @@ class Props:
 
 @dataclass
 class Slot:
-    """A slot: the server answers one request at a time in each.
-
-    Attributes:
-        id: its number, from 0.
-        is_processing: whether it is busy.
-        n_ctx: its context in tokens.
-        raw: the server's JSON, untouched.
-    """
+    """A slot, numbered from 0: the server answers one request at a time in each. `n_ctx` is its context in tokens."""
 
     id: int
     is_processing: bool
@@ -80,14 +69,11 @@ class Slot:
 
 @dataclass
 class SlotFile:
-    """The file that a slot's prompt cache was saved to, or restored from.
+    """A file in the directory of `--slot-save-path`, and how much of a slot's prompt cache was written to it, or read.
 
     Attributes:
         id_slot: the slot's number.
-        filename: the file, in the directory of `--slot-save-path`.
-        n_tokens: number of tokens saved or restored.
-        n_bytes: number of bytes written or read.
-        raw: the server's JSON, untouched.
+        n_tokens, n_bytes: size of the prompt cache, and of the file.
     """
 
     id_slot: int
@@ -105,7 +91,6 @@ class LoraAdapter:
         id: its number, from 0.
         path: the GGUF, as given to the server.
         scale: its weight; 0 switches it off.
-        raw: the server's JSON, untouched.
     """
 
     id: int
@@ -135,7 +120,7 @@ class Metric:
 
 @dataclass
 class Metrics:
-    """The server's metrics. `metrics[name]` is the value of the metric with this name and no labels.
+    """The server's metrics: `metrics[name]` is the value of the metric with this name and no labels.
 
     Attributes:
         samples: all metrics, in the server's order.
@@ -172,9 +157,14 @@ def decode_lora_adapters(value: Any) -> List[LoraAdapter]:
     return [decode_fields(LoraAdapter, item, scale=number(item, "scale") or 0.0) for item in items]
 
 
-# Each is matched at one place, and matches a text in one way only: the time is linear in the length of a line.
-_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|(?=}))')
+# Matches a text in one way only: the time is linear in the length of a line.
+_LABEL = r'([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"'
+_SAMPLE = re.compile(
+    rf"""(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)
+         (?:\s*\{{(?P<labels>(?:\s*{_LABEL}\s*(?:,|(?=\}})))*)\s*\}}\s*|\s+)
+         (?P<value>\S+)(?:\s+\S+)?  # a timestamp may follow""",
+    re.X,
+)
 
 
 def decode_metrics(data: bytes) -> Metrics:
@@ -185,35 +175,25 @@ def decode_metrics(data: bytes) -> Metrics:
         (Metric(name='requests', value=2.0, type='gauge', help='', labels={'slot': '0'}),)
     """
     text = data.decode("utf-8", "replace")
-    about: Dict[str, Dict[str, str]] = {"HELP": {}, "TYPE": {}}
+    types: Dict[str, str] = {}
+    helps: Dict[str, str] = {}
     samples = []
     for line in map(str.strip, text.split("\n")):
         if line.startswith("#"):
             _, kind, name, words = (line.split(None, 3) + [""] * 3)[:4]
-            about.get(kind, {})[name] = _unescaped(words)
+            {"HELP": helps, "TYPE": types}.get(kind, {})[name] = _unescaped(words)
         elif line:
-            samples.append(_metric(line, about))
+            name, value, labels = _sample(line)
+            samples.append(Metric(name, value, types.get(name, "untyped"), helps.get(name, ""), labels))
     return Metrics(tuple(samples), text)
 
 
-def _metric(line: str, about: Mapping[str, Mapping[str, str]]) -> Metric:
+def _sample(line: str) -> Tuple[str, float, Dict[str, str]]:
     """Read `name{label="value",…} number [timestamp]`."""
-    name = _NAME.match(line)
-    rest = line[name.end() :].lstrip() if name else ""
-    labels: Dict[str, str] = {}
-    if rest.startswith("{"):
-        place = 1
-        while label := _LABEL.match(rest, place):
-            labels[label[1]] = _unescaped(label[2])
-            place = label.end()
-        brace, rest = rest[place:].lstrip()[:1], rest[place:].lstrip()[1:]
-    else:
-        brace = "}"
-    numbers = rest.split()
     try:
-        if name and brace == "}" and len(numbers) in (1, 2):
-            value, kind, text = float(numbers[0]), about["TYPE"].get(name[0], "untyped"), about["HELP"].get(name[0], "")
-            return Metric(name[0], value, kind, text, labels)
+        if match := _SAMPLE.fullmatch(line):
+            labels = {label: _unescaped(value) for label, value in re.findall(_LABEL, match["labels"] or "")}
+            return match["name"], float(match["value"]), labels
     except ValueError:
         pass
     raise ProtocolError(f"expected a metric in Prometheus' text format, got {line[:80]!r}")
@@ -227,11 +207,7 @@ class ServerRoutes(Routes):
     """The part of `LlamaCppClient` about the server itself."""
 
     def health(self, *, timeout: Optional[float] = OWN) -> Health:
-        """Return whether the server is ready, without waiting for it.
-
-        Returns:
-            Health: true if it is ready, false while its model loads.
-        """
+        """Return whether the server is ready, without waiting for it: it is not while its model loads."""
         try:
             reply = self.transport.fetch("GET", "/health", None, timeout, patient=False, decode=decode_json)
         except ModelLoadingError:
@@ -268,15 +244,11 @@ class ServerRoutes(Routes):
         return decode_props(self.transport.json("GET", about("/props", model), None, timeout))
 
     def slots(self, *, timeout: Optional[float] = OWN) -> List[Slot]:
-        """Return the state of each slot.
-
-        Raises:
-            NotSupportedError: the server was started with `--no-slots`.
-        """
+        """Return the state of each slot. NotSupportedError: the server was started with `--no-slots`."""
         return decode_slots(self._get("/slots", timeout))
 
     def save_slot(self, id_slot: int, filename: str, *, timeout: Optional[float] = OWN) -> SlotFile:
-        """Save the prompt cache of a slot to a file on the server. Needs a server started with `--slot-save-path`.
+        """Save the prompt cache of a slot to a file on the server.
 
         Args:
             id_slot: the slot's number, from 0.
@@ -297,11 +269,7 @@ class ServerRoutes(Routes):
         return decode_slot_file(self._slot(id_slot, "restore", timeout, filename=filename))
 
     def erase_slot(self, id_slot: int, *, timeout: Optional[float] = OWN) -> int:
-        """Erase the prompt cache of a slot. Needs a server started with `--slot-save-path`, like `save_slot`.
-
-        Returns:
-            The number of tokens erased.
-        """
+        """Erase the prompt cache of a slot, and return its number of tokens. Needs what `save_slot` needs."""
         return get(expect_object(self._slot(id_slot, "erase", timeout)), "n_erased", 0)
 
     def _slot(self, id_slot: int, action: str, timeout: Optional[float], **fields: str) -> Any:
@@ -328,10 +296,7 @@ class ServerRoutes(Routes):
         self.transport.json("POST", "/lora-adapters", list(adapters), timeout)
 
     def metrics(self, *, timeout: Optional[float] = OWN) -> Metrics:
-        """Return the server's metrics.
-
-        Raises:
-            NotSupportedError: the server was started without `--metrics`.
+        """Return the server's metrics. NotSupportedError: the server was started without `--metrics`.
 
         Example:
             >>> client.metrics()["llamacpp:tokens_predicted_total"]

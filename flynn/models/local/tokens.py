@@ -14,12 +14,7 @@ Text = Union[str, Sequence[Union[int, str]]]
 
 @dataclass
 class TokenPiece:
-    """A token and its text.
-
-    Attributes:
-        id: the token.
-        piece: its text, or its bytes if they are not valid UTF-8 by themselves.
-    """
+    """A token and its text: `piece` is bytes if they are not valid UTF-8 by themselves."""
 
     id: int
     piece: Union[str, bytes]
@@ -82,9 +77,7 @@ class TokenRoutes(Routes):
         """
         body = {"content": text, "add_special": add_special, "parse_special": parse_special, "with_pieces": with_pieces}
         reply = expect_object(self._post("/tokenize", timeout, body))
-        if not with_pieces:
-            return integers(reply, "tokens")
-        return decode_pieces(reply)
+        return decode_pieces(reply) if with_pieces else integers(reply, "tokens")
 
     def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = OWN) -> str:
         """Return the text of tokens."""

@@ -78,14 +78,11 @@ class TypedRoutes(ChatRoutes):
         """`chat_json`, streamed: the answer as it grows.
 
         Args:
-            request, schema: as for `chat_json`.
+            request, schema: as for `chat_json`, and so is TypeError.
             options: as for `chat_stream`.
 
         Returns:
             An iterator of partial values; see `JSONStream` for what it raises. Its `result` is the instance.
-
-        Raises:
-            TypeError: as for `chat_json`.
 
         Example:
             >>> with client.chat_json_stream("Invent a person.", Person) as stream:
@@ -101,7 +98,6 @@ class TypedRoutes(ChatRoutes):
 
     def run_tools(
         self,
-        /,
         request: Prompt,
         tools: Iterable[Union[Callable[..., Any], Tool]],
         *,
