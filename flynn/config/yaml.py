@@ -16,7 +16,7 @@ from ..errors import ConfigError
 
 Scalar = Union[None, bool, int, float, str]
 Value = Union[Scalar, List[Scalar], Dict[str, "Value"]]
-KeyPath = Tuple[Union[str, int], ...]
+KeyPath = Tuple[str, ...]
 Positions = Dict[KeyPath, Tuple[int, int]]
 
 MAX_DEPTH = 16  # nested mappings
@@ -49,26 +49,18 @@ _ESCAPED = {
 }  # fmt: skip
 
 # The types of plain scalars: the patterns of PyYAML's resolver.py, which are those of yaml.org/type for YAML 1.1.
-_NULL = ("~", "null", "Null", "NULL")
-_BOOL = {
-    form: value
-    for words, value in (("yes true on", True), ("no false off", False))
-    for word in words.split()
-    for form in (word, word.capitalize(), word.upper())
+_WORDS: Dict[str, Optional[bool]] = {
+    **dict.fromkeys(("~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
+    **dict.fromkeys(("no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"), False),
 }
 _FLOAT = re.compile(
-    r"""[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?
-      | \.[0-9][0-9_]*(?:[eE][-+][0-9]+)?
+    r"""(?:[-+]?[0-9][0-9_]*\.[0-9_]* | \.[0-9][0-9_]*)(?:[eE][-+][0-9]+)?
       | [-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*
-      | [-+]?\.(?:inf|Inf|INF)
-      | \.(?:nan|NaN|NAN)""",
+      | [-+]?\.(?:inf|Inf|INF) | \.(?:nan|NaN|NAN)""",
     re.X,
 )
-_INT = re.compile(
-    r"""[-+]?0b[01_]+ | [-+]?0[0-7_]+ | [-+]?(?:0|[1-9][0-9_]*) | [-+]?0x[0-9a-fA-F_]+
-      | [-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+""",
-    re.X,
-)
+_INT = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*(?::[0-5]?[0-9])*)")
 _DATE = re.compile(
     r"""[0-9]{4}-[0-9]{2}-[0-9]{2}
       | [0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt]|[ ]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]*)?
@@ -110,7 +102,7 @@ def parse(text: str, file: Optional[str] = None) -> Tuple[Optional[Dict[str, Val
         file: its name, for errors.
 
     Returns:
-        Its mapping, None if it is empty; and the line and column of every key and list item, by its path.
+        Its mapping, None if it is empty; and the line and column of every key, by its path.
 
     Raises:
         ConfigError: it is not YAML, or outside the part described above.
@@ -203,7 +195,7 @@ class _Parser:
         if self.is_empty(at):
             self.advance()
             if _ITEM.match(self.line) and self.indent >= indent:
-                return self.items(self.indent, path)
+                return self.items(self.indent)
             return self.mapping(self.indent, path) if self.indent > indent else None
         value: Value
         value, end = self.brackets(at) if self.line[at] == "[" else self.scalar(at, _PLAIN)
@@ -211,15 +203,13 @@ class _Parser:
         self.advance()
         return value
 
-    def items(self, indent: int, path: KeyPath) -> List[Scalar]:
+    def items(self, indent: int) -> List[Scalar]:
         """Return a list whose items are lines that begin with "- "."""
         result: List[Scalar] = []
         while self.indent == indent and _ITEM.match(self.line):
             at = self.skip(indent + 1)
             item, end = (None, at) if self.is_empty(at) else self.scalar(at, _PLAIN)
             self.expect_end(end, f"a mapping in a list: a list holds single values; {_QUOTE_IT}")
-            place = (*path, len(result))
-            self.positions[place] = (self.number, at + 1)
             result.append(item)
             self.advance()
         return result
@@ -278,10 +268,8 @@ class _Parser:
 
 def _resolve(text: str) -> Scalar:
     """Return the value of a plain scalar. Raises ValueError for one that is not read."""
-    if text in _NULL:
-        return None
-    if text in _BOOL:
-        return _BOOL[text]
+    if text in _WORDS:
+        return _WORDS[text]
     if text in ("<<", "=") or _DATE.fullmatch(text):
         raise ValueError(f"{text} is not plain text in YAML: put it in quotes")
     if not (_INT.fullmatch(text) or _FLOAT.fullmatch(text)):
