@@ -95,17 +95,9 @@ _REFUSED = {  # by the character where a key or a value should begin
 
 
 def parse(text: str, file: Optional[str] = None) -> Tuple[Optional[Dict[str, Value]], Positions]:
-    r"""Read a YAML document.
+    r"""Return the mapping in a document, None if it is empty; and the line and column of every key, by its path.
 
-    Args:
-        text: the document, without a byte order mark.
-        file: its name, for errors.
-
-    Returns:
-        Its mapping, None if it is empty; and the line and column of every key, by its path.
-
-    Raises:
-        ConfigError: it is not YAML, or outside the part described above.
+    Raises ConfigError, which names the file, if the text is not YAML, or is outside the part described above.
 
     Example:
         >>> parse("models:\n  local:\n    timeout: 1:30\n")[0]

@@ -107,11 +107,7 @@ class Conversation:
 
     @property
     def n_ctx(self) -> Optional[int]:
-        """The context in tokens; None if the server tells it only when a prompt is too long.
-
-        Raises:
-            FlynnError: the server cannot be asked.
-        """
+        """The context in tokens; None if the server tells it only when a prompt is too long."""
         return self._token_count.n_ctx
 
     def chat(self, /, prompt: Prompt, **options: Any) -> ChatResponse:
@@ -151,19 +147,13 @@ class Conversation:
     def save(self, path: str) -> None:
         """Write the whole conversation to a file, dropped messages included, as a JSON list of messages.
 
-        It replaces the file of a conversation, as a whole or not at all, and no other file.
-
-        Raises:
-            FileError: the file exists and is not a conversation, or it cannot be written.
+        It replaces a file of a conversation, as a whole or not at all. Raises FileError if the file is another, or
+        cannot be written.
         """
         write_messages(path, [*self._instructions, *self.dropped, *self.messages])
 
     def load(self, path: str) -> None:
-        """Continue the conversation in a file.
-
-        Raises:
-            FileError: the file cannot be read, or is not a conversation.
-        """
+        """Continue the conversation in a file. Raises FileError if it cannot be read, or is not a conversation."""
         messages = read_messages(path)
         self.system = None
         if messages and messages[0]["role"] == "system" and isinstance(messages[0].get("content"), str):

@@ -30,7 +30,7 @@ class PromptDifference:
 
 
 def compare_prompts(client: LlamaCppClient, before: Prompt, after: Prompt) -> Optional[PromptDifference]:
-    """Return the first difference of two requests' prompts, chat template included.
+    """Return the first difference of two requests' prompts, chat template included; None if one begins the other.
 
     llama-server reuses the tokens that a prompt has in common with the last prompt of its slot. A date in the system
     prompt, tools in another order, or a template that drops earlier reasoning make it read everything after that again.
@@ -38,9 +38,6 @@ def compare_prompts(client: LlamaCppClient, before: Prompt, after: Prompt) -> Op
     Args:
         client: the server's client. It sends up to six requests, for the server's template and tokenizer.
         before, after: the requests, as for `LlamaCppClient.chat`.
-
-    Returns:
-        The difference; None if one prompt is the beginning of the other.
 
     Example:
         >>> str(compare_prompts(client, "Why is the sky blue?", "Why is the sea blue?"))

@@ -70,8 +70,7 @@ def how_many(sizes: Sequence[int], tokens: int, room: int, count: Callable[[int]
         room: the largest number of tokens that fits.
         count: returns the request's tokens with a number of groups dropped.
 
-    Returns:
-        The number of groups, and the tokens left: more than `room` if dropping all is not enough.
+    Returns the number of groups, and the tokens left: more than `room` if dropping all is not enough.
     """
     gone, last = 0, len(sizes) - 1
     while tokens > room and gone < last:

@@ -10,7 +10,7 @@ from .decode import ChatStreamDecoder, decode_chat, expect_object, get
 from .encode import chat_request, encode_chat, encode_prompt, with_defaults
 from .resumable import StreamRoutes
 from .stream import ChatStream
-from .transport import OWN
+from .transport import OWN, Headers, Timeout
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -25,12 +25,7 @@ class ChatRoutes(StreamRoutes):
     """The part of `LlamaCppClient` that chats."""
 
     def chat(
-        self,
-        request: Prompt,
-        *,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
-        **options: Unpack[ChatOptions],
+        self, request: Prompt, *, timeout: Timeout = OWN, headers: Headers = None, **options: Unpack[ChatOptions]
     ) -> ChatResponse:
         """Return the answer to a request, in one piece.
 
@@ -60,13 +55,15 @@ class ChatRoutes(StreamRoutes):
         self,
         request: Prompt,
         *,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
+        timeout: Timeout = OWN,
+        headers: Headers = None,
         resume: Optional[bool] = None,
         resume_for: Optional[float] = None,
         **options: Unpack[ChatOptions],
     ) -> ChatStream:
-        """Stream the answer to a request while it is generated. The request is sent when iteration begins.
+        """Return an iterator of events: the answer while it is generated. See `ServerStream` for what it raises.
+
+        The request is sent when iteration begins.
 
         Args:
             request, headers, options: as for `chat`.
@@ -75,9 +72,6 @@ class ChatRoutes(StreamRoutes):
                 last 4 MiB that it sent until the stream ends or is closed. If this process is killed, the server
                 generates to the end and forgets the stream 300 seconds later.
             resume_for: seconds to try to resume after a cut, 60 by default.
-
-        Returns:
-            An iterator of events; see `ServerStream` for what it raises.
 
         Example:
             >>> with client.chat_stream("Hi") as stream:
@@ -91,7 +85,7 @@ class ChatRoutes(StreamRoutes):
         progress = bool(request.return_progress)
         return ChatStream(streamed, typed.decoder(progress) if typed else ChatStreamDecoder(progress=progress))
 
-    def count_tokens(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> int:
+    def count_tokens(self, /, request: Prompt, *, timeout: Timeout = OWN, **options: Any) -> int:
         """Return the number of prompt tokens of a `chat` request, chat template included."""
         body = encode_prompt(without_python(self._given(request, options))[0])
         reply = expect_object(self.transport.json("POST", f"{_CHAT}/input_tokens", body, timeout))
@@ -100,7 +94,7 @@ class ChatRoutes(StreamRoutes):
             raise ProtocolError("expected a number of tokens as 'input_tokens', got none")
         return count
 
-    def apply_template(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> str:
+    def apply_template(self, /, request: Prompt, *, timeout: Timeout = OWN, **options: Any) -> str:
         """Return the prompt that the chat template makes of a request. `complete` takes it, changed or not.
 
         Example:
@@ -110,7 +104,7 @@ class ChatRoutes(StreamRoutes):
         body = encode_prompt(without_python(self._given(request, options))[0])
         return get(expect_object(self.transport.json("POST", "/apply-template", body, timeout)), "prompt", "")
 
-    def end_reasoning(self, id: str, *, timeout: Optional[float] = OWN) -> bool:
+    def end_reasoning(self, id: str, *, timeout: Timeout = OWN) -> bool:
         """Make a reasoning model stop thinking and answer. Its request needs `reasoning_control=True`.
 
         Returns False if no such answer is being generated. `id` is that of the answer: `stream.response.id`, set after

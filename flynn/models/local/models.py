@@ -10,7 +10,7 @@ from .decode import decode_fields, decode_json, expect_object, get, number, obje
 from .encode import encode_json
 from .resumable import ResumableBody
 from .stream import ServerStream
-from .transport import LOADING_PAUSE, OWN, Routes, about
+from .transport import LOADING_PAUSE, OWN, Routes, Timeout, about
 
 
 @dataclass
@@ -86,11 +86,11 @@ class ModelEvents(ServerStream):
 class ModelRoutes(Routes):
     """The part of `LlamaCppClient` about the models that a server offers."""
 
-    def models(self, *, timeout: Optional[float] = OWN) -> List[ModelInfo]:
+    def models(self, *, timeout: Timeout = OWN) -> List[ModelInfo]:
         """Return the models that the server offers."""
         return decode_models(self.transport.json("GET", "/v1/models", None, timeout))
 
-    def load_model(self, model: str, *, wait: bool = True, timeout: Optional[float] = OWN) -> None:
+    def load_model(self, model: str, *, wait: bool = True, timeout: Timeout = OWN) -> None:
         """Load a model on a server with several (router mode). `model_events` reports the progress.
 
         Args:
@@ -106,15 +106,14 @@ class ModelRoutes(Routes):
         if wait and status not in ("loaded", "sleeping"):
             raise ServerError(f"model {model!r} could not be loaded; the server's log says why")
 
-    def unload_model(self, model: str, *, wait: bool = True, timeout: Optional[float] = OWN) -> None:
+    def unload_model(self, model: str, *, wait: bool = True, timeout: Timeout = OWN) -> None:
         """Unload a model on a server with several, or stop its download or loading. Arguments as for `load_model`.
 
-        Raises:
-            ServerError: there is no such model, or it is not loaded.
+        Raises ServerError if there is no such model, or it is not loaded.
         """
         self._change("/models/unload", model, timeout, wait, ["loading", "loaded", "sleeping", "downloading"])
 
-    def download_model(self, model: str, *, wait: bool = True, timeout: Optional[float] = OWN) -> None:
+    def download_model(self, model: str, *, wait: bool = True, timeout: Timeout = OWN) -> None:
         """Make a server with several models download one from Hugging Face. `unload_model` stops it.
 
         Args:
@@ -129,22 +128,15 @@ class ModelRoutes(Routes):
         if wait and status is None:
             raise ServerError(f"model {model!r} could not be downloaded; the server's log says why")
 
-    def delete_model(self, model: str, *, timeout: Optional[float] = OWN) -> None:
-        """Make a server with several models delete the files of one that it has downloaded.
-
-        Raises:
-            ServerError: there is no such model, or the server did not download it.
-        """
+    def delete_model(self, model: str, *, timeout: Timeout = OWN) -> None:
+        """Delete a model's files on a server with several. Raises ServerError if it has downloaded no such model."""
         self.transport.json("DELETE", about("/models", model), None, timeout)
 
-    def model_events(self, *, timeout: Optional[float] = None) -> ModelEvents:
+    def model_events(self, *, timeout: Timeout = None) -> ModelEvents:
         """Stream the events of a server with several models: changes of status, loading and download progress.
 
-        Args:
-            timeout: longest silence in seconds; None by default, because the server sends nothing between events.
-
-        Returns:
-            An endless iterator of `ModelEvent`; close it. Events count from its first iteration, or from `with`.
+        Returns an endless iterator of `ModelEvent`; close it. Events count from its first iteration, or from `with`.
+        `timeout` is the longest silence in seconds; None by default, because the server sends nothing between events.
 
         Example:
             >>> with client.model_events() as events:
@@ -156,9 +148,7 @@ class ModelRoutes(Routes):
         """
         return ModelEvents(ResumableBody(self.transport, "/models/sse", timeout=timeout), ModelEventDecoder())
 
-    def _change(
-        self, path: str, model: str, timeout: Optional[float], wait: bool, busy: Collection[str]
-    ) -> Optional[str]:
+    def _change(self, path: str, model: str, timeout: Timeout, wait: bool, busy: Collection[str]) -> Optional[str]:
         """Ask the server to change a model's status, and `wait` while that is one of `busy`.
 
         Returns the status; None if no model has that name or alias.

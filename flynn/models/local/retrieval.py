@@ -11,7 +11,7 @@ from ...errors import ProtocolError
 from ..types import Usage
 from .decode import decode_usage, expect_object, get, number, objects
 from .text import Prompts
-from .transport import OWN, Routes
+from .transport import OWN, Headers, Routes, Timeout
 
 
 @dataclass
@@ -129,20 +129,17 @@ class RetrievalRoutes(Routes):
         embd_normalize: Optional[int] = None,
         model: Optional[str] = None,
         extra: Optional[Mapping[str, Any]] = None,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
+        timeout: Timeout = OWN,
+        headers: Headers = None,
     ) -> Embeddings:
-        """Return the embedding of each input. NotSupportedError: the server was started without `--embeddings`.
+        """Return the embedding of each input. Raises NotSupportedError if the server lacks `--embeddings`.
 
         Args:
             input: one or more texts or lists of tokens, as for `complete`.
             embd_normalize: the norm to divide by: 2 is Euclidean, -1 none; by default the server's, 2.
             model: the model, on a server with several.
             extra: merged into the JSON, for fields that have no argument here.
-            headers: sent with this request besides the client's.
-
-        Returns:
-            A sequence of lists of floats, one for each input; `numpy.asarray` reads it without a copy.
+            headers: as for `chat`.
 
         Example:
             >>> len(client.embed(["The sky is blue.", "Grass is green."])[0])
@@ -158,8 +155,8 @@ class RetrievalRoutes(Routes):
         *,
         model: Optional[str] = None,
         extra: Optional[Mapping[str, Any]] = None,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
+        timeout: Timeout = OWN,
+        headers: Headers = None,
     ) -> List[Embeddings]:
         """Return the embeddings of each input's tokens. Needs a server started with `--embeddings --pooling none`.
 
@@ -179,19 +176,15 @@ class RetrievalRoutes(Routes):
         top_n: Optional[int] = None,
         model: Optional[str] = None,
         extra: Optional[Mapping[str, Any]] = None,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
+        timeout: Timeout = OWN,
+        headers: Headers = None,
     ) -> Ranking:
-        """Rank documents by their relevance to a query. Needs a reranking model, and `--reranking`.
+        """Rank documents by their relevance to a query. Raises NotSupportedError if the server lacks `--reranking`.
 
         Args:
-            query, documents: the text to compare with, and the texts to rank.
+            query, documents: the text to compare with, and the texts to rank: one string is a TypeError.
             top_n: how many to return; all by default.
             model, extra, headers: as for `embed`.
-
-        Raises:
-            NotSupportedError: the server was started without `--reranking`.
-            TypeError: `documents` is a string.
 
         Example:
             >>> client.rerank("colour of grass", ["Grass is green.", "I sleep."]).results[0].index

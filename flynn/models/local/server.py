@@ -19,7 +19,7 @@ from ...errors import (
     ServerNotRunningError,
 )
 from .decode import decode_fields, decode_json, expect_object, get, number, objects
-from .transport import LOADING_PAUSE, OWN, Routes, about
+from .transport import LOADING_PAUSE, OWN, Routes, Timeout, about
 
 
 @dataclass
@@ -69,11 +69,9 @@ class Slot:
 
 @dataclass
 class SlotFile:
-    """A file in the directory of `--slot-save-path`, and how much of a slot's prompt cache was written to it, or read.
+    """The file that a slot's prompt cache was saved to, or restored from, in the directory of `--slot-save-path`.
 
-    Attributes:
-        id_slot: the slot's number.
-        n_tokens, n_bytes: size of the prompt cache, and of the file.
+    `n_tokens` and `n_bytes` are the tokens and bytes that were written or read.
     """
 
     id_slot: int
@@ -85,12 +83,9 @@ class SlotFile:
 
 @dataclass
 class LoraAdapter:
-    """A LoRA adapter that the server was started with.
+    """A LoRA adapter that the server was started with, numbered from 0.
 
-    Attributes:
-        id: its number, from 0.
-        path: the GGUF, as given to the server.
-        scale: its weight; 0 switches it off.
+    `path` is the GGUF, as given to the server; `scale` is the adapter's weight: 0 switches it off.
     """
 
     id: int
@@ -101,11 +96,10 @@ class LoraAdapter:
 
 @dataclass
 class Metric:
-    """One measured value.
+    """One measured value, which may be NaN or infinite.
 
     Attributes:
         name: e.g. `"llamacpp:requests_processing"`.
-        value: a number; may be NaN or infinite.
         type: `"counter"`, `"gauge"`, …; `"untyped"` if the server does not name it.
         help: the server's description.
         labels: e.g. `{"position": "0"}`.
@@ -206,7 +200,7 @@ def _unescaped(text: str) -> str:
 class ServerRoutes(Routes):
     """The part of `LlamaCppClient` about the server itself."""
 
-    def health(self, *, timeout: Optional[float] = OWN) -> Health:
+    def health(self, *, timeout: Timeout = OWN) -> Health:
         """Return whether the server is ready, without waiting for it: it is not while its model loads."""
         try:
             reply = self.transport.fetch("GET", "/health", None, timeout, patient=False, decode=decode_json)
@@ -214,12 +208,10 @@ class ServerRoutes(Routes):
             return Health("loading")
         return Health(get(expect_object(reply), "status", ""))
 
-    def wait_until_ready(self, timeout: Optional[float] = OWN) -> None:
+    def wait_until_ready(self, timeout: Timeout = OWN) -> None:
         """Wait until the server is up and its model is loaded.
 
-        Raises:
-            ServerNotRunningError: it is not up after `timeout` seconds.
-            ModelLoadingError: it is still loading the model after `timeout` seconds.
+        After `timeout` seconds, raises ServerNotRunningError or ModelLoadingError.
         """
         call = self.transport.call(timeout)
         down: Optional[FlynnError] = None
@@ -234,25 +226,20 @@ class ServerRoutes(Routes):
             except RequestTimeoutError:
                 raise down or RequestTimeoutError() from None
 
-    def props(self, *, model: Optional[str] = None, timeout: Optional[float] = OWN) -> Props:
+    def props(self, *, model: Optional[str] = None, timeout: Timeout = OWN) -> Props:
         """Return the properties of the server: model, context, slots, build.
 
-        Args:
-            model: on a server with several models, the one to ask about; it is loaded if necessary. By default the
-                answer is about the server.
+        On a server with several models, `model` is the one to ask about; it is loaded if necessary. By default the
+        answer is about the server.
         """
         return decode_props(self.transport.json("GET", about("/props", model), None, timeout))
 
-    def slots(self, *, timeout: Optional[float] = OWN) -> List[Slot]:
-        """Return the state of each slot. NotSupportedError: the server was started with `--no-slots`."""
+    def slots(self, *, timeout: Timeout = OWN) -> List[Slot]:
+        """Return the state of each slot. Raises NotSupportedError if the server was started with `--no-slots`."""
         return decode_slots(self._get("/slots", timeout))
 
-    def save_slot(self, id_slot: int, filename: str, *, timeout: Optional[float] = OWN) -> SlotFile:
-        """Save the prompt cache of a slot to a file on the server.
-
-        Args:
-            id_slot: the slot's number, from 0.
-            filename: a file name without a path.
+    def save_slot(self, id_slot: int, filename: str, *, timeout: Timeout = OWN) -> SlotFile:
+        """Save the prompt cache of a slot to a file on the server, named without a path.
 
         Raises:
             NotSupportedError: the server was started without `--slot-save-path`.
@@ -260,27 +247,23 @@ class ServerRoutes(Routes):
         """
         return decode_slot_file(self._slot(id_slot, "save", timeout, filename=filename))
 
-    def restore_slot(self, id_slot: int, filename: str, *, timeout: Optional[float] = OWN) -> SlotFile:
-        """Restore the prompt cache of a slot from a file that `save_slot` wrote.
-
-        Raises:
-            ServerError: the file does not exist, or does not fit the slot.
-        """
+    def restore_slot(self, id_slot: int, filename: str, *, timeout: Timeout = OWN) -> SlotFile:
+        """Restore a slot's prompt cache from a file of `save_slot`. Raises ServerError if it is missing or unfit."""
         return decode_slot_file(self._slot(id_slot, "restore", timeout, filename=filename))
 
-    def erase_slot(self, id_slot: int, *, timeout: Optional[float] = OWN) -> int:
+    def erase_slot(self, id_slot: int, *, timeout: Timeout = OWN) -> int:
         """Erase the prompt cache of a slot, and return its number of tokens. Needs what `save_slot` needs."""
         return get(expect_object(self._slot(id_slot, "erase", timeout)), "n_erased", 0)
 
-    def _slot(self, id_slot: int, action: str, timeout: Optional[float], **fields: str) -> Any:
+    def _slot(self, id_slot: int, action: str, timeout: Timeout, **fields: str) -> Any:
         return self._post(f"/slots/{int(id_slot)}?action={action}", timeout, fields)
 
-    def lora_adapters(self, *, timeout: Optional[float] = OWN) -> List[LoraAdapter]:
+    def lora_adapters(self, *, timeout: Timeout = OWN) -> List[LoraAdapter]:
         """Return the LoRA adapters that the server was started with."""
         return decode_lora_adapters(self._get("/lora-adapters", timeout))
 
     def set_lora_adapters(
-        self, adapters: Union[Mapping[int, float], Sequence[Mapping[str, Any]]], *, timeout: Optional[float] = OWN
+        self, adapters: Union[Mapping[int, float], Sequence[Mapping[str, Any]]], *, timeout: Timeout = OWN
     ) -> None:
         """Set the scale of each LoRA adapter, for requests without `lora`.
 
@@ -295,8 +278,8 @@ class ServerRoutes(Routes):
             adapters = [{"id": id, "scale": scale} for id, scale in adapters.items()]
         self.transport.json("POST", "/lora-adapters", list(adapters), timeout)
 
-    def metrics(self, *, timeout: Optional[float] = OWN) -> Metrics:
-        """Return the server's metrics. NotSupportedError: the server was started without `--metrics`.
+    def metrics(self, *, timeout: Timeout = OWN) -> Metrics:
+        """Return the server's metrics. Raises NotSupportedError if the server was started without `--metrics`.
 
         Example:
             >>> client.metrics()["llamacpp:tokens_predicted_total"]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Dict, List, Literal, Mapping, Optional, S
 from ..request import ChatRequest
 from ..types import ContentEvent, ProgressEvent, Timings, Usage
 from .decode import decode_event, decode_json, decode_progress, decode_timings, get, integers, objects
-from .encode import check_options, encode_json
+from .encode import check_options, encode_json, with_defaults
 from .resumable import StreamRoutes
 from .stream import TextStream
-from .transport import OWN
+from .transport import OWN, Headers, Timeout
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -111,19 +111,13 @@ CompletionEvent = Union[ContentEvent, ProgressEvent, CompletionDoneEvent]
 def encode_completion(
     prompt: Mapping[str, Any], options: Mapping[str, Any], defaults: Mapping[str, Any], *, stream: bool = False
 ) -> Dict[str, Any]:
-    """Return the body of a request: the route's fields for the prompt, then the client's defaults, then the options.
-
-    Defaults that only the chat route has are left out.
-    """
+    """Return the body of a request: the route's fields for the prompt, and the options of all completion routes."""
     check_options(options, (*_OPTIONS, "extra"))
-    body = {name: value for name, value in prompt.items() if value is not None}
-    extra: Dict[str, Any] = {}
-    for given in (defaults, options):
-        body.update((name, given[name]) for name in _OPTIONS if given.get(name) is not None)
-        extra.update(given.get("extra") or {})
+    request = with_defaults(ChatRequest((), **options), defaults)
+    body = {**prompt, **{name: getattr(request, name) for name in _OPTIONS}}
     if stream:
         body.update(stream=True, return_progress=True)  # always ask for progress, as in `encode_chat`
-    return {**body, **extra}
+    return {**{name: value for name, value in body.items() if value is not None}, **(request.extra or {})}
 
 
 def count_completions(body: Mapping[str, Any]) -> int:
@@ -223,19 +217,14 @@ class TextRoutes(StreamRoutes):
     """The part of `LlamaCppClient` that completes plain text."""
 
     def complete(
-        self,
-        prompt: Prompts,
-        *,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
-        **options: Unpack[CompletionOptions],
+        self, prompt: Prompts, *, timeout: Timeout = OWN, headers: Headers = None, **options: Unpack[CompletionOptions]
     ) -> CompletionResponse:
         """Return the completion of a text, in one piece. No chat template is applied.
 
         Args:
             prompt: a text, a list of tokens, a mixed list, a mapping in the server's own form (`prompt_string`,
                 `multimodal_data`), or a list of such prompts.
-            headers: sent with this request besides the client's.
+            headers: as for `chat`.
             options: fields of `ChatRequest` without those of chat: `n_predict`, `temperature`, `stop`, `n_probs`, …
                 Any other is a TypeError.
 
@@ -249,20 +238,16 @@ class TextRoutes(StreamRoutes):
         self,
         prompt: Prompts,
         *,
-        timeout: Optional[float] = OWN,
+        timeout: Timeout = OWN,
         resume: Optional[bool] = None,
         resume_for: Optional[float] = None,
-        headers: Optional[Mapping[str, str]] = None,
+        headers: Headers = None,
         **options: Unpack[CompletionOptions],
     ) -> CompletionStream:
         """Stream the completion of a text while it is generated. The request is sent when iteration begins.
 
-        Args:
-            prompt, headers, options: as for `complete`.
-            timeout, resume, resume_for: as for `chat_stream`.
-
-        Returns:
-            An iterator of events of the types `"content"`, `"progress"` and `"done"`; see `ServerStream`.
+        Arguments as for `complete`; `timeout`, `resume` and `resume_for` as for `chat_stream`. Returns an iterator of
+        events of the types `"content"`, `"progress"` and `"done"`; see `ServerStream`.
         """
         body = encode_completion({"prompt": prompt}, options, self.defaults, stream=True)
         progress = options.get("return_progress", self.defaults.get("return_progress"))
@@ -277,20 +262,17 @@ class TextRoutes(StreamRoutes):
         *,
         prompt: Optional[str] = None,
         input_extra: Optional[Sequence[Mapping[str, str]]] = None,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
+        timeout: Timeout = OWN,
+        headers: Headers = None,
         **options: Unpack[CompletionOptions],
     ) -> CompletionResponse:
-        """Return the code that fills the gap between two pieces of code.
+        """Return the code that fills the gap between two. Raises NotSupportedError if the model does not support that.
 
         Args:
             input_prefix, input_suffix: the code before the gap, and after it.
             prompt: the beginning of the code in the gap.
             input_extra: other files, each as `{"filename": …, "text": …}`.
             headers, options: as for `complete`.
-
-        Raises:
-            NotSupportedError: the model does not support infill.
 
         Example:
             >>> client.infill("def add(a, b):\\n    return ", "\\n").content
@@ -300,12 +282,7 @@ class TextRoutes(StreamRoutes):
         return self._complete("/infill", gap, options, timeout, headers)
 
     def _complete(
-        self,
-        path: str,
-        prompt: Mapping[str, Any],
-        options: Mapping[str, Any],
-        timeout: Optional[float],
-        headers: Optional[Mapping[str, str]],
+        self, path: str, prompt: Mapping[str, Any], options: Mapping[str, Any], timeout: Timeout, headers: Headers
     ) -> CompletionResponse:
         data = encode_json(encode_completion(prompt, options, self.defaults))
         response: CompletionResponse = self.transport.fetch(

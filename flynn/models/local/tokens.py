@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, List, Literal, Optional, Sequence, Union, overload
+from typing import Any, List, Literal, Sequence, Union, overload
 
 from ...errors import ProtocolError
 from .decode import expect_object, get, integers, objects
-from .transport import OWN, Routes
+from .transport import OWN, Routes, Timeout
 
 Text = Union[str, Sequence[Union[int, str]]]
 
@@ -40,7 +40,7 @@ class TokenRoutes(Routes):
         add_special: bool = ...,
         parse_special: bool = ...,
         with_pieces: Literal[False] = ...,
-        timeout: Optional[float] = ...,
+        timeout: Timeout = ...,
     ) -> List[int]: ...
 
     @overload
@@ -51,7 +51,7 @@ class TokenRoutes(Routes):
         add_special: bool = ...,
         parse_special: bool = ...,
         with_pieces: Literal[True],
-        timeout: Optional[float] = ...,
+        timeout: Timeout = ...,
     ) -> List[TokenPiece]: ...
 
     def tokenize(
@@ -61,7 +61,7 @@ class TokenRoutes(Routes):
         add_special: bool = False,
         parse_special: bool = True,
         with_pieces: bool = False,
-        timeout: Optional[float] = OWN,
+        timeout: Timeout = OWN,
     ) -> Union[List[int], List[TokenPiece]]:
         """Return the tokens of a text.
 
@@ -79,6 +79,6 @@ class TokenRoutes(Routes):
         reply = expect_object(self._post("/tokenize", timeout, body))
         return decode_pieces(reply) if with_pieces else integers(reply, "tokens")
 
-    def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = OWN) -> str:
+    def detokenize(self, tokens: Sequence[int], *, timeout: Timeout = OWN) -> str:
         """Return the text of tokens."""
         return get(expect_object(self._post("/detokenize", timeout, {"tokens": list(tokens)})), "content", "")
