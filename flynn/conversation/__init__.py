@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
-from ..errors import ContextSizeError, FlynnError
+from ..errors import ContextSizeError
 from ..models.local.encode import chat_request, with_defaults
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.local.stream import ChatStream
@@ -22,7 +22,7 @@ from ..models.types import ChatResponse, Message, Prompt
 from ..trace import nothing, reporter
 from .cache import why_read_anew
 from .file import read_messages, write_messages
-from .fitting import Turn, droppable, how_many, without
+from .fitting import Turn, droppable, number_to_drop, without
 from .stream import ConversationStream
 from .token_count import LIMITS, TokenCount, size, whole_size
 
@@ -59,7 +59,7 @@ class Conversation:
 
     It always sends the system prompt, the user's last message and the messages that the answer follows, and never the
     result of a tool without its call. If the whole is too long, the oldest turns are dropped, many at a time (see
-    `fitting.how_many`).
+    `fitting.number_to_drop`).
 
     A call that fails leaves the conversation as it was. Use it from one thread at a time.
 
@@ -196,10 +196,7 @@ class Conversation:
         last, self._last = self._last, (request, response)
         report = reporter(self._client.transport.trace)
         if report is not nothing and last and last[1].usage:
-            try:
-                message = why_read_anew(self._client, last[0], last[1].usage.prompt_tokens, request, response)
-            except FlynnError as error:
-                message = f"the prompts cannot be compared: {error}"
+            message = why_read_anew(self._client, last[0], request, response, expected=last[1].usage.prompt_tokens)
             if message:
                 report("cache", message=message)
 
@@ -242,27 +239,27 @@ class Conversation:
         groups = droppable(messages)
         sizes = [whole_size(whole.request)]
         for group in groups:
-            sizes.append(sizes[-1] - sum(size(messages[place]) for place in group))
+            sizes.append(sizes[-1] - sum(size(messages[index]) for index in group))
 
         def count(number: int) -> int:
             return self._token_count.count(self._with(whole.request, without(messages, groups[:number])))
 
-        number, tokens = how_many(sizes, tokens, room, count)
+        number, tokens = number_to_drop(sizes, tokens, room, count)
         if tokens > (n_ctx - 1 if self.reserve is None else room) and self._token_count.counts:
             raise _too_long(tokens, n_ctx, self.reserve)
-        gone = groups[:number]
-        old = [messages[place] for group in gone for place in group]
-        history, rest = without(whole.history, gone), without(messages, gone)
-        instead = self._instead_of(old, whole.request.model) if old else []
-        request = self._with(whole.request, [*instead, *rest])
-        if tokens + sum(map(size, instead)) > room and self._token_count.count(request) > room:
-            instead, request = [], self._with(whole.request, rest)
-        dropped = [message for message in old if not any(message is other for other in instead)]
-        return Turn(request, [*instead, *history], rest[len(history) :], dropped)
+        old = [messages[index] for group in groups[:number] for index in group]
+        history, rest = without(whole.history, groups[:number]), without(messages, groups[:number])
+        summary = self._apply_rule(old, whole.request.model) if old else []
+        request = self._with(whole.request, [*summary, *rest])
+        if tokens + sum(map(size, summary)) > room and self._token_count.count(request) > room:
+            summary, request = [], self._with(whole.request, rest)
+        dropped = [message for message in old if not any(message is other for other in summary)]
+        return Turn(request, [*summary, *history], rest[len(history) :], dropped)
 
-    def _instead_of(self, old: List[AnyMessage], model: Optional[str]) -> List[AnyMessage]:
+    def _apply_rule(self, old: List[AnyMessage], model: Optional[str]) -> List[AnyMessage]:
+        """Return the messages that take the place of the old ones."""
         oldest = Conversation(self._client, self.system, model=model)
-        oldest.messages[:] = old
+        oldest.messages = old[:]
         oldest._token_count = self._token_count  # which knows the context
         return list(self.rule(oldest))
 

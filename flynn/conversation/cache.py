@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
+from ..errors import FlynnError
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.request import Prompt
 from ..models.types import ChatResponse
@@ -51,11 +52,20 @@ def compare_prompts(client: LlamaCppClient, before: Prompt, after: Prompt) -> Op
     return PromptDifference(alike, *shown)
 
 
-def why_read_anew(client: LlamaCppClient, before: Prompt, expected: int, after: Prompt, response: ChatResponse) -> str:
-    """Return in one line why the cache supplied less than the `expected` tokens of the prompt before; else nothing."""
+def why_read_anew(
+    client: LlamaCppClient, before: Prompt, after: Prompt, response: ChatResponse, expected: Optional[int] = None
+) -> str:
+    """Return in one line why the cache supplied less than the last prompt; empty if it supplied all of it.
+
+    `expected` is the number of the last prompt's tokens; the server counts them if it is None.
+    """
     usage = response.usage
-    if usage is None or usage.cached_tokens >= expected:
-        return ""
-    difference = compare_prompts(client, before, after)
+    try:
+        expected = client.count_tokens(before) if expected is None else expected
+        if usage is None or usage.cached_tokens >= expected:
+            return ""
+        difference = compare_prompts(client, before, after)
+    except FlynnError as error:
+        return f"the prompts cannot be compared: {error}"
     reason = difference or "the prompt continues the last one, but the server's slot no longer holds it"
     return f"cached {usage.cached_tokens:,} of {usage.prompt_tokens:,} tokens: {reason}"
