@@ -98,7 +98,8 @@ class ConfigSource:
 
     def error(self, path: Tuple[str, ...], message: str) -> ConfigError:
         line, column = self.positions.get(path, (None, None))
-        return ConfigError(message, file=self.file, line=line, column=column, key=".".join(map(_key, path)))
+        names = (name if name.isprintable() and len(name) <= 60 else _shown(name) for name in path)
+        return ConfigError(message, file=self.file, line=line, column=column, key=".".join(names))
 
     def mapping(
         self, value: object, path: Tuple[str, ...], allowed: Optional[Collection[str]] = None, known: str = ""
@@ -200,7 +201,3 @@ def _shown(value: object) -> str:
         text = repr(value)
         return text if len(text) <= 60 else text[:57] + "..."
     return _kind(value)
-
-
-def _key(name: str) -> str:
-    return name if name.isprintable() and len(name) <= 60 else _shown(name)

@@ -107,7 +107,7 @@ class Conversation:
 
     @property
     def n_ctx(self) -> Optional[int]:
-        """The context in tokens; None if the server tells it only when a prompt is too long."""
+        """The context in tokens; None if the server tells it only when a prompt is too long. Raises FlynnError."""
         return self._token_count.n_ctx
 
     def chat(self, /, prompt: Prompt, **options: Any) -> ChatResponse:
@@ -189,16 +189,12 @@ class Conversation:
                 return  # some templates refuse two prompts in a row
         self._keep(turn, [*turn.prompt, message])
         self._token_count.learn(turn.request, response)
-        self._explain(turn.request, response)
-
-    def _explain(self, request: ChatRequest, response: ChatResponse) -> None:
-        """Report why the server read the prompt again, if it did and anybody listens."""
-        last, self._last = self._last, (request, response)
+        last, self._last = self._last, (turn.request, response)
         report = reporter(self._client.transport.trace)
         if report is not nothing and last and last[1].usage:
-            message = why_read_anew(self._client, last[0], request, response, expected=last[1].usage.prompt_tokens)
-            if message:
-                report("cache", message=message)
+            why = why_read_anew(self._client, last[0], turn.request, response, expected=last[1].usage.prompt_tokens)
+            if why:
+                report("cache", message=why)
 
     def _keep(self, turn: Turn, more: List[AnyMessage]) -> None:
         self.messages[:] = [*turn.history, *more]
@@ -221,18 +217,14 @@ class Conversation:
         whole = Turn(request, list(self.messages), new, [])
         if self.n_ctx is None:
             return whole
-        room = self.n_ctx - self._reserve(request, self.n_ctx)
+        limits = [limit for name in LIMITS if (limit := getattr(request, name) or 0) > 0]
+        reserve = min([self.n_ctx // 2, *(limits or [self.n_ctx // 4])]) if self.reserve is None else self.reserve
+        room = self.n_ctx - reserve
         if tokens is None:
             if self._token_count.at_most(request) <= room:
                 return whole
             tokens = self._token_count.count(request)
         return whole if tokens <= room else self._shortened(whole, tokens, room, self.n_ctx)
-
-    def _reserve(self, request: ChatRequest, n_ctx: int) -> int:
-        if self.reserve is not None:
-            return self.reserve
-        limits = [limit for name in LIMITS if (limit := getattr(request, name) or 0) > 0]
-        return min([n_ctx // 2, *(limits or [n_ctx // 4])])
 
     def _shortened(self, whole: Turn, tokens: int, room: int, n_ctx: int) -> Turn:
         messages = [*whole.history, *whole.prompt]

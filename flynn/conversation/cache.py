@@ -37,7 +37,8 @@ def compare_prompts(client: LlamaCppClient, before: Prompt, after: Prompt) -> Op
     prompt, tools in another order, or a template that drops earlier reasoning make it read everything after that again.
 
     Args:
-        client: the server's client. It sends up to six requests, for the server's template and tokenizer.
+        client: the server's client. It sends up to six requests, for the server's template and tokenizer, and raises
+            what `apply_template` and `tokenize` raise.
         before, after: the requests, as for `LlamaCppClient.chat`.
 
     Example:
@@ -45,11 +46,11 @@ def compare_prompts(client: LlamaCppClient, before: Prompt, after: Prompt) -> Op
         "the prompts differ from token ... on: ..."
     """
     one, other = (client.tokenize(client.apply_template(prompt), add_special=True) for prompt in (before, after))
-    alike = next((place for place, (a, b) in enumerate(zip(one, other)) if a != b), None)
-    if alike is None:
+    common = next((index for index, (a, b) in enumerate(zip(one, other)) if a != b), None)
+    if common is None:
         return None
-    shown = (client.detokenize(tokens[alike : alike + _SHOWN]) for tokens in (one, other))
-    return PromptDifference(alike, *shown)
+    shown = (client.detokenize(tokens[common : common + _SHOWN]) for tokens in (one, other))
+    return PromptDifference(common, *shown)
 
 
 def why_read_anew(

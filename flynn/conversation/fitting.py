@@ -21,10 +21,6 @@ class Turn:
     dropped: List[AnyMessage]  # messages that are no longer sent
 
 
-def _role(message: AnyMessage) -> str:
-    return str(message.get("role", "")) if hasattr(message, "get") else message.role
-
-
 def droppable(messages: Sequence[AnyMessage]) -> List[List[int]]:
     """Return the messages that can be dropped, as groups of indices, the oldest first. A group is dropped as a whole.
 
@@ -36,7 +32,7 @@ def droppable(messages: Sequence[AnyMessage]) -> List[List[int]]:
         >>> droppable([{"role": "system"}, {"role": "user"}, {"role": "assistant"}, {"role": "user"}])
         [[1, 2]]
     """
-    roles = [_role(message) for message in messages]
+    roles = [str(message.get("role", "")) if hasattr(message, "get") else message.role for message in messages]
     newest = max((index for index, role in enumerate(roles) if role == "user"), default=-1)
     groups: List[List[int]] = []
     for index, role in enumerate(roles):
