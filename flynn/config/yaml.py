@@ -72,12 +72,12 @@ _INDENTATION = (
     "unexpected indentation: the keys of one mapping begin in the same column, and a value stays on the line of its key"
 )
 _KEY = "expected 'key: value' on one line, with a space after the colon"
-_BLANK = "a tab or a no-break space: use plain spaces"
+_TAB = "a tab or a no-break space: use plain spaces"
 _COMMENT = "nothing but a comment, ' # ...', may follow here"
 _UNCLOSED = "the quote is not closed on this line"
 _QUOTE_IT = "if that is text, put it in quotes"
 _REFUSED = {  # by the character where a key or a value should begin
-    "\t": _BLANK,
+    "\t": _TAB,
     "{": "a mapping in braces: write each 'key: value' on a line of its own, indented below its parent",
     "[": "brackets: a list is read as the value of a key only, 'key: [a, b]', and holds single values",
     "&": f"an anchor: write the value out wherever it is needed; {_QUOTE_IT}",
@@ -120,10 +120,9 @@ class _Parser:
         """Go to the next line that is not blank or a comment; at the end, `indent` is -1."""
         for number, line in self.rest:
             self.number, self.line = number, line
-            bad = _UNREADABLE.search(line)
-            if bad:
-                code = f"{ord(bad[0]):04X}"
-                self.refuse(bad.start(), f'the character U+{code}: write it as "\\u{code}" in double quotes')
+            if unreadable := _UNREADABLE.search(line):
+                code = f"{ord(unreadable[0]):04X}"
+                self.refuse(unreadable.start(), f'the character U+{code}: write it as "\\u{code}" in double quotes')
             content = line.lstrip(" ")
             if content and content[0] != "#":
                 self.indent = len(line) - len(content)
@@ -140,7 +139,7 @@ class _Parser:
         return at
 
     def is_empty(self, at: int) -> bool:
-        """Return whether only a comment follows, or nothing."""
+        """Return whether nothing but a comment follows."""
         return self.line[at : at + 1] in ("", "#")
 
     def document(self) -> Optional[Dict[str, Value]]:
@@ -155,16 +154,17 @@ class _Parser:
         return value
 
     def mapping(self, indent: int, path: KeyPath) -> Dict[str, Value]:
+        """Return the mapping whose keys begin in this column."""
         if len(path) == MAX_DEPTH:
-            self.refuse(indent, f"more than {MAX_DEPTH} mappings in each other")
+            self.refuse(indent, f"more than {MAX_DEPTH} nested mappings")
         result: Dict[str, Value] = {}
         while self.indent == indent:
             key, at = self.key()
             if key in result:
                 self.refuse(indent, f"the key {key!r} is given twice")
-            place = (*path, key)
-            self.positions[place] = (self.number, indent + 1)
-            result[key] = self.value(at, indent, place)
+            key_path = (*path, key)
+            self.positions[key_path] = (self.number, indent + 1)
+            result[key] = self.value(at, indent, key_path)
         return result
 
     def key(self) -> Tuple[str, int]:
@@ -174,8 +174,8 @@ class _Parser:
         key, end = self.scalar(self.indent, _PLAIN)
         colon = self.skip(end)
         if self.line[colon : colon + 2] not in (":", ": "):
-            blank = re.search("[\t\xa0]", self.line)
-            self.refuse(blank.start() if blank else self.indent, _BLANK if blank else _KEY)
+            tab = re.search("[\t\xa0]", self.line)
+            self.refuse(tab.start() if tab else self.indent, _TAB if tab else _KEY)
         if not isinstance(key, str):
             self.refuse(self.indent, f"the key {self.line[self.indent : end]} is read as {key!r}: put it in quotes")
         if colon - self.indent > _MAX_KEY:
@@ -255,7 +255,7 @@ class _Parser:
         end = self.skip(at)
         after = self.line[end : end + 1]
         if after and not (after == "#" and self.line[end - 1] == " "):
-            self.refuse(end, colon if after == ":" else _BLANK if after == "\t" else _COMMENT)
+            self.refuse(end, colon if after == ":" else _TAB if after == "\t" else _COMMENT)
 
 
 def _resolve(text: str) -> Scalar:

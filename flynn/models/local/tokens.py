@@ -14,7 +14,7 @@ Text = Union[str, Sequence[Union[int, str]]]
 
 @dataclass
 class TokenPiece:
-    """A token and its text: `piece` is bytes if they are not valid UTF-8 by themselves."""
+    """A token and its text: `piece` is bytes where these alone are not valid UTF-8."""
 
     id: int
     piece: Union[str, bytes]
