@@ -34,14 +34,10 @@ class Entry(NamedTuple):
 
 
 class Lines:
-    """The lines of a file, without a byte order mark, each with its text as value.
-
-    Args:
-        file: at its beginning.
-        name: of the file, for errors.
-        longest: bytes that a line may have; a longer one is an error.
+    """The lines of a file that is at its beginning, without a byte order mark.
 
     Attributes:
+        name: the name of the file, for errors.
         read: bytes that were read.
         size: bytes to read, None for all there are.
     """
@@ -135,14 +131,18 @@ def read_table(lines: Lines, wanted: Sequence[str]) -> Iterator[Entry]:
 
     Raises FileError if the header lacks a name that is wanted, or has one twice, or cannot be read.
     """
-    header: Optional[List[str]] = None
-    for number, row in _rows(lines):
-        if header is None:
-            problem = str(row) if isinstance(row, RequestError) else _problem_of(row, wanted)
-            if problem or isinstance(row, RequestError):
-                raise FileError(problem, lines.name, number)
-            header = row
-        elif isinstance(row, RequestError):
+    rows = _rows(lines)
+    number, header = next(rows, (0, list(wanted)))
+    if isinstance(header, RequestError):
+        raise FileError(str(header), lines.name, number)
+    if name := _duplicate(header):
+        raise FileError(f"the header has {name!r} twice", lines.name, number)
+    for name in wanted:
+        if name not in header:
+            problem = f"no column {name!r} for the template (the header has: {', '.join(header)})"
+            raise FileError(problem, lines.name, number)
+    for number, row in rows:
+        if isinstance(row, RequestError):
             yield Entry(number, b"", row)
         elif len(row) != len(header):
             error = RequestError(f"the row has {len(row)} values, and the header {len(header)}")
@@ -180,13 +180,6 @@ def _rows(lines: Lines) -> Iterator[Tuple[int, Union[List[str], RequestError]]]:
             yield reader.line_num, row
 
 
-def _problem_of(header: Sequence[str], wanted: Sequence[str]) -> str:
-    if name := _duplicate(header):
-        return f"the header has {name!r} twice"
-    missing = [name for name in wanted if name not in header]
-    return f"no column {missing[0]!r} for the template (the header has: {', '.join(header)})" if missing else ""
-
-
 def read_template(lines: Lines, template: str) -> Iterator[Entry]:
     """Yield the prompt that each entry makes: of CSV, or of JSON lines if the first begins as an object does.
 
@@ -218,11 +211,11 @@ class InputChanged(RequestError):
 
 
 class Done:
-    """The requests that have a result, and those that were asked for in this run, by their IDs as JSON.
+    """Which requests have a result, and which were asked for in this run, by their IDs as JSON.
 
     Attributes:
-        order: the IDs that were asked for, in this order.
-        left: how many of the results belong to no request that was asked for.
+        order: the IDs that were asked for.
+        left: how many results belong to no request that was asked for.
     """
 
     def __init__(self) -> None:
@@ -232,8 +225,11 @@ class Done:
 
     def add(self, name: bytes, digest: bytes) -> bool:
         """Add a result. Returns False if there is one of this ID already."""
+        if name in self._digests:
+            return False
+        self._digests[name] = digest
         self.left += 1
-        return self._digests.setdefault(name, digest) is digest
+        return True
 
     def knows(self, custom_id: str) -> bool:
         """Return whether an ID has a result, or was asked for in this run."""
@@ -242,9 +238,7 @@ class Done:
     def ask(self, custom_id: str, digest: str) -> bool:
         """Note that a request is asked for. Returns False if it has a result.
 
-        Raises:
-            RequestError: an earlier request has this ID.
-            InputChanged: something else was asked under this ID, and has a result.
+        Raises RequestError if an earlier request has this ID, InputChanged if its result is of something else.
         """
         name = as_json(custom_id)
         known = self._digests.get(name)
@@ -266,14 +260,9 @@ def requests(
 ) -> Iterator[Union[Request, Result]]:
     """Yield the requests that have no result yet, and a failure for what is not a request.
 
-    A line of an errors file is the request that failed: asked again, unless it has a result by now.
-
-    Args:
-        file: the name of the input, for errors.
-        fingerprint: of everything else that decides the requests, such as a template; 32 bytes at most.
-
-    Raises:
-        FileError: a request has a result, but of something else; see `Done.ask`.
+    A line of an errors file is the request that failed: asked again, unless it has a result by now. `fingerprint`, of
+    32 bytes at most, stands for everything else that decides the requests, such as a template. Raises FileError, with
+    the name of the input, if a request has a result, but of something else.
     """
     keyed = blake2b(digest_size=8, key=defaults.key + fingerprint)
     for number, source, value in entries:

@@ -26,19 +26,12 @@ _BLOCK = 1024 * 1024  # bytes
 class LineFile:
     """A file of whole lines, opened for appending, and locked until it is closed. It is created if it is not there.
 
-    Links are followed: the file at their end is read, written and replaced, and the links stay.
-
-    Args:
-        path: as the user gave it, for messages too.
+    Links are followed: the file at their end is read, written and replaced, and the links stay. Errors name the path as
+    the user gave it.
 
     Attributes:
         file: the descriptor.
         removes_empty: whether `close` removes the file if it is empty. At first that is whether it was created here.
-
-    Raises, from every method:
-        OSError: the file cannot be read or written, or is not in its place any more.
-        FileError: it is not a regular file, or another run has locked it.
-        FlynnError: this system has no POSIX locks.
     """
 
     def __init__(self, path: str) -> None:
@@ -97,6 +90,12 @@ class LineFile:
                 line = file.readline()
                 yield offset, line
                 offset += len(line)
+
+    def lines_at(self, offsets: Iterable[int]) -> Iterator[bytes]:
+        with open(self.file, "rb", closefd=False) as file:
+            for offset in offsets:
+                file.seek(offset)
+                yield file.readline()
 
     def append(self, lines: bytes) -> None:
         """Append whole lines."""

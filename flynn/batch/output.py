@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import json
 import os
-from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from ..errors import FileError
 from .input import Done
@@ -24,11 +24,9 @@ class Record:
 
     Attributes:
         before: the number of results that were there.
-        errors_began: the offset in the errors file of the first failure of this run.
+        errors_began: where the failures of this run begin in the errors file, in bytes.
 
-    Raises:
-        FileError: another run writes the output, or one of the files holds something else.
-        OSError: one of them cannot be read or written.
+    Raises FileError if another run writes the output, or if one of the files holds something else.
     """
 
     def __init__(self, path: str, done: Done) -> None:
@@ -91,7 +89,7 @@ class Record:
         self._errors.sync(after)
 
     def finish(self, done: Done, *, ordered: bool) -> None:
-        """After a complete run, drop old failures of requests that it has met, and put the results in order."""
+        """After a complete run: drop the old failures that it asked again, and put the results in order."""
         self._output.check_place()
         if self.errors_began:
             lines = self._errors.lines()
@@ -101,18 +99,10 @@ class Record:
 
     def _sort(self, order: Sequence[bytes]) -> None:
         """Put the results into an order of IDs. Those that are not in it come last."""
-        offsets: Dict[bytes, int] = {}
-        for offset, line in self._output.lines():
-            offsets[_id_of(line)] = offset
+        offsets = {(read_result(line) or (b"", b""))[1]: offset for offset, line in self._output.lines()}
         if list(offsets) != order:
-            self._output.replace(self._picked(offsets, itertools.chain(order, list(offsets))))
-
-    def _picked(self, offsets: Dict[bytes, int], ids: Iterable[bytes]) -> Iterator[bytes]:
-        with open(self._output.file, "rb", closefd=False) as file:
-            for custom_id in ids:
-                if (offset := offsets.pop(custom_id, -1)) >= 0:
-                    file.seek(offset)
-                    yield file.readline()
+            ids = dict.fromkeys(itertools.chain(order, offsets))
+            self._output.replace(self._output.lines_at(offsets[name] for name in ids if name in offsets))
 
     def close(self) -> None:
         """Close the files. An errors file without errors is removed, and a file that was created for nothing."""
@@ -132,10 +122,6 @@ def _check(file: LineFile, line: int, is_ours: bool) -> None:
 def _after_zeros(line: bytes) -> bytes:
     """Return the part of a line after the zeros that a power failure has left in it."""
     return line[line.rfind(b"\0") + 1 :]
-
-
-def _id_of(line: bytes) -> bytes:
-    return (read_result(line) or (b"", b""))[1]
 
 
 def _read_failure(line: bytes) -> Optional[Dict[str, Any]]:

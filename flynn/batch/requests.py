@@ -134,8 +134,8 @@ def make_request(source: AnyRequest, number: int, defaults: Defaults, digest: st
 def retry_of(failure: Mapping[str, Any], number: int, defaults: Defaults, digest: str) -> Request:
     """Return the request in a line of an errors file, with today's defaults in place of those it was sent with.
 
-    Its digest is the one in the line if the body stays the same, otherwise `digest`. Raises RequestError if the line
-    holds no request, because what failed was not one.
+    It keeps the digest in the line if its body stays the same, and gets `digest` otherwise. Raises RequestError if what
+    failed was not a request.
     """
     request = failure.get("request")
     if not isinstance(request, dict) or not isinstance(request.get("body"), dict):

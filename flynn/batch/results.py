@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from ..errors import FlynnError, ProtocolError, ServerError, StructuredOutputError
@@ -105,8 +105,8 @@ def _decode(path: str, raw: bytes) -> Tuple[Any, List[Choice]]:
     value = decode_json(raw)
     if path == COMPLETIONS:
         items = objects(expect_object(value), "choices")
-        if items:
-            return value, [Choice(Message("assistant", _text(item)), get(item, "finish_reason", "")) for item in items]
+        if items and all(isinstance(item.get("text"), str) for item in items):
+            return value, [Choice(Message("assistant", item["text"]), get(item, "finish_reason", "")) for item in items]
     elif path == EMBEDDINGS:
         if len(decode_embeddings(value)):
             return value, []
@@ -117,12 +117,6 @@ def _decode(path: str, raw: bytes) -> Tuple[Any, List[Choice]]:
         if items and all(number(item, key) is not None for item in items):
             return value, []
     raise ProtocolError(f"expected an answer of {path}, got {raw[:80]!r}")
-
-
-def _text(item: Mapping[str, Any]) -> str:
-    if not isinstance(item.get("text"), str):
-        raise ProtocolError("expected a completion with a text")
-    return str(item["text"])
 
 
 def _mismatch(schema: Mapping[str, Any], choices: List[Choice]) -> Optional[StructuredOutputError]:
@@ -218,19 +212,26 @@ def is_torn(end: bytes) -> bool:
 # --- totals -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass
 class Tally:
-    """Counts results, their tokens, and the seconds since it was created.
+    """Counts requests and tokens, and the seconds since it was created.
 
     Attributes:
-        before: results that the output had already.
-        done, failed: requests that have succeeded and failed since.
+        done, failed: requests that have succeeded and failed.
+        done_before: results that the output had already.
         truncated: answers, among those done, that were cut off at the token limit.
         prompt_tokens, cached_tokens, completion_tokens: of requests that succeeded; cached ones are prompt tokens too.
     """
 
-    def __init__(self) -> None:
-        self.before = self.done = self.failed = self.truncated = 0
-        self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
+    done: int = 0
+    done_before: int = 0
+    failed: int = 0
+    truncated: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __post_init__(self) -> None:
         self._began = time.monotonic()
 
     def add(self, result: Result) -> None:
@@ -246,15 +247,15 @@ class Tally:
 
     def line(self, left: Optional[float]) -> str:
         """Return the progress in one line; `left` is the number of requests that are still to be done, if known."""
-        parts = [f"{self.before + self.done} done", f"{self.failed} failed", *self._speeds()]
+        parts = [f"{self.done_before + self.done} done", f"{self.failed} failed", *self._speeds()]
         if left is not None and self.done:
             # Failures do not count as work: they may have taken no time at all, or all of it.
             parts.append(f"{_duration(left * self._seconds / self.done)} left")
         return ", ".join(parts)
 
     def summary(self) -> str:
-        before = f" ({self.before} of them before)" if self.before else ""
-        parts = [f"{self.before + self.done} done{before}", f"{self.failed} failed"]
+        before = f" ({self.done_before} of them before)" if self.done_before else ""
+        parts = [f"{self.done_before + self.done} done{before}", f"{self.failed} failed"]
         if self.truncated:
             parts.append(f"{self.truncated} cut off at the limit of tokens (see --max-tokens)")
         if self.prompt_tokens:
@@ -265,14 +266,8 @@ class Tally:
         """Return the totals for a program."""
         seconds = self._seconds
         return {
-            "done": self.done,
-            "done_before": self.before,
-            "failed": self.failed,
-            "truncated": self.truncated,
+            **asdict(self),
             "seconds": round(seconds, 6),
-            "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": self.cached_tokens,
-            "completion_tokens": self.completion_tokens,
             "prompt_tokens_per_second": round(self.prompt_tokens / seconds, 3),
             "completion_tokens_per_second": round(self.completion_tokens / seconds, 3),
         }

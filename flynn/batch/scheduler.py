@@ -22,7 +22,7 @@ from ..errors import (
     ServerNotRunningError,
 )
 from ..retry import is_temporary, pause
-from .queue import WINDOW, Outage, Queue, Task
+from .queue import Outage, Queue, Task
 from .requests import Request
 from .results import Result, failure
 
@@ -55,9 +55,8 @@ class Scheduler:
         ordered: bool = False,
         pause: Callable[[int, Optional[float]], float] = pause,
     ) -> None:
-        self._lock = threading.RLock()  # reentrant: the garbage collector may run `Run.__del__` while it is held
-        self._changed = threading.Condition(self._lock)  # for the workers and the reader
-        self._news = threading.Condition(self._lock)  # for the owner
+        # Its lock is reentrant: the garbage collector may run `Run.__del__` while it is held.
+        self._changed = threading.Condition()
         self._one_server, self._wait, self._max_failures, self._retries = one_server, wait, max_failures, retries
         self._ordered, self._pause = ordered, pause
         self.limit = self.in_flight = 0
@@ -78,20 +77,22 @@ class Scheduler:
 
         Returns False if no more are wanted.
         """
-        with self._lock:
-            while not self.stopping and (self._queue.is_full or len(self._results) >= _UNCLAIMED):
-                self._changed.wait()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.stopping or not (self._queue.is_full or len(self._results) >= _UNCLAIMED)
+            )
             if isinstance(item, Result):
                 self._put(item, next(self._places))
+                self._changed.notify_all()
             elif self._queue.add(Task(item, next(self._places)), time.monotonic()) or self._queue.is_full:
                 self._changed.notify_all()
             return not self.stopping
 
     def end(self) -> None:
         """Record that there are no more requests."""
-        with self._lock:
+        with self._changed:
             self._queue.ended = True
-            self._wake_all()
+            self._changed.notify_all()
 
     # --- called by workers --------------------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class Scheduler:
 
         A task that has failed before comes alone, or last: it may fail again, and all with it.
         """
-        with self._lock:
+        with self._changed:
             while not self._is_over():
                 was_full = self._queue.is_full
                 tasks, delay = self._begin(worker, most)
@@ -111,44 +112,19 @@ class Scheduler:
                 self._changed.wait(min(delay, threading.TIMEOUT_MAX))
             return []
 
-    def succeed(self, task: Task, result: Result) -> None:
-        """Record the answer of a task. An answer that does not fit the request's schema is asked for again."""
-        with self._lock:
-            self._finish(task)
-            self._answered += 1
-            if self._outage.since is not None:
-                self._outage = Outage()
-                self._changed.notify_all()
-            if result.error is not None and task.mismatches < self._retries:
-                task.mismatches += 1
+    def finish(self, task: Task, outcome: Union[Result, FlynnError, None]) -> None:
+        """Record the answer to a task, or why an attempt failed, or None if it was not sent or was aborted."""
+        with self._changed:
+            self.in_flight -= 1
+            if self._outage.trial is task:
+                self._outage.trial = None
+            if isinstance(outcome, Result):
+                self._succeed(task, outcome)
+            elif outcome is not None:
+                self._fail(task, outcome)
+            else:
                 self._queue.put_back(task, time.monotonic())
-                self._changed.notify_all()
-            else:
-                self._put(result, task.place)
-
-    def fail(self, task: Task, error: FlynnError) -> None:
-        """Record a failed attempt: the task is tried again, or has failed for good, or the run gives up."""
-        with self._lock:
-            self._finish(task)
-            task.attempts += 1
-            task.timeouts += isinstance(error, RequestTimeoutError)
-            is_its_own = self._is_its_own(task, error)
-            task.failures += is_its_own
-            is_refused = is_final(error) or (isinstance(error, AuthenticationError) and self._answered > 0)
-            if self._is_for_all(error):
-                self.stop(error)
-            elif is_refused or task.failures >= ATTEMPTS:
-                self._put(failure(task.request, error), task.place)
-            else:
-                self._try_again(task, error, is_its_own=is_its_own)
-            self._wake_all()
-
-    def give_back(self, task: Task) -> None:
-        """Take back a task that was not sent, or was aborted."""
-        with self._lock:
-            self._finish(task)
-            self._queue.put_back(task, time.monotonic())
-            self._wake_all()
+            self._changed.notify_all()
 
     # --- called by the owner ------------------------------------------------------------------------------------------
 
@@ -157,9 +133,8 @@ class Scheduler:
 
         After the last result it raises the reason why the run gave up.
         """
-        with self._lock:
-            if not self._results and not self._is_done():
-                self._news.wait(timeout)
+        with self._changed:
+            self._changed.wait_for(lambda: self._results or self._is_done(), timeout)
             if self._is_done():  # an earlier result will not come any more
                 self._results += [self._held[place] for place in sorted(self._held)]
                 self._held.clear()
@@ -174,20 +149,20 @@ class Scheduler:
             return None
 
     def set_limit(self, limit: int) -> None:
-        with self._lock:
+        with self._changed:
             self.limit = limit
             self._changed.notify_all()
 
     def stop(self, error: Optional[BaseException] = None) -> None:
         """Begin no more requests, and raise `error` at the end."""
-        with self._lock:
+        with self._changed:
             self.stopping = True
             self._error = self._error or error
-            self._wake_all()
+            self._changed.notify_all()
 
     def away(self) -> Tuple[float, Optional[FlynnError]]:
         """Return the seconds since the last answer, and the last failure; 0 and None while the server answers."""
-        with self._lock:
+        with self._changed:
             since = self._outage.since
             return 0.0 if since is None else time.monotonic() - since, self._outage.error
 
@@ -223,10 +198,28 @@ class Scheduler:
             task.answered = self._answered
         return tasks, delay
 
-    def _finish(self, task: Task) -> None:
-        self.in_flight -= 1
-        if self._outage.trial is task:
-            self._outage.trial = None
+    def _succeed(self, task: Task, result: Result) -> None:
+        self._answered += 1
+        if self._outage.since is not None:
+            self._outage = Outage()
+        if result.error is not None and task.mismatches < self._retries:  # the answer does not fit the schema
+            task.mismatches += 1
+            self._queue.put_back(task, time.monotonic())
+        else:
+            self._put(result, task.place)
+
+    def _fail(self, task: Task, error: FlynnError) -> None:
+        task.attempts += 1
+        task.timeouts += isinstance(error, RequestTimeoutError)
+        is_its_own = self._is_its_own(task, error)
+        task.failures += is_its_own
+        is_refused = is_final(error) or (isinstance(error, AuthenticationError) and self._answered > 0)
+        if self._is_for_all(error):
+            self.stop(error)
+        elif is_refused or task.failures >= ATTEMPTS:
+            self._put(failure(task.request, error), task.place)
+        else:
+            self._try_again(task, error, is_its_own=is_its_own)
 
     def _is_for_all(self, error: FlynnError) -> bool:
         """Return whether all other requests would fail too. A 401 or 403 is one request's if others are answered."""
@@ -266,18 +259,9 @@ class Scheduler:
             while self._next_place in self._held:
                 self._results.append(self._held.pop(self._next_place))
                 self._next_place += 1
-            if self._queue.held >= WINDOW > len(self._held):
-                self._changed.notify_all()
             self._queue.held = len(self._held)
         else:
             self._results.append(result)
-        self._news.notify()
-        if self._is_over():
-            self._wake_all()
-
-    def _wake_all(self) -> None:
-        self._changed.notify_all()
-        self._news.notify_all()
 
 
 def is_final(error: FlynnError) -> bool:

@@ -21,7 +21,7 @@ from ..http.limits import CallAborted, CancelScope
 from ..models.local.llamacpp import LlamaCppClient
 from ..threads import start
 from .queue import Task
-from .results import answer
+from .results import Result, answer
 from .scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -91,13 +91,13 @@ class Workers:
     def _work(self, thread: int) -> None:
         while tasks := self._scheduler.take(thread, self._together):
             jobs = [(task.request.path, task.request.body, task.time_limit(self._timeout)) for task in tasks]
-            replies: List[Reply] = []
+            outcomes: List[Union[Result, FlynnError]] = []
             try:
-                replies = self._send(thread, jobs)
+                outcomes = [_outcome(task, reply) for task, reply in zip(tasks, self._send(thread, jobs))]
             except BaseException as error:
                 self._scheduler.stop(error)
-            for task, reply in itertools.zip_longest(tasks, replies):
-                self._report(task, reply)
+            for task, outcome in itertools.zip_longest(tasks, outcomes):
+                self._scheduler.finish(task, outcome)
 
     def _send(self, thread: int, jobs: List[Job]) -> List[Reply]:
         """Send requests, and return the replies, in their order; fewer if some were not sent, or aborted."""
@@ -109,20 +109,6 @@ class Workers:
             return []
         except FlynnError as error:
             return [error]
-
-    def _report(self, task: Task, reply: Optional[Reply]) -> None:
-        try:
-            if reply is None:
-                self._scheduler.give_back(task)
-            elif isinstance(reply, FlynnError):
-                self._scheduler.fail(task, reply)
-            else:
-                self._scheduler.succeed(task, answer(task.request, reply))
-        except FlynnError as error:
-            self._scheduler.fail(task, error)
-        except BaseException as error:
-            self._scheduler.stop(error)
-            self._scheduler.give_back(task)
 
     def _scope(self, thread: int) -> CancelScope:
         scope = CancelScope()
@@ -162,6 +148,13 @@ class Workers:
         except (ServerError, ProtocolError):
             slots = 0
         return min(slots, _MOST_SLOTS) if slots > 0 else _UNKNOWN_SLOTS
+
+
+def _outcome(task: Task, reply: Reply) -> Union[Result, FlynnError]:
+    try:
+        return reply if isinstance(reply, FlynnError) else answer(task.request, reply)
+    except FlynnError as error:
+        return error
 
 
 class ExecutorWorkers(Workers):

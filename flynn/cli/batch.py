@@ -230,8 +230,7 @@ class _Watch:
     def __init__(self, given: Given, terminal: Terminal, batch: Run, results: Any, lines: Lines, done: Done) -> None:
         self._given, self._terminal, self._batch = given, terminal, batch
         self._results, self._lines, self._done = results, lines, done
-        self._tally = Tally()
-        self._tally.before = results.before
+        self._tally = Tally(done_before=results.before)
         self._interrupts = 0
         self._shown_at = time.monotonic()
         self._was_away = False
@@ -296,7 +295,7 @@ class _Watch:
             return None
         met, not_met = len(self._done.order), self._done.left
         unread = (self._size - self._lines.read) * met / self._lines.read
-        asked = met - (self._tally.before - not_met) + max(0.0, unread - not_met)
+        asked = met - (self._tally.done_before - not_met) + max(0.0, unread - not_met)
         return max(0.0, asked - self._tally.done - self._tally.failed)
 
     def _end(self) -> None:

@@ -322,8 +322,7 @@ def test_an_id_that_comes_twice_is_an_error() -> None:
 
 
 def test_the_tally_tells_how_it_goes() -> None:
-    tally = Tally()
-    tally.before = 2
+    tally = Tally(done_before=2)
     tally.add(Result("a", 1, USAGE))
     tally.add(failure(REQUEST, ServerError("x", status=400)))
     assert tally.line(10.0).startswith("3 done, 1 failed, ")

@@ -183,10 +183,9 @@ class Run:
             request = taken[0].request
             self.attempts[request.custom_id] += 1
             outcome = answer(request.custom_id)
-            if isinstance(outcome, FlynnError) and not isinstance(outcome, StructuredOutputError):
-                scheduler.fail(taken[0], outcome)
-            else:
-                scheduler.succeed(taken[0], Result(request.custom_id, 0, {}, outcome))
+            if outcome is None or isinstance(outcome, StructuredOutputError):
+                outcome = Result(request.custom_id, 0, {}, outcome)
+            scheduler.finish(taken[0], outcome)
         if not most:
             scheduler.stop()
         try:
