@@ -13,7 +13,7 @@ from typing import Dict, List, Optional, Tuple
 from ..errors import FlynnError
 from .requests import Request
 
-# How many requests, and bytes of them, are read ahead, so that those that begin alike meet.
+# Requests, and bytes of them, that are read ahead, so that those that begin alike meet.
 WINDOW, WINDOW_BYTES = 2048, 4 * 1024 * 1024
 GATHER = 0.05  # seconds that a worker waits for more requests to choose from
 
@@ -90,13 +90,13 @@ class Queue:
 
         A task that has failed and is due comes first, unless `untried_first`.
         """
-        due = self._failed[0][0] - now if self._failed else math.inf
         task, delay = None, math.inf
-        if due > 0 or untried_first:
+        retry_delay = self._failed[0][0] - now if self._failed else math.inf
+        if retry_delay > 0 or untried_first:
             task, delay = self._take_untried(worker, now)
-        if task is None and due <= 0:
+        if task is None and retry_delay <= 0:
             task = heapq.heappop(self._failed)[2]
-        return task, min(delay, due)
+        return task, min(delay, retry_delay)
 
     def _take_untried(self, worker: int, now: float) -> Tuple[Optional[Task], float]:
         if len(self._failed) >= WINDOW:  # so many have failed that memory would not be bounded
@@ -166,6 +166,4 @@ class Outage:
 
     def delay(self, now: float) -> float:
         """Return the seconds until a task may be sent."""
-        if self.since is None:
-            return 0.0
         return math.inf if self.trial else max(0.0, self._reopens - now)

@@ -9,12 +9,12 @@ Source: https://json-schema.org/draft/2020-12/json-schema-validation
 from __future__ import annotations
 
 import json
-import operator
 import re
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import unquote
 
 from ..structured.mismatch import NAMES, Key, Mismatch, refuse
+from ..structured.nodes import LIMITS
 
 Keys = Tuple[Key, ...]
 
@@ -28,18 +28,9 @@ _IS: Dict[str, Callable[[Any], bool]] = {
     "integer": lambda value: _IS["number"](value) and value == value // 1,
 }
 _ARTICLES = {name.split()[-1]: name for name in NAMES.values()}
-# By keyword: the JSON type that it is for, and its check.
-_LIMITS: Dict[str, Tuple[str, Callable[[Any, Any], object]]] = {
-    "minimum": ("number", operator.ge),
-    "maximum": ("number", operator.le),
-    "exclusiveMinimum": ("number", operator.gt),
-    "exclusiveMaximum": ("number", operator.lt),
-    "minLength": ("string", lambda value, limit: len(value) >= limit),
-    "maxLength": ("string", lambda value, limit: len(value) <= limit),
-    "pattern": ("string", lambda value, limit: re.search(limit, value)),
-    "minItems": ("array", lambda value, limit: len(value) >= limit),
-    "maxItems": ("array", lambda value, limit: len(value) <= limit),
-}
+# The keywords of `flynn.Limits`, here for any number, and with a pattern that may match anywhere in the string.
+_LIMITS = {keyword: ("number" if kind == "integer" else kind, keeps) for keyword, (kind, keeps) in LIMITS.items()}
+_LIMITS["pattern"] = ("string", lambda value, limit: re.search(limit, value))
 
 
 def check(schema: Mapping[str, Any], value: Any) -> Optional[str]:

@@ -1,8 +1,8 @@
-"""The workers: threads that send the requests, to one server, or through an executor, whose workers may have others.
+"""The workers: threads that send the requests to one server, or through an executor to the servers of its workers.
 
-To hand a task to an executor may cost more than the answer. So a task of it is several requests, as many as are
-answered within a second, one after the other, and their replies come back together. A worker that dies costs no more
-than that; where answers take longer than a second, each is a task of its own.
+Handing a task to an executor may cost more than the answer. So a task is as many requests as are answered within a
+second: they are sent one after the other, and their replies come back together. A worker that dies costs no more than
+that. Where answers take longer than a second, each request is a task of its own.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Job = Tuple[str, bytes, Optional[float]]  # route, body and time limit in second
 Reply = Union[bytes, FlynnError]
 
 _LOOK = 2.0  # seconds between two looks at the server's slots
-# Bytes of address space that must be left for another thread: its stack, and what glibc reserves for what it allocates
-# (malloc/arena.c). With less, threads do begin, and then fail anywhere.
+# Bytes of address space that another thread needs: its stack, and what glibc reserves for its allocations
+# (malloc/arena.c). With less, threads start, and then fail anywhere.
 _ROOM = (8 + 64) * 1024 * 1024
-_UNKNOWN_SLOTS = 4  # the number of slots of a server that does not say
+_UNKNOWN_SLOTS = 4  # slots of a server that does not say how many it has
 _MOST_SLOTS = 256  # that a server is believed to have
 TOGETHER = 1.0  # seconds after which a worker of an executor begins no more of the requests of one task
 MOST_TOGETHER = 64
@@ -44,7 +44,7 @@ _WAIT = 30.0  # seconds that a worker of an executor waits for its server before
 class Workers:
     """Threads that take tasks from the scheduler, send them to the server, and report the replies.
 
-    There are `jobs` threads, or, if that is None, as many as the server has slots free.
+    There are `jobs` threads, or, if that is None, as many as the server has free slots.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Workers:
         self._client: Any = client  # None only for an executor
         self._scheduler, self._timeout, self._jobs = scheduler, timeout, jobs
         self._threads = 0
-        self._together = 1  # requests that a thread sends in one go
+        self._together = 1  # requests that a thread takes at a time
         self._others = sys.maxsize  # slots that others used at the last look
         self._aborted = threading.Event()
         self._aborts: Dict[int, Callable[[], object]] = {}  # by thread: what aborts the call that it waits for
