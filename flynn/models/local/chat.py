@@ -8,8 +8,7 @@ from ...errors import ProtocolError
 from ..types import ChatRequest, ChatResponse, Prompt
 from .decode import ChatStreamDecoder, decode_chat, expect_object, get
 from .encode import chat_request, encode_chat, encode_prompt, with_defaults
-from .resumable import StreamRoutes
-from .stream import ChatStream
+from .stream import ChatStream, StreamRoutes
 from .transport import OWN
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from ...errors import ServerError
 from ...http.limits import Call
 from .decode import decode_fields, decode_json, expect_object, get, number, objects
 from .encode import encode_json
-from .resumable import ResumableBody
-from .stream import ServerStream
+from .stream import ServerStream, StreamedAnswer
 from .transport import LOADING_PAUSE, OWN, Routes, about
 
 
@@ -42,7 +41,7 @@ class ModelEvent:
             `"download_finished"`, `"download_failed"`, `"model_remove"`, `"models_reload"`.
         status: the model's new status, as in `ModelInfo`; None if it did not change.
         stage: the part that is being loaded, e.g. `"text_model"`; None if nothing is being loaded.
-        progress: how much of the stage is loaded, 0 to 1; None if nothing is being loaded.
+        progress: how much of the stage is loaded, or of all files downloaded, 0 to 1; None if that is unknown.
         raw: the server's JSON, untouched.
     """
 
@@ -68,12 +67,22 @@ class ModelEventDecoder:
         raw = expect_object(decode_json(data), "event")
         change: Dict[str, Any] = get(raw, "data", {})
         status = get(change, "status", "") or None
-        loading: Dict[str, Any] = get(change, "progress", {})
-        stage, progress = get(loading, "current", "") or None, number(loading, "value")
+        parts: Dict[str, Any] = get(change, "progress", {})
+        if get(raw, "event", "") == "download_progress":
+            stage, progress = None, _share(parts)
+        else:
+            stage, progress = get(parts, "current", "") or None, number(parts, "value")
         return [decode_fields(ModelEvent, raw, status=status, stage=stage, progress=progress)]
 
     def response(self) -> None:
         """Return None: these events are not parts of a response."""
+
+
+def _share(files: Mapping[str, Any]) -> Optional[float]:
+    """Return how much of the files is downloaded, given `{"done": …, "total": …}` in bytes for each URL."""
+    sizes = [expect_object(file, "progress") for file in files.values()]
+    total = sum(number(size, "total") or 0 for size in sizes)
+    return sum(number(size, "done") or 0 for size in sizes) / total if total > 0 else None
 
 
 class ModelEvents(ServerStream):
@@ -177,4 +186,4 @@ class ModelRoutes(Routes):
             ...         if event.status == "loaded":
             ...             break
         """
-        return ModelEvents(ResumableBody(self.transport, "/models/sse", timeout=timeout), ModelEventDecoder())
+        return ModelEvents(StreamedAnswer(self.transport, "/models/sse", timeout=timeout), ModelEventDecoder())

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union
 
-from ..request import ChatRequest
+from ..request import ChatRequest, check_options
 from ..types import ContentEvent, ProgressEvent, Timings, Usage
 from .decode import decode_event, decode_json, decode_progress, decode_timings, get, integers, objects
-from .encode import check_options, encode_json
-from .resumable import StreamRoutes
-from .stream import TextStream
+from .encode import encode_json
+from .stream import StreamRoutes, TextStream
 from .transport import OWN
 
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ OWN: Any = ...  # the default of `timeout` arguments: the client's timeout. None
 MAX_REPLY = 256 * 1024 * 1024  # bytes of a reply in one piece
 MAX_ERROR = 1024 * 1024  # bytes of an error
 JSON = "application/json"
-_KINDS = {JSON: "JSON", "text/event-stream": "an event stream"}
+EVENT_STREAM = "text/event-stream"
+_KINDS = {JSON: "JSON", EVENT_STREAM: "an event stream"}
 LOADING_PAUSE = 0.25  # seconds between two looks whether the model is loaded
 
 
@@ -109,7 +110,7 @@ class Transport:
         decode: Callable[[bytes], Any] = bytes,
     ) -> Any:
         """Return the decoded body of a reply, which must have the media type `kind`; see `send`."""
-        headers, call = check_headers(headers), self.call(timeout)
+        headers, call = check_headers(headers) if headers else None, self.call(timeout)
         try:
             response = self.send(call, method, path, body, kind=kind, headers=headers, patient=patient)
             data = self.read(response)
