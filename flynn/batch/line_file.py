@@ -98,7 +98,6 @@ class LineFile:
                 yield file.readline()
 
     def append(self, lines: bytes) -> None:
-        """Append whole lines."""
         if lines:
             self.check_place()
         with _named(self.path):

@@ -127,7 +127,6 @@ class Queue:
 
 
 def _common_prefix(one: bytes, other: bytes) -> int:
-    """Return the length of the common beginning."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2

@@ -89,7 +89,6 @@ class Scheduler:
             return not self.stopping
 
     def end(self) -> None:
-        """Record that there are no more requests."""
         with self._changed:
             self._queue.ended = True
             self._changed.notify_all()
@@ -97,9 +96,9 @@ class Scheduler:
     # --- called by workers --------------------------------------------------------------------------------------------
 
     def take(self, worker: int, most: int = 1) -> List[Task]:
-        """Wait for tasks, `most` at most, and return them; none if there will be none.
+        """Wait for tasks, and return `most` of them at most; none at the end of the run.
 
-        A task that has failed before comes alone, or last: it may fail again, and all with it.
+        A task that has failed before comes alone, or last: if it breaks the worker, the others fail with it.
         """
         with self._changed:
             while not self._is_over():
