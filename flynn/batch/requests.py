@@ -120,7 +120,7 @@ def make_request(source: AnyRequest, number: int, defaults: Defaults, digest: st
     if path in (CHAT, COMPLETIONS):
         defaulted = [option for option in defaults.options if option not in body]
         body = {**defaults.options, **body}
-    if path == CHAT and _wants_system(body["messages"]) and defaults.system is not None:
+    if path == CHAT and _lacks_system(body["messages"]) and defaults.system is not None:
         defaulted.append(_SYSTEM)
         body["messages"] = [{"role": "system", "content": defaults.system}, *body["messages"]]
     first = ROUTES[path]
@@ -141,18 +141,18 @@ def retry_of(failure: Mapping[str, Any], number: int, defaults: Defaults, digest
     if not isinstance(request, dict) or not isinstance(request.get("body"), dict):
         message = failure["error"].get("message")
         raise RequestError(message if isinstance(message, str) else "this line of an errors file holds no request")
-    then = make_request(request, number, Defaults())
+    original = make_request(request, number, Defaults())
     names, body = failure.get("defaults"), dict(request["body"])
     names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
     for name in set(names) & set(defaults.options):
         body.pop(name, None)
-    if _SYSTEM in names and defaults.system is not None and not _wants_system(body["messages"][:1]):
+    if _SYSTEM in names and defaults.system is not None and not _lacks_system(body["messages"][:1]):
         body["messages"] = body["messages"][1:]
-    now = make_request({**request, "body": body}, number, defaults, digest)
-    known = str(failure.get("id"))[len("batch_req_") :]
-    if json.loads(now.body) == json.loads(then.body) and re.fullmatch("[0-9a-f]{16}", known):
-        digest = known
-    return replace(now, digest=digest, defaulted=tuple(dict.fromkeys([*names, *now.defaulted])))
+    retry = make_request({**request, "body": body}, number, defaults, digest)
+    recorded = str(failure.get("id"))[len("batch_req_") :]
+    if json.loads(retry.body) == json.loads(original.body) and re.fullmatch("[0-9a-f]{16}", recorded):
+        digest = recorded
+    return replace(retry, digest=digest, defaulted=tuple(dict.fromkeys([*names, *retry.defaulted])))
 
 
 def _full(value: Dict[str, Any]) -> Tuple[str, Dict[str, Any]]:
@@ -168,7 +168,7 @@ def _full(value: Dict[str, Any]) -> Tuple[str, Dict[str, Any]]:
     if not isinstance(body, dict) or ROUTES[path] not in body:
         raise RequestError(f'the body for {path} must be an object with "{ROUTES[path]}"')
     if path == CHAT:
-        _wants_system(body["messages"])
+        _lacks_system(body["messages"])
     return path, dict(body)
 
 
@@ -185,7 +185,7 @@ def _short(value: Mapping[str, Any]) -> Dict[str, Any]:
     return body
 
 
-def _wants_system(messages: Any) -> bool:
+def _lacks_system(messages: Any) -> bool:
     """Return whether messages have no system prompt. Raises RequestError if they are not messages."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise RequestError('"messages" must be a list of objects')

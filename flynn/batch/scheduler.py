@@ -239,11 +239,11 @@ class Scheduler:
 
     def _try_again(self, task: Task, error: FlynnError, *, is_its_own: bool) -> None:
         now = time.monotonic()
-        asked = error.retry_after if isinstance(error, ServerError) else None
+        retry_after = error.retry_after if isinstance(error, ServerError) else None
         task.answered = self._answered
-        self._queue.put_back(task, now + self._pause(task.attempts - 1, asked))
+        self._queue.put_back(task, now + self._pause(task.attempts - 1, retry_after))
         if is_temporary(error) or not (is_its_own or isinstance(error, AuthenticationError)):
-            self._outage.failed(error, now, self._pause(self._outage.failures, asked))
+            self._outage.failed(error, now, self._pause(self._outage.failures, retry_after))
             seconds = now - (self._outage.since or now)
             if self._wait is not None and seconds > self._wait:
                 self.stop(error.advise(f"nothing was answered for {seconds:.0f} s; wait= or --wait sets the limit"))
