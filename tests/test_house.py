@@ -168,7 +168,7 @@ class AnyOutput(doctest.OutputChecker):
 def examples(*, with_server: bool) -> List[doctest.DocTest]:
     finder = doctest.DocTestFinder(exclude_empty=True)
     names = [module.name for module in pkgutil.walk_packages(flynn.__path__, "flynn.")]
-    modules = [importlib.import_module(name) for name in names if name not in ("flynn.__main__", "flynn.batch.dask")]
+    modules = [importlib.import_module(name) for name in names if name != "flynn.__main__"]
     found = [test for module in modules for test in finder.find(module) if test.examples]
     return [test for test in found if test.name.rpartition(".")[2] not in OTHER_SERVERS and asks(test) == with_server]
 
