@@ -20,6 +20,7 @@ from typing import Dict, Iterator, List, NamedTuple
 
 import environment
 import pytest
+from dask_cluster import DaskCluster
 from environment import ROOT
 from real_server import RealServer
 from service import hub
@@ -37,6 +38,8 @@ SERVERS = {
     "a server with several models": "server_of_several",
 }
 ADDRESS = "http://localhost:8080"
+SCHEDULER = "tcp://scheduler:8786"
+FAILED = ROOT / "tests" / "data" / "answers.jsonl.errors.jsonl"
 TEMPLATE = ROOT / "tests" / "data" / "tools.jinja"
 
 
@@ -102,6 +105,12 @@ def server_of_several(
 
 
 @pytest.fixture
+def dask_address(served: RealServer) -> Iterator[str]:
+    with DaskCluster([served.endpoint], threads=1) as cluster:
+        yield cluster.address
+
+
+@pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder with the files that snippets name, and the command."""
     files = {
@@ -142,6 +151,10 @@ def test_the_python_of_a_document_runs(name: str, place: Path, request: pytest.F
 @pytest.mark.parametrize("snippet", snippets("sh"), ids=str)
 def test_the_commands_of_a_document_run(snippet: Snippet, place: Path, request: pytest.FixtureRequest) -> None:
     for line in snippet.text.splitlines():
+        if FAILED.name in line:
+            (place / FAILED.name).write_text(FAILED.read_text())
+        if SCHEDULER in line:
+            line = line.replace(SCHEDULER, request.getfixturevalue("dask_address"))
         kind = "a server with --embeddings" if "--embeddings" in line else snippet.server
         ended = run(["timeout", "120", "sh", "-c", line], place, request.getfixturevalue(SERVERS[kind]))
         assert ended.returncode == 0, f"{snippet}: {line}\n{ended.stderr}"
