@@ -77,6 +77,7 @@ def test_a_refused_connection_is_a_server_that_is_not_running(endpoint: str) -> 
         with pytest.raises(ServerNotRunningError) as caught:
             call("Hi")
         assert str(caught.value) == f"llama-server not running at {endpoint}"
+        assert caught.value.hint == "Connection refused"
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".invalid", "a..b"])

@@ -118,3 +118,10 @@ def test_an_unsupported_proxy_is_refused_without_showing_its_password(
         LlamaCppClient(f"http://{HOST}").chat("Hi")
     assert "hunter2" not in str(caught.value)
     assert "no_proxy" in str(caught.value)
+
+
+def test_a_proxy_that_is_down_is_named(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("http_proxy", "http://localhost:1")
+    with pytest.raises(ServerNotRunningError) as caught:
+        LlamaCppClient(f"http://{HOST}").chat("Hi")
+    assert caught.value.hint == "the proxy localhost:1: Connection refused"
