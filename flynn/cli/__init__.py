@@ -1,34 +1,25 @@
 """The command `flynn`: its subcommands, how it starts, and the exit code that it ends with.
 
-Each subcommand is a module of this package. Running one imports none of the others.
+Each subcommand is a module of this package. It has EXAMPLES, the end of its help; `add_options(parser)`;
+`run(given, terminal)`, which returns the exit code; and OFFLINE = True if it needs no server. Running one imports none
+of the others.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING, List, NoReturn, Optional, Protocol, Sequence, Tuple
+from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence
 
 from ..errors import FlynnError, suggestion
 from .exits import CLOSED_PIPE, DONE, EXIT_CODES, INTERRUPTED, USAGE, UsageError, exit_code, explain
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from .options import Given, Parser  # imported only when there is a command line to parse
+    from .options import Parser  # imported only when there is a command line to parse
 
-
-class Command(Protocol):
-    """A module of this package that is a subcommand."""
-
-    EXAMPLES: str
-
-    def add_options(self, parser: Parser) -> None: ...
-
-    def run(self, given: Given, terminal: Terminal) -> int: ...
-
-
-# Each is a module here, shaped like `Command`.
 COMMANDS = {
     "ask": "Answer one prompt, streamed as it is generated.",
     "chat": "Hold a conversation.",
@@ -73,10 +64,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 argv = [*argv[1:], "--help"]
             if not argv or argv[0] not in COMMANDS:
                 return _without_command(argv, terminal)
-            command, parser = load(argv[0])
-            return command.run(parser.parse(argv[1:]), terminal)
+            given = load(argv[0]).parse(argv[1:])
+            code: int = given.run(given, terminal)
+            return code
         except SystemExit as end:  # --help, --version, a signal
-            terminal.flush()
+            terminal.write("")  # flushes what argparse has printed
             return end.code if isinstance(end.code, int) else DONE
     except (Exception, KeyboardInterrupt) as error:
         return report(error, terminal)
@@ -85,19 +77,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             signal.signal(number, signal.SIG_DFL)
 
 
-def load(name: str) -> Tuple[Command, Parser]:
-    """Return a subcommand and the parser of its arguments."""
-    from importlib import import_module
-
+def load(name: str) -> Parser:
+    """Return the parser of a subcommand's arguments; what it parses has the subcommand's `run`."""
     from .options import Parser
 
-    command: Command = import_module(f".{name}", __name__)
+    command = import_module(f".{name}", __name__)
     codes = f"exit codes: {', '.join(map(str, EXIT_CODES))}; flynn --help explains them"
     parser = Parser(f"flynn {name}", COMMANDS[name], f"examples:\n{command.EXAMPLES}\n\n{codes}")
+    parser.set_defaults(run=command.run)
     command.add_options(parser)
     if not getattr(command, "OFFLINE", False):
         parser.add_connection_options()
-    return command, parser
+    return parser
 
 
 def _without_command(argv: Sequence[str], terminal: Terminal) -> int:
