@@ -16,7 +16,7 @@ from scripted import LOADING, answering, error, response, serve
 
 from flynn import LlamaCppClient
 from flynn.cli.activity import Look, SlotWork, measure, work_of
-from flynn.cli.status import slot_line, summary
+from flynn.cli.status import slot_line, summary, watched
 from flynn.models.local.server import decode_props, decode_slots
 
 UP = {
@@ -68,16 +68,18 @@ def test_the_pace_is_that_since_the_last_look_at_the_same_request() -> None:
 
 
 def test_lines_tell_what_is_known() -> None:
-    props = decode_props({"model_alias": "/models/small"})
-    assert summary("E", Look("down")) == ["E is down"]
-    assert summary("E", Look("llama-server request timed out")) == ["E: llama-server request timed out"]
-    assert summary("E", Look("up", props)) == ["E is up with small"]
+    def lines(now: Look) -> List[str]:
+        return summary(watched("E", now))
+
+    assert lines(Look("down")) == ["E is down"]
+    assert lines(Look("llama-server request timed out")) == ["E: llama-server request timed out"]
+    assert lines(Look("up", decode_props({"model_alias": "/models/small"}))) == ["E is up with small"]
     work = [
         SlotWork(0, True, 7, 3, 9, 12, 512, 12.34),
         SlotWork(1, True, 8, 30, 0, 30, 512, 300.0),
         SlotWork(12, False, None, 0, 0, 9, 512),
     ]
-    assert summary("E", Look("up", slots=work, waiting=3)) == ["E is up", "2 of 3 slots busy, 3 waiting, 12.3 tokens/s"]
+    assert lines(Look("up", slots=work, waiting=3)) == ["E is up", "2 of 3 slots busy, 3 waiting, 12.3 tokens/s"]
     assert [slot_line(slot) for slot in work] == [
         "slot 0   writes      9 tokens     12.3 tokens/s  context 12 of 512",
         "slot 1   reads      30 tokens    300.0 tokens/s  context 30 of 512",

@@ -7,14 +7,17 @@ of the others.
 
 from __future__ import annotations
 
+import codecs
+import io
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence
 
 from ..errors import FlynnError, suggestion
-from .exits import CLOSED_PIPE, DONE, EXIT_CODES, INTERRUPTED, USAGE, UsageError, exit_code, explain
+from .exits import CLOSED_PIPE, DONE, EXIT_CODES, FAILED, INTERRUPTED, USAGE, UsageError, exit_code, explain
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -96,14 +99,12 @@ def _without_command(argv: Sequence[str], terminal: Terminal) -> int:
     from .. import __version__
     from .options import Parser
 
-    codes = {str(code): meaning for code, meaning in EXIT_CODES.items()}
-    lists = {"commands": COMMANDS, "environment": _VARIABLES, "exit codes": codes}
-    sections = [
-        "\n".join([f"{title}:", *(f"  {name:<18}{meaning}" for name, meaning in items.items())])
-        for title, items in lists.items()
-    ]
-    more = 'Run "flynn COMMAND --help" for details.'
-    parser = Parser("flynn", "Talk to a local llama-server.", "\n\n".join([*sections, more]), usage="flynn COMMAND ...")
+    epilog = ""
+    for title, items in ("commands", COMMANDS), ("environment", _VARIABLES), ("exit codes", EXIT_CODES):
+        lines = "".join(f"  {name!s:<18}{meaning}\n" for name, meaning in items.items())
+        epilog += f"{title}:\n{lines}\n"
+    epilog += 'Run "flynn COMMAND --help" for details.'
+    parser = Parser("flynn", "Talk to a local llama-server.", epilog, usage="flynn COMMAND ...")
     parser.add_argument("--version", action="version", version=f"flynn {__version__}")
     if not argv:
         terminal.say(parser.format_help().rstrip())
@@ -118,15 +119,12 @@ def _without_command(argv: Sequence[str], terminal: Terminal) -> int:
 
 def _accept_any_input() -> None:
     """Read bytes that are invalid in the terminal's encoding as U+FFFD instead of failing. Read ASCII as UTF-8."""
-    import codecs
-    import io
-
     if isinstance(sys.stdin, io.TextIOWrapper):
         is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"
         sys.stdin.reconfigure(encoding="utf-8" if is_ascii else None, errors="replace")
 
 
-def _end_by_exception() -> List[signal.Signals]:
+def _end_by_exception() -> List[int]:
     """Make SIGTERM and SIGHUP raise SystemExit, so that a resumable stream can tell the server to stop.
 
     Returns:
@@ -137,13 +135,11 @@ def _end_by_exception() -> List[signal.Signals]:
         raise SystemExit(128 + number)
 
     handled = []
-    for number in [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]:  # not on Windows
-        try:
+    with suppress(ValueError):  # only the main thread may set handlers
+        for number in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):  # Windows has no SIGHUP
             if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and that stays
                 signal.signal(number, leave)
                 handled.append(number)
-        except ValueError:
-            pass  # only the main thread may set handlers
     return handled
 
 
@@ -154,20 +150,16 @@ def report(error: BaseException, terminal: Terminal) -> int:
         BaseException: the error itself, if it is a bug: neither Flynn's nor the system's.
     """
     code = exit_code(error)
+    is_of_system = isinstance(error, (OSError, MemoryError)) and not isinstance(error, FlynnError)
+    if code == FAILED and not is_of_system and not isinstance(error, FlynnError):
+        raise error
     try:
-        if code == CLOSED_PIPE:
+        if is_of_system:
             terminal.abandon()
-        elif code == INTERRUPTED:
+        if code in (CLOSED_PIPE, INTERRUPTED):
             terminal.break_line()
-        elif isinstance(error, FlynnError):
-            terminal.fail(explain(error))
-        elif isinstance(error, MemoryError):
-            terminal.fail("out of memory")
-        elif isinstance(error, OSError):
-            terminal.abandon()
-            terminal.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         else:
-            raise error
+            terminal.fail(explain(error))
     except OSError:
         terminal.abandon()
     return code

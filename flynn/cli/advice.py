@@ -48,8 +48,8 @@ def _about_service() -> str:
         return _how_to_install()
     active = state.get("ActiveState", "")
     if active == "failed" or state.get("SubState") == "auto-restart":
-        its_own = f"_SYSTEMD_INVOCATION_ID={state.get('InvocationID')}"  # without what systemd says about the service
-        log = _lines("journalctl", "-q", its_own, "-n", "1", "-o", "cat", "--no-pager")
+        last_run = f"_SYSTEMD_INVOCATION_ID={state.get('InvocationID')}"  # without systemd's own lines
+        log = _lines("journalctl", "-q", last_run, "-n", "1", "-o", "cat", "--no-pager")
         why = f": {log[-1]}" if log else f" ({state.get('Result', 'unknown reason')})"
         return f"The service has failed{why}\n{_LOG}\nStart it again: systemctl --user restart {_SERVICE}"
     if active == "active":

@@ -33,9 +33,8 @@ $XDG_STATE_HOME/flynn/last.json (or in ~/.local/state); FLYNN_HISTORY= keeps non
 
 def add_options(parser: Parser) -> None:
     parser.usage = "flynn ask [options] [PROMPT ...]"
-    parser.add_argument(
-        "words", nargs="*", metavar="PROMPT", help="the prompt; piped input is added after an empty line; - reads it"
-    )
+    text = "the prompt; piped input is added after an empty line; - reads it"
+    parser.add_argument("words", nargs="*", metavar="PROMPT", help=text)
     parser.add_argument("-c", "--continue", dest="continued", action="store_true", help="go on with the last answer")
     parser.add_argument("--system", metavar="TEXT", help="system prompt")
     add_media_options(parser)
@@ -49,16 +48,12 @@ def add_options(parser: Parser) -> None:
 
 def add_media_options(parser: Parser) -> None:
     """Add what a prompt may have beside its text: images, recordings, tools."""
-    for name, kind in ("--image", "image"), ("--audio", "recording"):
-        text = f"{kind} to ask about (repeatable)"
-        parser.add_argument(name, metavar="FILE|URL", action="append", default=[], help=text)
-    parser.add_argument(
-        "--tool",
-        metavar="MODULE:FUNCTION",
-        action="append",
-        default=[],
-        help="Python function that the model may call; or FILE.py:FUNCTION (repeatable)",
-    )
+    for name, metavar, text in (
+        ("--image", "FILE|URL", "image to ask about"),
+        ("--audio", "FILE|URL", "recording to ask about"),
+        ("--tool", "MODULE:FUNCTION", "Python function that the model may call; or FILE.py:FUNCTION"),
+    ):
+        parser.add_argument(name, metavar=metavar, action="append", default=[], help=f"{text} (repeatable)")
 
 
 def run(given: Given, terminal: Terminal) -> int:

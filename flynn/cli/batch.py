@@ -47,10 +47,10 @@ after an interruption of any kind, run the same command again: what has a result
 is not asked again, what failed is. An errors file as INPUT asks only for what
 failed. Ctrl-C once lets the requests under way end."""
 
-_TICK = 0.5  # seconds between two looks whether there is something to show
-_SYNC = 5.0  # seconds of work that a power failure may cost
-_SAY = 10.0  # seconds between two lines of progress where there is no terminal
-_PARTING = 0.2  # seconds for threads to end in
+_POLL_INTERVAL = 0.5  # seconds between two looks whether there is something to show
+_SYNC_INTERVAL = 5.0  # seconds of work that a power failure may cost
+_LINE_INTERVAL = 10.0  # seconds between two lines of progress where there is no terminal
+_JOIN_TIMEOUT = 0.2  # seconds for threads to end in
 _SHOWN_FAILURES = 3
 _DASK_TIMEOUT = 30  # seconds to reach the scheduler
 _NOT_ASCII = re.compile("[^\x00-\x7f]+")
@@ -220,11 +220,11 @@ class _Watch:
             signal.signal(signal.SIGINT, self._interrupt)
         is_draining = False
         try:
-            while (results := self._batch.poll(_TICK)) is not None:
+            while (results := self._batch.poll(_POLL_INTERVAL)) is not None:
                 self._write(results)
                 self._show_progress()
                 if self._record:
-                    self._record.sync(after=_SYNC)
+                    self._record.sync(after=_SYNC_INTERVAL)
                 if self._interrupts and not is_draining:
                     is_draining = True
                     self._batch.drain()
@@ -265,7 +265,7 @@ class _Watch:
             self._terminal.say(f"No answer, waiting for the server: {self._batch.trouble}")
         self._was_away = is_away
         now = time.monotonic()
-        if now >= self._shown_at + (_TICK if self._terminal.err_is_terminal else _SAY):
+        if now >= self._shown_at + (_POLL_INTERVAL if self._terminal.err_is_terminal else _LINE_INTERVAL):
             self._shown_at = now
             show = self._terminal.progress if self._terminal.err_is_terminal else self._terminal.say
             show(self._tally.line(self._left()))
@@ -292,7 +292,7 @@ def _join_threads() -> None:
 
     CPython 3.13.0 crashes where memory is short and one wakes while the interpreter ends (take_gil in ceval_gil.c).
     """
-    end = time.monotonic() + _PARTING
+    end = time.monotonic() + _JOIN_TIMEOUT
     for thread in threading.enumerate():
         if thread.name.startswith("flynn-") and thread.is_alive():  # a signal may come while one is being started
             thread.join(max(0.0, end - time.monotonic()))

@@ -48,10 +48,14 @@ def exit_code(error: BaseException) -> int:
     return next((code for code, kinds in _ERRORS.items() if isinstance(error, kinds)), FAILED)
 
 
-def explain(error: FlynnError) -> str:
-    """Return the message of an error with what to do about it, in one line."""
-    advice = "run flynn status for advice" if isinstance(error, ServerNotRunningError) else ""
-    return "; ".join(filter(None, [str(error), error.hint, advice]))
+def explain(error: BaseException) -> str:
+    """Return what went wrong and what to do about it, in one line."""
+    if isinstance(error, FlynnError):
+        advice = "run flynn status for advice" if isinstance(error, ServerNotRunningError) else ""
+        return "; ".join(filter(None, [str(error), error.hint, advice]))
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
 
 
 @contextmanager

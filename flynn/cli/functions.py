@@ -27,20 +27,15 @@ def answer_with_tools(
     messages: Sequence[AnyMessage],
     names: Sequence[str],
     options: Mapping[str, Any],
-    keep: Callable[[List[AnyMessage]], object],
+    keep: Callable[[List[AnyMessage]], None],
     terminal: Terminal,
     *,
     text: bool = True,
 ) -> Tuple[ChatResponse, Optional[float]]:
-    """Show the answer of a model that may call functions. What they print goes to standard error.
+    """Show the answer of a model that may call functions, and return it with what `show` returns.
 
-    Args:
-        names: the functions, as the user has named them.
-        keep: called with the conversation up to and including the answer, or what there is of it after an interruption.
-        text: as for `show`.
-
-    Returns:
-        The answer, and what `show` returns.
+    What the functions print goes to standard error. `keep` is called with the conversation up to and including the
+    answer, or what there is of it after an interruption.
     """
     with redirect_stdout(sys.stderr):
         tools = [_load_tool(name) for name in names]

@@ -94,9 +94,6 @@ class Parser(argparse.ArgumentParser):
             )
 
 
-# --- types of options -------------------------------------------------------------------------------------------------
-
-
 def number(expected: str, least: float, most: float) -> Callable[[str], float]:
     """Return the type of an option that is a number; `expected` describes it in the message about any other value."""
 
@@ -125,9 +122,6 @@ def _endpoint(text: str) -> str:
         return parse_endpoint(text).text
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-# --- what is given ----------------------------------------------------------------------------------------------------
 
 
 def request_options(given: Given) -> Dict[str, Any]:

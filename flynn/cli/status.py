@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, List, NoReturn, Optional, Sequence
+from typing import Any, Dict, List, NoReturn
 
 from ..errors import AuthenticationError, ConfigError, FlynnError
 from ..models.local.llamacpp import LlamaCppClient
@@ -95,32 +95,41 @@ def _watch(client: LlamaCppClient, terminal: Terminal, given: Given) -> NoReturn
         except FlynnError as error:
             now = Look(str(error))
         measure(before, now)
+        status = watched(client.endpoint, now)
         if given.json:
-            terminal.write_json(_as_json(client.endpoint, now))
+            terminal.write_json(status)
         elif terminal.redraws:
-            terminal.redraw([*summary(client.endpoint, now), *map(slot_line, now.slots or ())])
+            terminal.redraw([*summary(status), *map(slot_line, now.slots or ())])
         else:
-            terminal.write(f"{time.strftime('%H:%M:%S')} {', '.join(summary(client.endpoint, now))}\n")
+            terminal.write(f"{time.strftime('%H:%M:%S')} {', '.join(summary(status))}\n")
         before = now
         time.sleep(given.interval or _INTERVAL)
 
 
-def _as_json(endpoint: str, now: Look) -> Dict[str, Any]:
-    slots = None if now.slots is None else [vars(work) for work in now.slots]
-    pace = None if now.slots is None else _pace(now.slots)
-    fields = {"model": _short_name(now), "slots": slots, "waiting": now.waiting, "tokens_per_second": pace}
-    return {"endpoint": endpoint, "state": now.state, **fields}
-
-
-def summary(endpoint: str, now: Look) -> List[str]:
-    """Return a line about the server and, if it tells, one about its slots."""
-    state = f" is {now.state}" if now.state in _STATES else f": {now.state}"
-    model = _short_name(now)
-    lines = [endpoint + state + (f" with {model}" if model else "")]
+def watched(endpoint: str, now: Look) -> Dict[str, Any]:
+    """Return what `--watch --json` prints. What the server does not tell is None."""
+    slots = pace = None
     if now.slots is not None:
-        busy = sum(work.busy for work in now.slots)
-        waiting = f", {now.waiting} waiting" if now.waiting else ""
-        lines.append(f"{busy} of {len(now.slots)} slots busy{waiting}, {_pace(now.slots):.1f} tokens/s")
+        slots = [vars(work) for work in now.slots]
+        pace = sum(work.tokens_per_second or 0.0 for work in now.slots if work.written)
+    return {
+        "endpoint": endpoint,
+        "state": now.state,
+        "model": now.props.model_alias.rpartition("/")[2] or None,  # it may be the path of the file
+        "slots": slots,
+        "waiting": now.waiting,
+        "tokens_per_second": pace,
+    }
+
+
+def summary(status: Dict[str, Any]) -> List[str]:
+    """Return a line about the server and, if it tells, one about its slots."""
+    state, model, slots = status["state"], status["model"], status["slots"]
+    lines = [f"{status['endpoint']}{' is ' if state in _STATES else ': '}{state}{f' with {model}' if model else ''}"]
+    if slots is not None:
+        busy = sum(work["busy"] for work in slots)
+        waiting = f", {status['waiting']} waiting" if status["waiting"] else ""
+        lines.append(f"{busy} of {len(slots)} slots busy{waiting}, {status['tokens_per_second']:.1f} tokens/s")
     return lines
 
 
@@ -128,16 +137,6 @@ def slot_line(work: SlotWork) -> str:
     """Return a line about a slot."""
     if not work.busy:
         return f"slot {work.id:<3} free"
-    does, tokens = ("writes", work.written) if work.written else ("reads ", work.read)
+    verb, tokens = ("writes", work.written) if work.written else ("reads ", work.read)
     pace = f"{work.tokens_per_second or 0.0:.1f} tokens/s"
-    return f"slot {work.id:<3} {does} {tokens:>6} tokens  {pace:>16}  context {work.used} of {work.n_ctx}"
-
-
-def _short_name(now: Look) -> Optional[str]:
-    """Return the model's name without folders: it may be the path of the file."""
-    return now.props.model_alias.rpartition("/")[2] or None
-
-
-def _pace(slots: Sequence[SlotWork]) -> float:
-    """Return the tokens that the server writes a second."""
-    return sum(work.tokens_per_second or 0.0 for work in slots if work.written)
+    return f"slot {work.id:<3} {verb} {tokens:>6} tokens  {pace:>16}  context {work.used} of {work.n_ctx}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 from contextlib import contextmanager
 from typing import Any, Iterator, Optional, Sequence, TextIO
@@ -42,11 +43,6 @@ class Terminal:
     Args:
         out, err: their text streams; None for one that is closed.
 
-    Attributes:
-        out_is_terminal, err_is_terminal: whether a person looks at them.
-        redraws: whether what was written on standard output can be replaced.
-        has_colours: whether standard output may be coloured.
-
     Raises, from every method that writes:
         OSError: `filename` says which of the two cannot be written.
     """
@@ -59,7 +55,7 @@ class Terminal:
         self.out_is_terminal = out is not None and out.isatty()
         self.err_is_terminal = err is not None and err.isatty()
         obeys_codes, colours = os.environ.get("TERM", "dumb") != "dumb", not os.environ.get("NO_COLOR")
-        self.redraws = self.out_is_terminal and obeys_codes
+        self.redraws = self.out_is_terminal and obeys_codes  # what was written can be replaced
         self.has_colours = self.redraws and colours
         self._dims = self.err_is_terminal and obeys_codes and colours
         self._words = WordWrap()
@@ -67,19 +63,6 @@ class Terminal:
         self._open_line = False  # of results
         self._open_aside = False
         self._progress = 0  # characters on the line
-
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """While an answer is written on a terminal, hide what is typed; it is kept for whoever reads it next."""
-        self._words = WordWrap()
-        stream = self._out if self.out_is_terminal else self._err if self.err_is_terminal else None
-        terminal = -1 if stream is None else stream.fileno()
-        hidden = _set_echo(terminal, False)
-        try:
-            yield
-        finally:
-            if hidden:
-                _set_echo(terminal, True)
 
     # --- standard output ----------------------------------------------------------------------------------------------
 
@@ -95,9 +78,13 @@ class Terminal:
 
     def write_json(self, value: Any) -> None:
         """Write a result for a program, on a line of its own, in ASCII so that no encoding can spoil it."""
-        import json
-
         self.write(json.dumps(value) + "\n")
+
+    def end_line(self) -> None:
+        """End the line of results, if it has text."""
+        self.clear_progress()
+        if self._open_line:
+            self.write("\n")
 
     def redraw(self, lines: Sequence[str]) -> None:
         """Replace the lines that the last call wrote. Only on a terminal that `redraws`.
@@ -114,11 +101,18 @@ class Terminal:
         self._open_line = True  # Ctrl-C is shown there, as ^C
         self._put("".join([*drawn, "\x1b[J"]))
 
-    def end_line(self) -> None:
-        """End the line of results, if it has text."""
-        self.clear_progress()
-        if self._open_line:
-            self.write("\n")
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """While an answer is written on a terminal, hide what is typed; it is kept for whoever reads it next."""
+        self._words = WordWrap()
+        stream = self._out if self.out_is_terminal else self._err if self.err_is_terminal else None
+        terminal = -1 if stream is None else stream.fileno()
+        is_hidden = _set_echo(terminal, False)
+        try:
+            yield
+        finally:
+            if is_hidden:
+                _set_echo(terminal, True)
 
     # --- standard error -----------------------------------------------------------------------------------------------
 
@@ -162,9 +156,9 @@ class Terminal:
 
     def break_line(self) -> None:
         """On a terminal, begin a new line if the cursor is not at the start of one. Files get nothing."""
+        if self.out_is_terminal:
+            self.end_line()
         self.clear_progress()
-        if self._open_line and self.out_is_terminal:
-            self.write("\n")
         self._end_aside("\n")
 
     def _end_aside(self, end: str) -> None:
