@@ -15,8 +15,7 @@ from command import FLYNN, Home, Terminal, environment, routes
 from scripted import LOADING, answering, error, response, serve
 
 from flynn import LlamaCppClient
-from flynn.cli.activity import Look, SlotWork, measure, work_of
-from flynn.cli.status import slot_line, summary, watched
+from flynn.cli.status import Look, SlotWork, measure, slot_line, summary, watched, work_of
 from flynn.models.local.server import decode_props, decode_slots
 
 UP = {

@@ -127,8 +127,7 @@ def _accept_any_input() -> None:
 def _end_by_exception() -> List[int]:
     """Make SIGTERM and SIGHUP raise SystemExit, so that a resumable stream can tell the server to stop.
 
-    Returns:
-        The signals whose handler was set.
+    Returns those of them whose handler was set.
     """
 
     def leave(number: int, frame: Optional[FrameType]) -> NoReturn:
@@ -144,11 +143,7 @@ def _end_by_exception() -> List[int]:
 
 
 def report(error: BaseException, terminal: Terminal) -> int:
-    """Say in one line what went wrong, unless that is plain already, and return the exit code.
-
-    Raises:
-        BaseException: the error itself, if it is a bug: neither Flynn's nor the system's.
-    """
+    """Say in one line what went wrong, unless that is plain already, and return the exit code. Raises what is a bug."""
     code = exit_code(error)
     is_of_system = isinstance(error, (OSError, MemoryError)) and not isinstance(error, FlynnError)
     if code == FAILED and not is_of_system and not isinstance(error, FlynnError):

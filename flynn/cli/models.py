@@ -34,8 +34,8 @@ _SEVERAL = "this server has one model; llama-server started without --model has 
 
 def add_options(parser: Parser) -> None:
     parser.usage = "flynn models [options] [ACTION MODEL]"
-    actions = ["list", *_ACTIONS]
-    parser.add_argument("action", nargs="?", metavar="ACTION", choices=actions, help=f"{', '.join(actions)} (default)")
+    text = f"list (the default), {', '.join(_ACTIONS)}"
+    parser.add_argument("action", nargs="?", metavar="ACTION", choices=["list", *_ACTIONS], help=text)
     parser.add_argument("name", nargs="?", metavar="MODEL", help="which model; not for list")
     parser.add_argument("--json", action="store_true", help="print a list of objects; after an action, the model's")
 
