@@ -67,16 +67,10 @@ def run(given: Given, terminal: Terminal) -> int:
 
 
 class Chat:
-    """A conversation of a person, or of a program, with a model.
-
-    Args:
-        conversation: an empty one; its options are those of the requests.
-        given: the options of the command line.
-    """
+    """A conversation of a person, or of a program, with a model. The options of `conversation` are for each request."""
 
     def __init__(self, client: LlamaCppClient, terminal: Terminal, conversation: Conversation, given: Given) -> None:
         self._client, self._terminal, self._conversation, self._given = client, terminal, conversation, given
-        self._lines = LineEditor([*COMMANDS, *_ALIASES], coloured=terminal.has_colours)
         self._images: List[str] = given.image  # sent with the next prompt, like the recordings
         self._recordings: List[str] = given.audio
         self._statistics = "none yet"
@@ -128,7 +122,7 @@ class Chat:
         """Answer what is typed, until the person leaves. Returns the exit code."""
         self._welcome()
         interrupted = False
-        with self._lines as lines:
+        with LineEditor([*COMMANDS, *_ALIASES], coloured=self._terminal.has_colours) as lines:
             while not self._left:
                 reading = True
                 try:
@@ -217,8 +211,8 @@ class Chat:
 
     def _save(self, path: str) -> None:
         file = os.path.realpath(os.path.expanduser(path))
-        question = f"{path} exists. Overwrite it?"
-        if file != self._saved and os.path.isfile(file) and not self._lines.confirms(question):
+        question = f"{path} exists. Overwrite it? [y/N] "
+        if file != self._saved and os.path.isfile(file) and input(question).strip().lower() not in ("y", "yes"):
             self._terminal.say("Not saved.")
             return
         self._conversation.save(path)

@@ -38,12 +38,7 @@ def add_options(parser: Parser) -> None:
 
 
 def run(given: Given, terminal: Terminal) -> int:
-    if given.words or given.file:
-        sources = _given(given)
-    elif sys.stdin is not None and not sys.stdin.isatty():
-        sources = _lines()
-    else:
-        raise UsageError("no text: give it as arguments, with --file or on standard input")
+    sources = _sources(given)
     with connect(given) as client:
         while batch := list(islice(sources, _AT_ONCE)):
             for (_, about, _), vector in zip(batch, _embed(client, batch, given.model)):
@@ -53,18 +48,19 @@ def run(given: Given, terminal: Terminal) -> int:
     return DONE
 
 
-def _given(given: Given) -> Iterator[Source]:
+def _sources(given: Given) -> Iterator[Source]:
     for number, text in enumerate(given.words, 1):
-        yield (f"text {number}", {"text": text}, text)
+        yield f"text {number}", {"text": text}, text
     for path in given.file:
-        yield (path, {"file": path}, read_text(path))
-
-
-def _lines() -> Iterator[Source]:
+        yield path, {"file": path}, read_text(path)
+    if given.words or given.file:
+        return
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("no text: give it as arguments, with --file or on standard input")
     with named("standard input"):
         for number, line in enumerate(sys.stdin, 1):
             text = line.rstrip("\r\n")
-            yield (f"line {number}", {"line": number, "text": text}, text)
+            yield f"line {number}", {"line": number, "text": text}, text
 
 
 def _embed(client: LlamaCppClient, batch: Sequence[Source], model: Optional[str]) -> Iterator[List[float]]:

@@ -67,10 +67,6 @@ class LineEditor:
         """Return what was typed before Ctrl-C ended the last `read`."""
         return readline.get_line_buffer() if readline else ""
 
-    def confirms(self, question: str) -> bool:
-        """Ask a question of yes or no; anything but yes is a no."""
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-
     def _input(self, prompt: str) -> str:
         try:
             return input(f"{self._bold}{prompt}")
