@@ -1,4 +1,4 @@
-"""What llama-server answers, for pytest-httpserver, which closes the connection after every answer.
+"""Answers of llama-server for pytest-httpserver, which closes the connection after every answer.
 
     always(httpserver, reply(CHAT))
     in_turn(httpserver, reply(CHAT), events(delta("Hi")))
@@ -46,18 +46,28 @@ def events(*pieces: bytes, done: bool = True, pause: float = 0.0) -> Answer:
     return lambda request: Response(body(), content_type="text/event-stream")
 
 
+def late(seconds: float, answer: Answer) -> Answer:
+    """An answer that is sent so many seconds after its request."""
+
+    def respond(request: Request) -> Response:
+        time.sleep(seconds)
+        return answer(request)
+
+    return respond
+
+
 NO_CONTENT = reply(status=204)
-NOT_FOUND = reply(error(404, "File Not Found", "not_found_error"), 404)  # the server's words for every 404
+NOT_FOUND = reply(error(404, "File Not Found", "not_found_error"), 404)  # the server's body of every 404
 LOADING = reply(error(503, "Loading model", "unavailable_error"), 503)
 
 
 def always(server: HTTPServer, answer: Answer) -> None:
-    """Answer whatever is asked."""
+    """Answer every request."""
     server.expect_request(_ANYTHING).respond_with_handler(answer)
 
 
 def in_turn(server: HTTPServer, *answers: Answer) -> None:
-    """Answer whatever is asked, in this order, and no more."""
+    """Answer any requests in this order, and no more."""
     for answer in answers:
         server.expect_ordered_request(_ANYTHING).respond_with_handler(answer)
 
@@ -73,5 +83,5 @@ def by_route(server: HTTPServer, answers: Mapping[str, Answer]) -> None:
 
 
 def sent(server: HTTPServer) -> List[Request]:
-    """The requests that came, with `method`, `path`, `headers`, `data` and `json`."""
+    """The requests received, with `method`, `path`, `headers`, `data` and `json`."""
     return [request for request, _ in server.log]

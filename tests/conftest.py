@@ -36,7 +36,7 @@ from flynn import LlamaCppClient
 
 
 def pytest_configure() -> None:
-    """Jobs in a shell's background ignore Ctrl-C, and nohup's hang-ups: so would all that tests start."""
+    """Background jobs of a shell ignore SIGINT, and nohup's SIGHUP: processes started here would inherit that."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
@@ -57,14 +57,14 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 @pytest.fixture(scope="session")
 def make_httpserver() -> Iterator[HTTPServer]:
-    """pytest-httpserver's own is for one request at a time; this one has a thread for each connection."""
+    """Like pytest-httpserver's own, but with a thread for each connection."""
     with HTTPServer(host="127.0.0.1", threaded=True) as server:
         yield server
 
 
 @pytest.fixture
 def httpserver(make_httpserver: HTTPServer) -> Iterator[HTTPServer]:
-    """An HTTP server that answers as a test tells it to. The test fails if it was asked for anything else."""
+    """An HTTP server with the answers of a test. The test fails if any other request arrives."""
     make_httpserver.clear()
     yield make_httpserver
     make_httpserver.check()
@@ -108,7 +108,7 @@ def tool_server(server_at_hand: None) -> Iterator[RealServer]:
 
 @pytest.fixture
 def tool_request() -> Dict[str, List[Any]]:
-    """A call that was made before shows so small a model what is wanted."""
+    """An earlier call in the history shows so small a model what is wanted."""
     city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     function = {"name": "get_weather", "description": "The weather in a city", "parameters": city}
     call = {"name": "get_weather", "arguments": json.dumps({"city": "Oslo"})}
@@ -130,8 +130,8 @@ def start_server(server_at_hand: None) -> Iterator[Callable[..., RealServer]]:
 
 @pytest.fixture
 def loading_server(server_at_hand: None, tmp_path: Path) -> Iterator[Tuple[RealServer, Callable[[], None]]]:
-    """The model's file has a lease (fcntl(2), F_SETLEASE): whoever opens it waits until the lease is given back, but
-    not longer than /proc/sys/fs/lease-break-time, as a rule 45 seconds.
+    """The model's file has a lease (fcntl(2), F_SETLEASE): opening it waits until the lease is given back, but not
+    longer than /proc/sys/fs/lease-break-time, as a rule 45 seconds.
     """
     model = tmp_path / "model.gguf"
     shutil.copyfile(environment.model(), model)

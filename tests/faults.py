@@ -1,4 +1,4 @@
-"""What goes wrong between a client and a server: faults for `Proxy`, `forwarding` and `Peer.fault` of scripted.py."""
+"""Faults between a client and a server, for `Proxy`, `forwarding` and `Peer.fault` of scripted.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HTML = b"<html><body>Please log in</body></html>"
 
 
 def _after(count: int, then: Callable[[Peer, bytes], None]) -> Fault:
-    """A fault that comes when `count` bytes have gone; `then` is given the rest of what was to be sent."""
+    """A fault after `count` sent bytes; `then` is called with the rest of the data."""
 
     def fault(peer: Peer, data: bytes) -> None:
         left = max(count - peer.sent, 0)
@@ -28,7 +28,7 @@ def _after(count: int, then: Callable[[Peer, bytes], None]) -> Fault:
 
 
 def cut(after: int, how: str = "fin") -> Fault:
-    """The connection ends, with a FIN or with a RST."""
+    """End the connection, with a FIN or a RST."""
 
     def then(peer: Peer, rest: bytes) -> None:
         if how == "rst":
@@ -46,7 +46,7 @@ def stall(after: int) -> Fault:
 
 
 def half_close(after: int) -> Fault:
-    """A FIN in this direction only: the server does not speak any more, but would listen."""
+    """Send a FIN in this direction only: the server sends no more, but would still receive."""
 
     def then(peer: Peer, rest: bytes) -> None:
         peer.sock.shutdown(socket.SHUT_WR)
@@ -56,7 +56,7 @@ def half_close(after: int) -> Fault:
 
 
 def garbage(after: int, seed: int = 0) -> Fault:
-    """Bytes that are no part of any text in UTF-8 stand between those of the answer, once."""
+    """Insert bytes that are invalid in UTF-8, once."""
     noise = bytes(random.Random(seed).randrange(0xF8, 0x100) for _ in range(8))
     spoilt = False
 
@@ -69,7 +69,7 @@ def garbage(after: int, seed: int = 0) -> Fault:
 
 
 def drip(pause: float = 0.0, size: int = 1) -> Fault:
-    """A few bytes at a time, each in a packet of its own."""
+    """Send `size` bytes at a time, `pause` seconds apart."""
 
     def fault(peer: Peer, data: bytes) -> None:
         for start in range(0, len(data), size):
@@ -80,7 +80,7 @@ def drip(pause: float = 0.0, size: int = 1) -> Fault:
 
 
 def rewrite(pattern: str, replacement: str) -> Fault:
-    """The first place that a regular expression finds is replaced. Looks at one packet at a time."""
+    """Replace the first match of a regular expression. Looks at one packet at a time."""
     done = False
 
     def fault(peer: Peer, data: bytes) -> None:
@@ -110,7 +110,7 @@ def shorter_content_length() -> Fault:
 
 
 def html() -> Fault:
-    """A 200 with a page, as from the login of a hotel's network."""
+    """Send a page with status 200, like the login page of a hotel's network."""
 
     def fault(peer: Peer, data: bytes) -> None:
         if not peer.sent:

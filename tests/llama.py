@@ -1,4 +1,4 @@
-"""A scripted llama-server that does what each request tells it to: `with llama_server() as server`.
+"""A scripted llama-server that follows the script in each request: `with llama_server() as server`.
 
 It is a process of its own, serves recorded and made-up streams, and lets them be resumed as llama-server does
 (tools/server/server-stream.cpp). tests/data/streams holds four streams as a real llama-server sent them.
@@ -137,7 +137,7 @@ class Llama:
             raise Gone
 
     def mutate(self, peer: Peer, seed: str, number: int) -> None:
-        """Afterwards the connection is closed, at once or if nothing comes over it soon."""
+        """Close the connection afterwards: at once, or if no request arrives soon."""
         peer.send(mutations.of_response(seed, number))
         if number % 9 or not select.select([peer.sock], [], [], 0.01)[0]:
             raise Gone
@@ -157,7 +157,7 @@ class Llama:
                 session.add(b"", done=True)
 
     def generate(self, peer: Peer, script: Dict[str, Any], session: Optional[Session]) -> None:
-        """Send a stream; with a session go on without the client, until somebody deletes it."""
+        """Send a stream. With a session, go on without the client until it is deleted."""
         spoil(peer, script)
         while self.counts["most"] < script.get("together", 0):
             time.sleep(0.01)
@@ -221,7 +221,7 @@ def refuse(peer: Peer, status: int, message: str) -> None:
 
 
 def spoil(peer: Peer, script: Dict[str, Any]) -> None:
-    """Give the next of a script's faults to the answer that is about to be sent."""
+    """Apply the next of a script's faults to the answer that is about to be sent."""
     if script.get("faults"):
         name, *arguments = script["faults"].pop(0)
         peer.fault = getattr(faults, name)(*arguments)
@@ -242,7 +242,7 @@ class LlamaServer:
             return json.load(answer)
 
     def delete_all_streams(self) -> None:
-        """As somebody would who knows their names."""
+        """Delete all streams, as another client could that knows their names."""
         request = urllib.request.Request(f"{self.endpoint}/all-streams", method="DELETE")
         urllib.request.urlopen(request).close()
 
@@ -255,13 +255,13 @@ class LlamaServer:
 
     @property
     def processing(self) -> int:
-        """How many slots are at work."""
+        """The number of busy slots."""
         return sum(slot["is_processing"] for slot in self._get("/slots"))
 
 
 @contextlib.contextmanager
 def llama_server() -> Iterator[LlamaServer]:
-    """A process of its own, so that what it needs is not counted as the client's, and both run at once."""
+    """Run the server in its own process: its CPU and memory are not the client's, and both run at once."""
     process = subprocess.Popen([sys.executable, "-E", __file__], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
     with process:
         assert process.stdout

@@ -86,7 +86,7 @@ _VALUES: List[Any] = [
 
 
 def of_bytes(random_: random.Random, data: bytes) -> bytes:
-    """A few bytes changed, taken out, repeated, exchanged for something that means something, or the end lost."""
+    """Change, remove or repeat a few bytes, replace them by bytes with a meaning, or drop the end."""
     for _ in range(random_.choice((1, 1, 1, 2, 3, 6))):
         at = random_.randrange(len(data) + 1)
         end = min(at + random_.choice((0, 1, 2, 8, 40)), len(data))
@@ -105,7 +105,7 @@ def of_bytes(random_: random.Random, data: bytes) -> bytes:
 
 
 def of_json(random_: random.Random, value: Any) -> Any:
-    """One value somewhere in it replaced by another, lost, or found under another name."""
+    """Replace, remove or rename one value somewhere in a JSON value."""
     if isinstance(value, dict) and value and random_.random() < 0.85:
         name = random_.choice(list(value))
         kind = random_.random()
@@ -120,14 +120,14 @@ def of_json(random_: random.Random, value: Any) -> Any:
 
 
 def of_stream(random_: random.Random, body: bytes) -> bytes:
-    """A mistake in one of its events, or in its bytes."""
+    """Put a mistake into one event of a stream, or into its bytes."""
     if random_.random() < 0.4:
         return of_bytes(random_, body)
     events = body.split(b"\n\n")[:-1]
     at = random_.randrange(len(events) - 1)  # not [DONE]
     value = json.loads(events[at][len(b"data: ") :])
-    made = event(of_json(random_, value))[:-2]
-    events[at : at + random_.choice((0, 1, 1, 1))] = [made]
+    data = event(of_json(random_, value))[:-2]
+    events[at : at + random_.choice((0, 1, 1, 1))] = [data]
     if random_.random() < 0.1:
         random_.shuffle(events)
     return b"\n\n".join([*events, b""])

@@ -1,4 +1,4 @@
-"""A server that does what a test tells it to, byte by byte, and records what it was sent.
+"""A server that a test controls byte by byte, and that records the requests it receives.
 
     with serve(answering(response(CHAT))) as server:
         LlamaCppClient(server.endpoint).chat("Hi")
@@ -17,9 +17,10 @@ import ssl
 import struct
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Set, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, TypeVar
 from urllib.parse import urlsplit
 
 DATA = Path(__file__).parent / "data"
@@ -109,7 +110,7 @@ class Request:
 
 
 class Gone(Exception):
-    """The connection is over: the client has closed it, or a fault has ended it."""
+    """The connection has ended: the client closed it, or a fault ended it."""
 
 
 class Peer:
@@ -119,7 +120,7 @@ class Peer:
         server, number: the server, and the number of this connection to it, from 0 on.
         unread: bytes that were received and are not part of a request yet.
         sent: bytes that went out.
-        fault: what becomes of the bytes to be sent (see faults.py).
+        fault: sends bytes, with a fault (see faults.py).
     """
 
     def __init__(self, server: ScriptedServer, sock: socket.socket, number: int) -> None:
@@ -144,7 +145,7 @@ class Peer:
         return request
 
     def send(self, data: bytes, *, slowly: float = 0.0) -> None:
-        """Send through the fault, one byte each `slowly` seconds if that is not 0."""
+        """Send through the fault; if `slowly` is not 0, one byte every `slowly` seconds."""
         if not slowly:
             self.fault(self, data)
         for start in range(len(data) if slowly else 0):
@@ -178,7 +179,7 @@ class Peer:
     def pass_on(self, upstream: socket.socket) -> None:
         """Pass bytes on to another server and back, until one side closes."""
         while True:
-            # select does not see what TLS has decrypted already.
+            # select does not see data that TLS has already decrypted.
             decrypted = isinstance(self.sock, ssl.SSLSocket) and self.sock.pending()
             for source in [self.sock] if decrypted else select.select([self.sock, upstream], [], [])[0]:
                 data = source.recv(65536)
@@ -238,6 +239,17 @@ def closing(*responses: bytes) -> Script:
     return script
 
 
+def stalling(start: bytes = b"") -> Script:
+    """A script that reads one request, sends the start of an answer, and then nothing until the client goes."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(start)
+        peer.stall()
+
+    return script
+
+
 def forwarding(endpoint: str, fault: Fault = Peer.put) -> Script:
     """A script that passes all on to another server, and back with a fault."""
     url = urlsplit(endpoint)
@@ -255,8 +267,8 @@ class ScriptedServer:
 
     Attributes:
         endpoint: for a client; port: in it.
-        requests: those that came; received: bytes that were passed on.
-        connections: how many there were; left: how many of them have ended.
+        requests: the requests received; received: the bytes passed on.
+        connections: the number of connections so far; left: how many of them have ended.
     """
 
     def __init__(
@@ -284,7 +296,7 @@ class ScriptedServer:
         self._start(self._accept)
 
     def stop_listening(self) -> None:
-        """Refuse new connections, as a server that has ended; those that there are stay."""
+        """Refuse new connections, like a server that has ended. Open connections stay."""
         self._listener.shutdown(socket.SHUT_RDWR)
 
     def _start(self, target: Callable[..., None], *arguments: object) -> None:
@@ -355,8 +367,21 @@ class Proxy(ScriptedServer):
         self.endpoint = f"{urlsplit(endpoint).scheme}://127.0.0.1:{self.port}"
 
 
+@contextmanager
+def full_endpoint() -> Iterator[str]:
+    """An endpoint whose queue of connections is full: connecting to it never ends."""
+    with socket.socket() as listener, ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            other = waiting.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
 def eventually(condition: Callable[[], object], timeout: float = 10.0) -> float:
-    """Wait until something is true; how many seconds that took."""
+    """Wait until something is true. Returns the seconds that it took."""
     start = time.monotonic()
     while not condition():
         assert time.monotonic() < start + timeout, f"not after {timeout} seconds"

@@ -1,4 +1,4 @@
-"""`make bench`: what is made of its runs, and that it runs."""
+"""`make bench`: its statistics, its table in the README, and that it runs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def test_a_ratio_is_of_runs_of_the_same_round() -> None:
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
-def test_the_exponent_of_a_power_is_found(power: float) -> None:
+def test_the_exponent_of_a_power_is_estimated(power: float) -> None:
     sizes = [10.0, 100.0, 1000.0]
     assert exponent(sizes, [3.0 * size**power for size in sizes]) == pytest.approx(power)
 
 
-def test_a_stream_is_the_recorded_one_but_for_its_length() -> None:
+def test_a_generated_stream_differs_from_the_recorded_one_only_in_length() -> None:
     recorded = (recording.RECORDED / "stream.http").read_bytes()
     assert recording.stream(64, progress=True) == recorded
     assert recording.stream(1000).count(b'"content":"') == 1000
@@ -62,7 +62,7 @@ def test_the_readme_has_a_place_for_the_table() -> None:
     assert readme.index(BEGIN) < readme.index(END)
 
 
-def test_only_what_is_between_the_marks_is_replaced() -> None:
+def test_only_the_text_between_the_marks_is_replaced() -> None:
     runs = {"import.wall": {"bare python": [0.010, 0.020], "flynn": [0.011, 0.024], "openai": [1.1, 1.2]}}
     runs.update({"sync-1.cpu": {"raw socket": [0.9]}, "sync-1.wall": {"raw socket": [1.0]}})
     machine = {"python": "CPython 3", "system": "Linux", "cores": 2, "processor": "x", "load": 0.0}
@@ -70,13 +70,15 @@ def test_only_what_is_between_the_marks_is_replaced() -> None:
     sizes = {column.name: size for column in COLUMNS}
     curves = {"line": {"10": [0.1], "100": [1.0]}}
     results = {"machine": machine, "rounds": 2, "runs": runs, "sizes": sizes, "curves": curves}
-    made = replaced(f"before\n{BEGIN}\nold\n{END}\nafter", results)
-    assert made.startswith(f"before\n{BEGIN}\n")
-    assert made.endswith(f"{END}\nafter")
-    assert "old" not in made
-    assert "| import: the whole process, ms | 15 bare python | **17.5** (1.17 × floor) |  | 1,150 (65.7 ×) |" in made
-    assert "CPU over wall of the raw socket, one stream: 90%" in made
-    assert "10: 100 ms, 100: 1,000 ms. Exponent: 1.00." in made
+    document = replaced(f"before\n{BEGIN}\nold\n{END}\nafter", results)
+    assert document.startswith(f"before\n{BEGIN}\n")
+    assert document.endswith(f"{END}\nafter")
+    assert "old" not in document
+    assert (
+        "| import: the whole process, ms | 15 bare python | **17.5** (1.17 × floor) |  | 1,150 (65.7 ×) |" in document
+    )
+    assert "CPU over wall of the raw socket, one stream: 90%" in document
+    assert "10: 100 ms, 100: 1,000 ms. Exponent: 1.00." in document
     with pytest.raises(ValueError, match="the marks for the table are missing"):
         replaced("nothing", results)
 

@@ -1,4 +1,4 @@
-"""scripts/environment.py: what is made once, when it is made anew, and what is said when it cannot be made."""
+"""scripts/environment.py: an environment is made once, again when needed, and errors are one line."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-def test_an_environment_is_made_once_and_anew_when_setup_cfg_asks_for_something_else(checkout: Checkout) -> None:
+def test_an_environment_is_made_once_and_again_after_setup_cfg_changes(checkout: Checkout) -> None:
     first = checkout.make()
     assert (first.returncode, first.stdout) == (0, f"{checkout.made}/bin/python\n")
     assert checkout.installed_version() == "1"
@@ -83,7 +83,7 @@ def test_an_environment_is_made_once_and_anew_when_setup_cfg_asks_for_something_
     assert checkout.installed_version() == "2"
 
 
-def test_one_that_was_killed_half_made_is_made_anew_as_soon_as_nothing_writes_into_it(checkout: Checkout) -> None:
+def test_a_half_made_environment_is_made_again_once_nothing_writes_into_it(checkout: Checkout) -> None:
     with checkout.start() as process:
         while not (checkout.made / "bin" / "python").exists():
             time.sleep(0.01)
@@ -112,7 +112,7 @@ def test_a_model_with_another_digest_is_refused(checkout: Checkout) -> None:
     assert not (checkout.folder / ".venv" / "models" / environment.MODEL).exists()
 
 
-def test_an_old_python_is_told_in_one_line_that_it_is_too_old() -> None:
+def test_a_python_that_is_too_old_is_refused_in_one_line() -> None:
     script = environment.ROOT / "scripts" / "environment.py"
     ast.parse(script.read_text(encoding="utf-8"), feature_version=(3, 6))
     as_old = "import runpy, sys; sys.version_info = (3, 8, 20); sys.version = '3.8.20 (x)'; runpy.run_path(sys.argv[1])"
@@ -122,7 +122,7 @@ def test_an_old_python_is_told_in_one_line_that_it_is_too_old() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_python_of_each_version_is_found_or_said_to_be_missing(checkout: Checkout) -> None:
+def test_a_python_of_each_version_is_found_or_reported_missing(checkout: Checkout) -> None:
     made = checkout.make("pythons")
     ask = "import sys; print('{}.{}'.format(*sys.version_info))"
     found = [subprocess.check_output([path, "-c", ask], text=True).strip() for path in made.stdout.splitlines()]
@@ -131,7 +131,7 @@ def test_a_python_of_each_version_is_found_or_said_to_be_missing(checkout: Check
     assert sorted([*found, *missing], key=lambda version: int(version[2:])) == [f"3.{minor}" for minor in range(9, 15)]
 
 
-def test_a_name_on_path_that_runs_no_python_is_passed_over(checkout: Checkout) -> None:
+def test_a_name_on_path_that_runs_no_python_is_skipped(checkout: Checkout) -> None:
     for minor in range(9, 15):
         shim = checkout.folder / f"python3.{minor}"
         shim.write_text("#!/bin/sh\nexit 127\n")

@@ -25,7 +25,7 @@ def test_a_chat_and_a_stream(server_at_hand: None, native: Path, command: list[s
         assert text == reply.content
 
 
-def test_its_programs_run_by_whatever_link(native: Path, tmp_path: Path) -> None:
+def test_its_programs_run_through_any_link(native: Path, tmp_path: Path) -> None:
     for name in ("llama-server", "llama-fit-params", "llama-bench"):
         (tmp_path / name).symlink_to(native / name)
         assert subprocess.run([tmp_path / name, "--list-devices"], capture_output=True).returncode == 0

@@ -90,7 +90,7 @@ def test_the_template_shows_results_of_tools_and_a_system_message(
     )
 
 
-def test_its_port_is_nobody_elses_before_it_starts(server_at_hand: None) -> None:
+def test_its_port_is_reserved_before_it_starts(server_at_hand: None) -> None:
     with contextlib.closing(RealServer()) as server, socket.socket() as thief:
         with pytest.raises(ConnectionRefusedError):
             call(server.endpoint, "/health")
@@ -133,7 +133,7 @@ def test_it_listens_on_a_unix_socket_also_after_it_was_killed(
     assert call(server.endpoint, "/health")[0] == 200
 
 
-def test_tls_is_spoken_in_front_of_it(tls_server: Tuple[str, ssl.SSLContext]) -> None:
+def test_it_is_reached_through_tls(tls_server: Tuple[str, ssl.SSLContext]) -> None:
     endpoint, trusting = tls_server
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     assert call(endpoint, "/v1/chat/completions", body, ssl_context=trusting)[0] == 200
@@ -167,7 +167,7 @@ def test_a_server_that_cannot_start_is_reported_with_the_end_of_its_log(tmp_path
         RealServer(model=tmp_path / "broken.gguf").__enter__()
 
 
-def test_a_wrong_option_is_named(server_at_hand: None) -> None:
+def test_an_unknown_option_is_named(server_at_hand: None) -> None:
     with pytest.raises(ServerFailed, match="--frobnicate"):
         RealServer(frobnicate=1).__enter__()
 

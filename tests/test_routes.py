@@ -185,7 +185,7 @@ def test_the_model_of_the_client_goes_to_every_route(httpserver: HTTPServer, end
         try:
             ROUTES[route](client)
         except ProtocolError:
-            pass  # what came is not what the route answers
+            pass  # the reply is not one of this route
     (request,) = sent(httpserver)
     target = f"{request.method} {request.environ['REQUEST_URI']}"
     if request.method == "POST":
@@ -325,15 +325,29 @@ def test_events_of_models_are_read() -> None:
         },
     }
     reloaded = {"model": "*", "event": "models_reload"}
-    downloading = {"model": "m", "event": "download_progress", "data": {"progress": {"url": {"done": 1, "total": 2}}}}
-    assert feed(ModelEventDecoder(), loading, reloaded, downloading) == [
+    downloading, begun = (
+        {"model": "m", "event": "download_progress", "data": {"progress": files}}
+        for files in ({"a": {"done": 30, "total": 40}, "b": {"done": 0, "total": 20}}, {"a": {"done": 0, "total": 0}})
+    )
+    assert feed(ModelEventDecoder(), loading, reloaded, downloading, begun) == [
         ModelEvent("m", "status_change", "loading", "text_model", 0.5, loading),
         ModelEvent("*", "models_reload", None, None, None, reloaded),
-        ModelEvent("m", "download_progress", None, None, None, downloading),
+        ModelEvent("m", "download_progress", None, None, 0.5, downloading),
+        ModelEvent("m", "download_progress", None, None, None, begun),
     ]
 
 
-@pytest.mark.parametrize("data", [{"model": 1}, {"data": []}, {"data": {"progress": {"value": "half"}}}, []])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"model": 1},
+        {"data": []},
+        {"data": {"progress": {"value": "half"}}},
+        {"event": "download_progress", "data": {"progress": {"a": 1}}},
+        {"event": "download_progress", "data": {"progress": {"a": {"total": "all"}}}},
+        [],
+    ],
+)
 def test_what_is_no_event_of_a_model_is_a_protocol_error(data: Any) -> None:
     with pytest.raises(ProtocolError):
         feed(ModelEventDecoder(), data)

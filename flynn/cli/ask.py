@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Dict, List, Optional, Tuple
 
-from ..errors import FlynnError
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.messages import AnyMessage
 from ..models.types import ChatResponse, Message
@@ -73,7 +72,9 @@ def run(given: Given, terminal: Terminal) -> int:
         response, first = _answer(client, messages, options, given, terminal)
         costs = statistics(response, first)
         if given.stats and before:
-            costs += _cache_line(client, before, messages, response)
+            from ..conversation.cache import why_read_anew
+
+            costs = "\n".join(filter(None, [costs, why_read_anew(client, before, messages, response)]))
     problem = ""
     if given.json:
         terminal.write_json(_as_json(response))
@@ -125,19 +126,6 @@ def _answer(
         if stream.response.content:
             keep([*messages, stream.response.message])
     return stream.response, first
-
-
-def _cache_line(
-    client: LlamaCppClient, before: List[AnyMessage], messages: List[AnyMessage], response: ChatResponse
-) -> str:
-    """Return a line about what the server read again of the last request, with a line feed before it, or nothing."""
-    from ..conversation.cache import why_read_anew
-
-    try:
-        line = why_read_anew(client, before, client.count_tokens(before), messages, response)
-    except FlynnError as error:
-        line = f"the prompts cannot be compared: {error}"
-    return f"\n{line}" if line else ""
 
 
 def _as_json(response: ChatResponse) -> Dict[str, Any]:

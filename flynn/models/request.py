@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping, Optional, Sequence, Tuple, Union
 
+from ..errors import suggestion
 from .messages import AnyMessage
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import ChatOptions
 
 
 def _option(meaning: str, *, command: bool = False, completion: bool = True) -> Any:
@@ -28,7 +34,7 @@ def _chat_option(meaning: str, *, command: bool = False) -> Any:
     return _option(meaning, command=command, completion=False)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class ChatRequest:
     """A request to the chat route.
 
@@ -130,10 +136,32 @@ class ChatRequest:
     verbose: Optional[bool] = _option("return debug information in __verbose")
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    # A request keeps only the fields that are set, of over 70; the others are found in the class, as None.
+
+    def __init__(self, messages: Sequence[AnyMessage], **options: Unpack[ChatOptions]) -> None:
+        check_options(options, OPTIONS)
+        given = {name: value for name, value in options.items() if value is not None}
+        vars(self).update({"messages": messages, "extra": {}, **given})
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if isinstance(other, ChatRequest) else NotImplemented
+
     def __repr__(self) -> str:
-        """Show only the fields that are set: there are over 70."""
-        given = (f"{name}={value!r}" for name, value in vars(self).items() if value not in (None, {}))
+        given = (f"{name}={value!r}" for name, value in vars(self).items() if value != {})
         return f"ChatRequest({', '.join(given)})"
+
+
+OPTIONS = tuple(option.name for option in fields(ChatRequest) if option.name != "messages")
+
+
+def check_options(options: Iterable[str], known: Sequence[str]) -> None:
+    """Raise TypeError for an option that a route does not have."""
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"unknown option {name!r}{suggestion(name, known)} "
+                f"(pass options that Flynn does not know yet in extra={{{name!r}: ...}})"
+            )
 
 
 if ChatRequest.__doc__:  # not under -OO

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import socket
 import struct
@@ -125,13 +126,23 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def do_HEAD(self) -> None:
+        self.wfile = io.BytesIO()
+        self.do_GET()
+        self.connection.sendall(self.wfile.getvalue().partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+
     def do_GET(self) -> None:
         host = self.server.server_address[0]
         request = Seen(str(host), self.path, {name.lower(): value for name, value in self.headers.items()})
         with self.hub.lock:
             self.hub.seen.append(request)
         name = unquote(self.path).rsplit("/", 1)[-1]
-        if self.path.startswith("/api/"):
+        if self.path.endswith("/refs"):
+            self._answer({"branches": [{"name": "main", "ref": "refs/heads/main", "targetCommit": COMMIT}]})
+        elif self.path.startswith("/api/") and "/tree/" in self.path:
+            files = [(name, len(body), self.hub.digest(name)) for name, body in self.hub.files.items()]
+            self._answer([{"type": "file", "path": n, "size": s, "lfs": {"oid": d, "size": s}} for n, s, d in files])
+        elif self.path.startswith("/api/"):
             self._list()
         elif name not in self.hub.files:
             status(404)(self, b"")
@@ -151,7 +162,10 @@ class _Handler(BaseHTTPRequestHandler):
             {"rfilename": name, "size": len(body), "lfs": {"size": len(body), "sha256": self.hub.digest(name)}}
             for name, body in self.hub.files.items()
         ]
-        body = json.dumps({"sha": COMMIT, "siblings": [{"rfilename": "README.md"}, *files]}).encode()
+        self._answer({"sha": COMMIT, "siblings": [{"rfilename": "README.md"}, *files]})
+
+    def _answer(self, value: object) -> None:
+        body = json.dumps(value).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

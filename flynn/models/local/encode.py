@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
-from typing import Any, Dict, Sequence, Union
+from dataclasses import replace
+from typing import Any, Dict, Union
 
-from ...errors import suggestion
 from ..messages import AnyMessage, Audio, Image, Message, ToolCall
-from ..request import ChatRequest, Prompt
-
-_OPTIONS = tuple(option.name for option in fields(ChatRequest) if option.name != "messages")
+from ..request import OPTIONS, ChatRequest, Prompt, check_options
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
@@ -21,7 +18,7 @@ _A_PROMPT = "a prompt is a string, a sequence of Message or mappings, or a ChatR
 
 def chat_request(prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
     """Return a ChatRequest from a prompt and keyword options. An option wins over the same field of a request."""
-    check_options(options, _OPTIONS)
+    check_options(options, OPTIONS)  # here too: `ChatRequest` itself takes the keyword `messages`
     if isinstance(prompt, ChatRequest):
         return replace(prompt, **options) if options else prompt
     if isinstance(prompt, str):
@@ -35,16 +32,6 @@ def chat_request(prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
         if not isinstance(message, Message) and not hasattr(message, "keys"):
             raise TypeError(f"{_A_PROMPT}, not a sequence of {type(message).__name__}")
     return ChatRequest(messages, **options)
-
-
-def check_options(options: Iterable[str], known: Sequence[str]) -> None:
-    """Raise TypeError for an option that a route does not have."""
-    for name in options:
-        if name not in known:
-            raise TypeError(
-                f"unknown option {name!r}{suggestion(name, known)} "
-                f"(pass options that Flynn does not know yet in extra={{{name!r}: ...}})"
-            )
 
 
 def with_defaults(request: ChatRequest, defaults: Mapping[str, Any]) -> ChatRequest:
@@ -72,9 +59,9 @@ def encode_json(value: Any) -> bytes:
 
 def encode_prompt(request: ChatRequest, **fixed: Any) -> Dict[str, Any]:
     """Return the JSON of a request: messages, all fields that are set, then `fixed`, then `extra`; the last wins."""
-    body = {name: value for name, value in vars(request).items() if value is not None}
+    body = dict(vars(request))
     body["messages"] = [_encode_numbered(number, message) for number, message in enumerate(request.messages, 1)]
-    extra = body.pop("extra", {})
+    extra = body.pop("extra")
     if not isinstance(body.get("tool_choice", ""), str):
         _force_tool(body)
     return {**body, **fixed, **extra}

@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 JSONBody = Union[Mapping[str, Any], List[Any]]
 
 OWN: Any = ...  # the default of `timeout` arguments: the client's timeout. None means no limit
+Timeout = Optional[float]  # seconds
+Headers = Optional[Mapping[str, str]]  # sent besides those of the client
 MAX_REPLY = 256 * 1024 * 1024  # bytes of a reply in one piece
 MAX_ERROR = 1024 * 1024  # bytes of an error
 JSON = "application/json"
-_KINDS = {JSON: "JSON", "text/event-stream": "an event stream"}
+EVENT_STREAM = "text/event-stream"
+_KINDS = {JSON: "JSON", EVENT_STREAM: "an event stream"}
 LOADING_PAUSE = 0.25  # seconds between two looks whether the model is loaded
 
 
@@ -109,7 +112,7 @@ class Transport:
         decode: Callable[[bytes], Any] = bytes,
     ) -> Any:
         """Return the decoded body of a reply, which must have the media type `kind`; see `send`."""
-        headers, call = check_headers(headers), self.call(timeout)
+        headers, call = check_headers(headers) if headers else None, self.call(timeout)
         try:
             response = self.send(call, method, path, body, kind=kind, headers=headers, patient=patient)
             data = self.read(response)
