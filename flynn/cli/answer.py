@@ -60,7 +60,7 @@ def show(stream: ContextManager[Iterable[Any]], terminal: Terminal, *, text: boo
 
 
 def tracer(terminal: Terminal) -> Tracer:
-    """Return a `trace` callback that says in one line why an answer stands still."""
+    """Return a `trace` callback that says in one line why nothing of an answer arrives."""
     cut: Optional[TraceEvent] = None
 
     def trace(event: TraceEvent) -> None:
@@ -81,7 +81,7 @@ def tracer(terminal: Terminal) -> Tracer:
 
 
 def statistics(response: ChatResponse, first: Optional[float]) -> str:
-    """Return in one line what an answer cost, as far as the server told; `first` is what `show` returned."""
+    """Return in one line what an answer cost, as far as the server reports it; `first` is what `show` returned."""
     parts = []
     if usage := response.usage:
         parts += [f"prompt {usage.prompt_tokens} tokens ({usage.cached_tokens} cached)"]

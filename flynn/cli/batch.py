@@ -45,10 +45,10 @@ after an interruption of any kind, run the same command again: what has a result
 is not asked again, what failed is. An errors file as INPUT asks only for what
 failed. Ctrl-C once lets the requests under way end."""
 
-_POLL_INTERVAL = 0.5  # seconds between two looks whether there is something to show
+_POLL_INTERVAL = 0.5  # seconds to wait for results in one go, and between two updates of the progress on a terminal
 _SYNC_INTERVAL = 5.0  # seconds of work that a power failure may cost
 _LINE_INTERVAL = 10.0  # seconds between two lines of progress where there is no terminal
-_JOIN_TIMEOUT = 0.2  # seconds for threads to end in
+_JOIN_TIMEOUT = 0.2  # seconds to wait for the threads at the end
 _SHOWN_FAILURES = 3
 _DASK_TIMEOUT = 30  # seconds to reach the scheduler
 _NOT_ASCII = re.compile("[^\x00-\x7f]+")
@@ -166,7 +166,7 @@ def _check_files(given: Given, file: BinaryIO) -> bool:
 
 
 def _entries(given: Given, lines: Lines) -> Tuple[Iterator[Entry], bytes]:
-    """Return what the lines say, the first of it read, and what tells one way to read them from another."""
+    """Return the entries of the input, the first one read already, and a fingerprint of the way they are read."""
     if given.text:
         entries, fingerprint = read_text(lines), b"text"
     elif given.template is None:
@@ -196,7 +196,7 @@ def _workers(given: Given) -> Iterator[Tuple[Any, Optional[int]]]:
 
 
 class _Watch:
-    """Writes the results of a batch to its record, or to standard output without one, and shows how it goes."""
+    """Writes the results of a batch to its record, or to standard output without one, and shows the progress."""
 
     def __init__(
         self, given: Given, terminal: Terminal, batch: Run, record: Optional[Record], lines: Lines, done: Done
@@ -256,7 +256,7 @@ class _Watch:
                 self._terminal.say(f"{place}: {result.error}")
 
     def _show_progress(self) -> None:
-        """Show how it goes, from time to time."""
+        """Show the progress once an interval, and at once that the server has stopped answering."""
         is_away = self._batch.away > 1
         if is_away and not self._was_away:
             self._terminal.say(f"No answer, waiting for the server: {self._batch.trouble}")
@@ -268,7 +268,7 @@ class _Watch:
             show(self._tally.line(self._left()))
 
     def _left(self) -> Optional[float]:
-        """Return how many requests are still to be done, None if nobody knows: what is not read yet may be a guess."""
+        """Estimate how many requests are left, from the bytes that are not read yet. None if the input has no size."""
         if not self._size or not self._lines.read:
             return None
         met, not_met = len(self._done.order), self._done.left
@@ -285,7 +285,7 @@ class _Watch:
 
 
 def _join_threads() -> None:
-    """Wait for the threads that were told to end, but not long: one may wait for a pipe.
+    """Wait for the threads that are ending, but not long: one may be blocked on a pipe.
 
     CPython 3.13.0 crashes where memory is short and one wakes while the interpreter ends (take_gil in ceval_gil.c).
     """

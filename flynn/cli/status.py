@@ -56,7 +56,7 @@ def run(given: Given, terminal: Terminal) -> int:
 
 
 def _status(endpoint: str, now: Look) -> Dict[str, Any]:
-    """Return what `--json` prints. What the server does not tell is None."""
+    """Return what `--json` prints. What the server does not report is None."""
     status: Dict[str, Any] = {"endpoint": endpoint, "state": now.state}
     if now.state in ("up", "sleeping"):
         props = now.props
@@ -114,8 +114,8 @@ class Look:
 
     Attributes:
         state: "up", "sleeping", "loading", "down", or what went wrong.
-        props: empty where the server does not tell them.
-        slots, waiting: its slots, and the requests that wait for one; None where the server does not tell.
+        props: empty if the server does not report them.
+        slots, waiting: its slots, and the requests that wait for one; None if not reported.
         time: seconds of a monotonic clock.
     """
 
@@ -131,16 +131,16 @@ def look(client: LlamaCppClient) -> Look:
     try:
         if not client.health():
             return Look("loading")
-        props = if_told(client.props) or decode_props({})
+        props = if_available(client.props) or decode_props({})
         if props.raw.get("is_sleeping") is True:
             return Look("sleeping", props)  # to ask for its slots would wake it up
-        slots = if_told(client.slots)
+        slots = if_available(client.slots)
         return Look("up", props, None if slots is None else [work_of(slot) for slot in slots], time=time.monotonic())
     except ServerNotRunningError:
         return Look("down")
 
 
-def if_told(ask: Callable[[], T]) -> Optional[T]:
+def if_available(ask: Callable[[], T]) -> Optional[T]:
     """Return the answer; None if the server was started without this route, or a proxy does not pass it."""
     try:
         return ask()
@@ -172,7 +172,7 @@ def _watch(client: LlamaCppClient, terminal: Terminal, given: Given) -> NoReturn
         try:
             now = look(client)
             if now.state == "up":
-                now.waiting = if_told(lambda: int(client.metrics()["llamacpp:requests_deferred"]))
+                now.waiting = if_available(lambda: int(client.metrics()["llamacpp:requests_deferred"]))
         except (AuthenticationError, ConfigError):  # these would not go away
             raise
         except FlynnError as error:
@@ -190,7 +190,7 @@ def _watch(client: LlamaCppClient, terminal: Terminal, given: Given) -> NoReturn
 
 
 def watched(endpoint: str, now: Look) -> Dict[str, Any]:
-    """Return what `--watch --json` prints. What the server does not tell is None."""
+    """Return what `--watch --json` prints. What the server does not report is None."""
     slots = pace = None
     if now.slots is not None:
         slots = [vars(work) for work in now.slots]
@@ -206,7 +206,7 @@ def watched(endpoint: str, now: Look) -> Dict[str, Any]:
 
 
 def summary(status: Dict[str, Any]) -> List[str]:
-    """Return a line about the server and, if it tells, one about its slots."""
+    """Return a line about the server and, if it reports them, one about its slots."""
     slots, is_known = status["slots"], status["state"] in _STATES
     model = f" with {status['model']}" if status["model"] else ""
     lines = [f"{status['endpoint']}{' is' if is_known else ':'} {status['state']}{model}"]
