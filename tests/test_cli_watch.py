@@ -157,6 +157,13 @@ def test_on_a_terminal_that_cannot_replace_lines_they_follow_each_other(home: Ho
     assert "\x1b" not in terminal.text
 
 
+def test_a_metric_that_is_not_a_finite_number_is_left_out(lines: Callable[..., Any]) -> None:
+    metrics = response(b"llamacpp:requests_deferred NaN\n", kind="text/plain")
+    with serve(routes({**UP, "GET /metrics": metrics})) as server:
+        shown, _ = lines(*watching(server.endpoint, "--json"))
+        assert json.loads(next(shown))["waiting"] is None
+
+
 def test_what_the_server_does_not_tell_is_left_out(lines: Callable[..., Any]) -> None:
     with serve(routes({**UP, "GET /slots": response(error(501, "no", "not_supported_error"), "501 No")})) as server:
         shown, _ = lines(*watching(server.endpoint))

@@ -144,7 +144,7 @@ def if_available(ask: Callable[[], T]) -> Optional[T]:
     """Return the answer; None if the server was started without this route, or a proxy does not pass it."""
     try:
         return ask()
-    except KeyError:
+    except (KeyError, ValueError, OverflowError):  # a metric that is missing, or is not a finite number
         return None
     except ServerError as error:
         if error.status in (404, 501):
