@@ -4,6 +4,7 @@
 ```sh       line by line, with the files that it names
 ```console  its commands that start with `make` name targets of the Makefile; tests of these run them
 ```yaml     is a configuration that Flynn reads
+```json     holds requests of a batch, which are answered; a snippet with an ellipsis is only shown
 <!-- on: KIND --> before a snippet names the server that it needs: one of SERVERS
 <!-- not run: reason --> before a snippet excepts it
 """
@@ -158,6 +159,13 @@ def test_the_commands_of_a_document_run(snippet: Snippet, place: Path, request: 
         kind = "a server with --embeddings" if "--embeddings" in line else snippet.server
         ended = run(["timeout", "120", "sh", "-c", line], place, request.getfixturevalue(SERVERS[kind]))
         assert ended.returncode == 0, f"{snippet}: {line}\n{ended.stderr}"
+
+
+@pytest.mark.parametrize("snippet", [each for each in snippets("json") if "…" not in each.text], ids=str)
+def test_the_requests_of_a_document_are_answered(snippet: Snippet, place: Path, served: RealServer) -> None:
+    (place / "in.jsonl").write_text(snippet.text)
+    ended = run(["flynn", "batch", "in.jsonl"], place, served)
+    assert (ended.returncode, ended.stdout.count("\n")) == (0, snippet.text.count("\n")), ended.stderr
 
 
 @pytest.mark.parametrize("snippet", snippets("console"), ids=str)
