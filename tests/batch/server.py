@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
 from answers import reply
+from environment import ROOT
 from pytest_httpserver import HTTPServer
 from scripted import chat, error, eventually
 from werkzeug import Request, Response
 
 Answer = Callable[[str], Response]
+README = ROOT / "flynn" / "batch" / "README.md"
 
 
 def echo(prompt: str) -> Response:
@@ -113,7 +115,14 @@ def nginx(folder: Path, *ports: int, balance: str = "least_conn") -> Iterator[st
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    servers = "\n".join(f"server 127.0.0.1:{each} max_fails=1 fail_timeout=2s;" for each in ports)
+    servers = " ".join(f"server 127.0.0.1:{each} max_fails=1 fail_timeout=2s;" for each in ports)
+    site = README.read_text(encoding="utf-8").partition("```nginx\n")[2].partition("```")[0]
+    for documented, here in (
+        ("least_conn; server 10.0.0.1:8080; server 10.0.0.2:8080;", f"{balance}; {servers}"),
+        ("listen 8080;", f"listen 127.0.0.1:{port};"),
+    ):
+        assert documented in site
+        site = site.replace(documented, here)
     (folder / "nginx.conf").write_text(
         f"""
 daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 1;
@@ -122,18 +131,7 @@ http {{
     access_log off;
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-    upstream llama {{ {balance}; {servers} }}
-    server {{
-        listen 127.0.0.1:{port};
-        client_max_body_size 0;
-        location / {{
-            proxy_pass http://llama;
-            proxy_http_version 1.1;
-            proxy_set_header Connection close;
-            proxy_buffering off;
-            proxy_read_timeout 1h;
-        }}
-    }}
+    {site}
 }}
 """,
         encoding="utf-8",
