@@ -18,7 +18,7 @@ _PACKAGES = {
 }
 
 
-def how_to_get_it(environ: Mapping[str, str]) -> str:
+def install_hint(environ: Mapping[str, str]) -> str:
     """Return several lines with commands, the most suitable for this machine first."""
     if platform.system() == "Darwin":
         lines = [("brew install llama.cpp", "supports Apple's GPUs"), (_INSTALLER, "llama.cpp's own installer")]

@@ -33,10 +33,8 @@ class Downloader:
         self, name: str = NAME, spec: str = "", digests: tuple[str, ...] = ()
     ) -> tuple[catalogue.RemoteFile, ...]:
         client = Hub(self.environ)
-        wanted = parse(spec or self.server.spec(name), endpoint=client.endpoint, digests=digests)
-        if wanted.query is not None:
-            wanted = resolved(wanted, wanted.query, client)
-        return download.describe(wanted.files, client, self.said.append)
+        model = resolved(parse(spec or self.server.spec(name), endpoint=client.endpoint, digests=digests), client)
+        return download.describe(model.files, client, self.said.append)
 
     def is_right(self, name: str = NAME) -> bool:
         path = self.folder / name

@@ -19,7 +19,7 @@ import pytest
 from installer import download
 from installer.errors import InstallError
 from installer.hub import Hub
-from installer.part import is_good
+from installer.part import is_intact
 
 from .downloader import NAME, SHARDS, Downloader
 from .gguf_file import model
@@ -109,7 +109,7 @@ def test_a_retry_after_of_hours_ends_with_the_reason(get: Downloader) -> None:
 
 
 def test_a_server_that_gives_nothing_is_given_up(get: Downloader) -> None:
-    get.server.faults = [status(503, Retry_After="0") for _ in range(download.MOST_FAILURES)]
+    get.server.faults = [status(503, Retry_After="0") for _ in range(download.MAX_FAILURES)]
     with pytest.raises(InstallError, match="tried") as error:
         get()
     assert error.value.status == 75
@@ -306,14 +306,14 @@ def test_a_verified_file_is_not_hashed_again_until_it_changes(get: Downloader) -
     get()
     files = get.describe()
     path = get.folder / NAME
-    assert is_good(path, files[0])
+    assert is_intact(path, files[0])
     times = path.stat()
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
     path.write_bytes(damaged)
-    assert not is_good(path, files[0])
+    assert not is_intact(path, files[0])
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert is_good(path, files[0]), "the record vouches for the time of modification"
+    assert is_intact(path, files[0]), "the record vouches for the time of modification"
 
 
 def _leave_part(get: Downloader, size: int) -> None:
