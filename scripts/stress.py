@@ -72,7 +72,7 @@ def _kill_batches(server: Any, seed: str) -> str:
 
 
 def _kill_batches_at_writes(server: Any, seed: str) -> str:
-    return f"{batches.kill_everywhere()} kills, each run again to its end"
+    return f"{batches.kill_everywhere()} kills, each completed by the next run"
 
 
 def _report_cancelled(counts: Dict[str, int]) -> str:

@@ -55,7 +55,7 @@ def stalling_after(sent: bytes) -> Callable[[Peer], None]:
 
 
 def stopped(server: ScriptedServer) -> bool:
-    return server.left == server.connections
+    return server.closed == server.connections
 
 
 # --- what a stream gives ----------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def _check_devices(build: llama_server.Build, options: Namespace, session: Sessi
     cards = hardware.cards()
     if cards and build.devices == () and options.gpu_layers != "0":
         message = f"{build.command[0]} cannot use {' + '.join(cards)}: it is built for the CPU, or finds no driver"
-        hint = f"{install_hint(session.environ)}\nTo run on the CPU anyway, add --gpu-layers 0."
+        hint = f"{install_hint()}\nTo run on the CPU anyway, add --gpu-layers 0."
         raise InstallError(message, hint=hint, status=EXIT_UNAVAILABLE)
     if build.devices is None:
         session.say(f"{build.version}: too old to list its GPUs: cannot check whether the model fits")
