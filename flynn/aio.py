@@ -9,6 +9,7 @@ from typing import (
     AsyncIterator,
     Callable,
     Coroutine,
+    Generic,
     Iterable,
     Iterator,
     Mapping,
@@ -23,7 +24,7 @@ from .http.endpoint import DEFAULT_ENDPOINT
 from .http.limits import CancelScope
 from .models.local.llamacpp import LlamaCppClient
 from .models.local.models import ModelEvent
-from .models.local.text import CompletionEvent, CompletionResponse, Prompts
+from .models.local.text import CompletionEvent, CompletionResponse
 from .models.local.transport import OWN
 from .models.local.typed import DEFAULT_RESULT, DEFAULT_ROUNDS
 from .models.types import ChatResponse, Prompt, StreamEvent
@@ -39,22 +40,92 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
-R = TypeVar("R")
 T = TypeVar("T")
+Event = TypeVar("Event")
+Response = TypeVar("Response")
 
 
-def awaited(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """Return an asynchronous method that calls `method` of `self._client` in a thread. Cancelling aborts the call."""
+class AsyncServerStream(ThreadIterator[Event], Generic[Event, Response]):
+    """`ServerStream` for asyncio: an asynchronous iterator of events, and an asynchronous context manager.
 
-    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        scope = CancelScope()
+    The server stops generating as soon as the stream is closed, its task is cancelled, or the last reference to it is
+    gone.
+    """
 
-        def results() -> Iterator[R]:
-            with scope:
-                yield method(self._client, *args, **kwargs)
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream, interrupt=stream.abort)
+        self._stream = stream
 
-        async with ThreadIterator(results(), interrupt=scope.abort) as iterator:
-            return await iterator.__anext__()
+    @property
+    def response(self) -> Response:
+        """The response assembled so far; complete once the stream is exhausted."""
+        response: Response = self._stream.response
+        return response
+
+    @property
+    def resumes(self) -> int:
+        """How often the stream was cut and went on."""
+        resumes: int = self._stream.resumes
+        return resumes
+
+    async def close(self) -> None:
+        """End the stream. Closing twice is fine."""
+        await self.aclose()
+
+
+class AsyncTextStream(AsyncServerStream[Event, Response]):
+    """`TextStream` for asyncio."""
+
+    async def text(self) -> AsyncIterator[str]:
+        """Yield only the text of the first choice, piece by piece."""
+        event: Any
+        async with self:
+            async for event in self:
+                if event.type == "content" and event.choice == 0:
+                    yield event.text
+
+
+class AsyncChatStream(AsyncTextStream[StreamEvent, ChatResponse]):
+    """`ChatStream` for asyncio."""
+
+
+class AsyncCompletionStream(AsyncTextStream[CompletionEvent, CompletionResponse]):
+    """`CompletionStream` for asyncio."""
+
+
+class AsyncModelEvents(AsyncServerStream[ModelEvent, None]):
+    """`ModelEvents` for asyncio."""
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Call a function in a thread of its own. Cancelling aborts the requests that it makes."""
+    scope = CancelScope()
+
+    def results() -> Iterator[T]:
+        with scope:
+            yield call()
+
+    async with ThreadIterator(results(), interrupt=scope.abort) as iterator:
+        return await iterator.__anext__()
+
+
+def awaited(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """Return an asynchronous method that calls `method` of `self._client` in a thread."""
+
+    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await in_thread(lambda: method(self._client, *args, **kwargs))
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+def streamed(
+    method: Callable[Concatenate[Any, P], object], stream_type: Callable[[Any], T]
+) -> Callable[Concatenate[Any, P], T]:
+    """Return a method that wraps the stream of `method` of `self._client` in an asynchronous one."""
+
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return stream_type(method(self._client, *args, **kwargs))
 
     functools.update_wrapper(call, method)
     return call
@@ -82,10 +153,12 @@ class AsyncLlamaCppClient:
         self._client = LlamaCppClient(endpoint, **options)
 
     chat = awaited(LlamaCppClient.chat)
+    chat_stream = streamed(LlamaCppClient.chat_stream, AsyncChatStream)
     count_tokens = awaited(LlamaCppClient.count_tokens)
     apply_template = awaited(LlamaCppClient.apply_template)
     end_reasoning = awaited(LlamaCppClient.end_reasoning)
     complete = awaited(LlamaCppClient.complete)
+    complete_stream = streamed(LlamaCppClient.complete_stream, AsyncCompletionStream)
     infill = awaited(LlamaCppClient.infill)
     embed = awaited(LlamaCppClient.embed)
     embed_tokens = awaited(LlamaCppClient.embed_tokens)
@@ -100,6 +173,7 @@ class AsyncLlamaCppClient:
     unload_model = awaited(LlamaCppClient.unload_model)
     download_model = awaited(LlamaCppClient.download_model)
     delete_model = awaited(LlamaCppClient.delete_model)
+    model_events = streamed(LlamaCppClient.model_events, AsyncModelEvents)
     slots = awaited(LlamaCppClient.slots)
     save_slot = awaited(LlamaCppClient.save_slot)
     restore_slot = awaited(LlamaCppClient.restore_slot)
@@ -109,39 +183,29 @@ class AsyncLlamaCppClient:
     metrics = awaited(LlamaCppClient.metrics)
     request = awaited(LlamaCppClient.request)
 
-    def chat_stream(self, request: Prompt, **options: Unpack[StreamOptions]) -> AsyncChatStream:
-        """Stream the answer to a request while it is generated; see `LlamaCppClient.chat_stream`."""
-        return AsyncChatStream(self._client.chat_stream(request, **options))
+    @overload
+    async def chat_json(
+        self, request: Prompt, schema: Type[T], *, retries: int = 0, **options: Unpack[CallOptions]
+    ) -> T: ...
+    @overload
+    async def chat_json(
+        self, request: Prompt, schema: object, *, retries: int = 0, **options: Unpack[CallOptions]
+    ) -> Any: ...
 
-    if TYPE_CHECKING:  # what `awaited` makes of overloads of one type variable, mypy does not understand
+    async def chat_json(self, request: Prompt, schema: object, **options: Any) -> Any:
+        """Answer a request with an instance of a type; see `LlamaCppClient.chat_json`."""
+        return await in_thread(lambda: self._client.chat_json(request, schema, **options))
 
-        @overload
-        async def chat_json(
-            self, request: Prompt, schema: Type[T], *, retries: int = 0, **options: Unpack[CallOptions]
-        ) -> T: ...
-        @overload
-        async def chat_json(
-            self, request: Prompt, schema: object, *, retries: int = 0, **options: Unpack[CallOptions]
-        ) -> Any: ...
-        async def chat_json(self, request: Prompt, schema: object, **options: Any) -> Any: ...
-
-    else:
-        chat_json = awaited(LlamaCppClient.chat_json)
-
-    if TYPE_CHECKING:
-
-        @overload
-        def chat_json_stream(
-            self, request: Prompt, schema: Type[T], **options: Unpack[StreamOptions]
-        ) -> AsyncJSONStream[T]: ...
-        @overload
-        def chat_json_stream(
-            self, request: Prompt, schema: object, **options: Unpack[StreamOptions]
-        ) -> AsyncJSONStream[Any]: ...
-
+    @overload
+    def chat_json_stream(
+        self, request: Prompt, schema: Type[T], **options: Unpack[StreamOptions]
+    ) -> AsyncJSONStream[T]: ...
+    @overload
     def chat_json_stream(
         self, request: Prompt, schema: object, **options: Unpack[StreamOptions]
-    ) -> AsyncJSONStream[Any]:
+    ) -> AsyncJSONStream[Any]: ...
+
+    def chat_json_stream(self, request: Prompt, schema: object, **options: Any) -> AsyncJSONStream[Any]:
         """`chat_json`, streamed: the answer as it grows; see `LlamaCppClient.chat_json_stream`."""
         from .structured.answer import AsyncJSONStream, TypedAnswer
 
@@ -167,14 +231,6 @@ class AsyncLlamaCppClient:
         loop = ToolLoop(self._client._given(request, options), tools, max_rounds, max_result)
         return AsyncToolRun(self, loop, stream, timeout=timeout, headers=headers)
 
-    def complete_stream(self, /, prompt: Prompts, **options: Any) -> AsyncCompletionStream:
-        """Stream the completion of a text while it is generated; see `LlamaCppClient.complete_stream`."""
-        return AsyncCompletionStream(self._client.complete_stream(prompt, **options))
-
-    def model_events(self, **options: Any) -> AsyncModelEvents:
-        """Stream the events of a server with several models; see `LlamaCppClient.model_events`."""
-        return AsyncModelEvents(self._client.model_events(**options))
-
     @property
     def synchronous(self) -> LlamaCppClient:
         """The synchronous client that this one uses; you may use it too."""
@@ -192,71 +248,3 @@ class AsyncLlamaCppClient:
 
     def __repr__(self) -> str:
         return f"AsyncLlamaCppClient({self._client.endpoint!r})"
-
-
-class AsyncServerStream(ThreadIterator["Any"]):
-    """`ServerStream` for asyncio: an asynchronous iterator of events, and an asynchronous context manager.
-
-    The server stops generating as soon as the stream is closed, its task is cancelled, or the last reference to it is
-    gone.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream, interrupt=stream.abort)
-        self._stream = stream
-
-    @property
-    def response(self) -> Any:
-        """The response assembled so far; complete once the stream is exhausted."""
-        return self._stream.response
-
-    @property
-    def resumes(self) -> int:
-        """How often the stream was cut and went on."""
-        resumes: int = self._stream.resumes
-        return resumes
-
-    async def close(self) -> None:
-        """End the stream. Closing twice is fine."""
-        await self.aclose()
-
-
-class AsyncTextStream(AsyncServerStream):
-    """`TextStream` for asyncio."""
-
-    async def text(self) -> AsyncIterator[str]:
-        """Yield only the text of the first choice, piece by piece."""
-        async with self:
-            async for event in self:
-                if event.type == "content" and event.choice == 0:
-                    yield event.text
-
-
-class AsyncChatStream(AsyncTextStream):
-    """`ChatStream` for asyncio."""
-
-    if TYPE_CHECKING:
-
-        @property
-        def response(self) -> ChatResponse: ...
-
-        async def __anext__(self) -> StreamEvent: ...
-
-
-class AsyncCompletionStream(AsyncTextStream):
-    """`CompletionStream` for asyncio."""
-
-    if TYPE_CHECKING:
-
-        @property
-        def response(self) -> CompletionResponse: ...
-
-        async def __anext__(self) -> CompletionEvent: ...
-
-
-class AsyncModelEvents(AsyncServerStream):
-    """`ModelEvents` for asyncio."""
-
-    if TYPE_CHECKING:
-
-        async def __anext__(self) -> ModelEvent: ...

@@ -6,7 +6,7 @@ is raised for a failure of a server, a network or a file.
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Optional, TypeVar, Union
+from typing import Any, Iterable, Optional, TypeVar
 
 Self = TypeVar("Self", bound="FlynnError")
 
@@ -151,7 +151,23 @@ class RequestError(FlynnError, ValueError):
     """A request is invalid: the message says why. Nothing was sent."""
 
 
-class FileError(FlynnError, OSError):
+class _LocatedError(FlynnError):
+    """An error at a place: the message has the file, line, column and key before the problem, as far as known."""
+
+    def __init__(
+        self,
+        problem: str,
+        file: Optional[str] = None,
+        line: Optional[int] = None,
+        column: Optional[int] = None,
+        key: Optional[str] = None,
+    ) -> None:
+        place = ":".join(str(part) for part in (file, line, column) if part is not None)
+        super().__init__(": ".join(part for part in (place, key, problem) if part))
+        self.problem, self.file, self.line, self.column, self.key = problem, file, line, column, key
+
+
+class FileError(_LocatedError, OSError):
     """A file cannot be read or written, or its content is wrong.
 
     Attributes:
@@ -160,39 +176,18 @@ class FileError(FlynnError, OSError):
         line, column: 1-based, None when unknown.
     """
 
-    def __init__(
-        self, problem: str, file: Optional[str] = None, line: Optional[int] = None, column: Optional[int] = None
-    ) -> None:
-        super().__init__(": ".join(part for part in (_place(file, line, column), problem) if part))
-        self.problem, self.file, self.line, self.column = problem, file, line, column
 
-
-class ConfigError(FlynnError, ValueError):
+class ConfigError(_LocatedError, ValueError):
     """A configuration file, or a value that configures a client, is wrong.
 
     The message says where (file, line, column and key path, as far as known), what is wrong and what is allowed.
 
     Attributes:
+        problem: what is wrong; the message has the place before it.
         file: the file's path; None for a value from elsewhere.
         line, column: 1-based, None when unknown.
         key: the dotted key path, e.g. `"models.local.timeout"`, None when unknown.
     """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        file: Optional[str] = None,
-        line: Optional[int] = None,
-        column: Optional[int] = None,
-        key: Optional[str] = None,
-    ) -> None:
-        super().__init__(": ".join(part for part in (_place(file, line, column), key, message) if part))
-        self.file, self.line, self.column, self.key = file, line, column, key
-
-
-def _place(*parts: Union[str, int, None]) -> str:
-    return ":".join(str(part) for part in parts if part is not None)
 
 
 def suggestion(name: str, allowed: Iterable[str]) -> str:

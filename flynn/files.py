@@ -1,4 +1,4 @@
-"""Files that the user names: errors say the place, and a file is replaced as a whole or not at all."""
+"""Files that the user names: errors say the file and line, and a file is replaced as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ MAX_SIZE = 64 * 1024 * 1024  # bytes
 def read_text(path: str, most: int = MAX_SIZE) -> str:
     """Return the text in a file, without its byte order mark.
 
-    Raises:
-        FileError: it cannot be read, is larger than `most` bytes, or is not UTF-8.
+    Raises FileError if it cannot be read, is larger than `most` bytes, or is not UTF-8.
     """
     try:
         with open(os.path.expanduser(path), "rb") as file:
@@ -32,19 +31,16 @@ def read_text(path: str, most: int = MAX_SIZE) -> str:
 
 
 def read_json(path: str) -> Any:
-    """Return the value in a JSON file.
-
-    Raises:
-        FileError: as `read_text`, or it is not JSON.
-    """
+    """Return the value in a JSON file. Raises FileError if it cannot be read, or is not JSON."""
     return parse_json(read_text(path), path)
 
 
 def parse_json(text: str, file: str, members: Optional[Callable[[Any], Any]] = None) -> Any:
-    """Return the value of a JSON text from a file; `members`, if given, turns a list of members into an object.
+    """Return the value of a JSON text. Raises FileError if it is not JSON.
 
-    Raises:
-        FileError: it is not JSON.
+    Args:
+        file: the file's path, for errors.
+        members: turns the members of an object, as (key, value) pairs, into its value; a dict by default.
     """
     import json
 
@@ -52,11 +48,10 @@ def parse_json(text: str, file: str, members: Optional[Callable[[Any], Any]] = N
         return json.loads(text, object_pairs_hook=members, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         raise FileError(f"not JSON: {error.msg}", file=file, line=error.lineno, column=error.colno) from None
-    except FileError:
-        raise
-    except (ValueError, RecursionError) as error:  # Python's limit of digits, and of depth
-        problem = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise FileError(f"not JSON: {problem}", file=file) from None
+    except RecursionError:
+        raise FileError("not JSON: nested too deeply", file=file) from None
+    except ValueError as error:  # NaN, Infinity, or more digits than Python converts
+        raise FileError(f"not JSON: {error}", file=file) from None
 
 
 def refuse_constant(name: str) -> NoReturn:
@@ -67,10 +62,7 @@ def refuse_constant(name: str) -> NoReturn:
 def replace_file(path: str, text: str) -> None:
     """Write a file with mode 600. Whatever happens, it holds all of the old text or all of the new.
 
-    A device or a FIFO is written to as it is.
-
-    Raises:
-        OSError: it cannot be written.
+    A device or a FIFO is written to as it is. Raises OSError if the file cannot be written.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         with open(path, "w", encoding="utf-8", errors="replace") as file:
@@ -84,10 +76,9 @@ def replace_file(path: str, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-    except BaseException:
+    finally:
         if os.path.lexists(draft):
             os.unlink(draft)
-        raise
 
 
 def _open_private(path: str, flags: int) -> int:
@@ -95,13 +86,13 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def identity(file: Union[str, int]) -> Optional[Tuple[object, ...]]:
-    """Return what two names of one file have in common, be they links, or names of a file that is not there yet.
+    """Return a key that is equal for all names of one file: links, and paths of a file that does not exist yet.
 
     Args:
         file: a path, or an open descriptor.
 
     Returns:
-        None for what is not a regular file.
+        None if it is not a regular file.
     """
     try:
         try:

@@ -1,8 +1,8 @@
 """`ThreadIterator`: a blocking iterator as an asynchronous one. A thread iterates, and wakes the event loop.
 
-The thread and the consumer share a `_Channel`. `append` and `popleft` of its deque are atomic: an item needs no lock.
-The thread first appends an item, then wakes the waiters. The consumer first registers a waiter, then looks for
-an item once more. Whichever is second sees what the other did, so no item is missed.
+The thread and the consumer share a `_Channel`. `append` and `popleft` of its deque are atomic: items need no lock.
+The thread appends an item, then wakes the waiters. The consumer registers a waiter, then looks for an item once more.
+Whichever is second sees what the other did, so no item is missed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 Self = TypeVar("Self", bound="ThreadIterator[Any]")
 
 _FOREIGN = "a ThreadIterator belongs to the event loop that it was first used in"
-_LOOK = 1.0  # seconds between two checks whether the loop was closed, while the buffer is full
+_LOOP_CHECK = 1.0  # seconds between checks for a closed event loop, while the buffer is full
 
 
 class ThreadIterator(Generic[T]):
@@ -32,7 +32,7 @@ class ThreadIterator(Generic[T]):
 
     Args:
         iterable: the blocking iterable. Its `close`, if it has one, is always called in the thread, at the end.
-        buffer: most items that may wait, 256 by default; then the thread pauses until half of them are consumed.
+        buffer: maximum number of waiting items, 256 by default; then the thread pauses until half of them are consumed.
         interrupt: called from any thread when the items are no longer wanted. It must not block, and makes a blocked
             iterable return. Without it the thread ends after the item that it is waiting for.
 
@@ -56,27 +56,14 @@ class ThreadIterator(Generic[T]):
     async def __anext__(self) -> T:
         channel = self._channel
         while True:
-            try:
-                item: T = channel.items.popleft()
-            except IndexError:
-                pass
-            else:
-                if channel.paused:
-                    channel.resume()
-                return item
-            waiter = channel.expect()
+            finished = channel.finished  # read before `items`: it is set after the last item
             if channel.items:
-                continue
-            if channel.finished:
-                error, channel.error = channel.error, None
-                if error is not None:
-                    raise error
-                raise StopAsyncIteration
-            try:
-                await waiter
-            except BaseException:
-                channel.stop()
-                raise
+                item: T = channel.take()
+                return item
+            await channel.wait()  # at the end it only checks that this is the right event loop
+            if finished:
+                error, channel.error = channel.error, StopAsyncIteration()
+                raise error
 
     async def __aenter__(self: Self) -> Self:
         self._channel.begin()
@@ -90,9 +77,8 @@ class ThreadIterator(Generic[T]):
         channel = self._channel
         channel.stop()
         while not channel.finished:
-            waiter = channel.expect()
-            if not channel.finished:
-                await waiter
+            channel.items.clear()  # with items left `wait` returns at once
+            await channel.wait()
         channel.items.clear()
 
     def __del__(self) -> None:
@@ -103,27 +89,26 @@ class ThreadIterator(Generic[T]):
 class _Channel:
     """The state that the thread and the consumer share.
 
-    The thread refers to nothing else of the consumer. So a dropped consumer is collected, which stops the thread.
+    The thread has no other reference to the consumer, so a dropped consumer is collected, which stops the thread.
     """
 
     def __init__(self, iterable: Iterable[Any], size: int, interrupt: Optional[Callable[[], None]]) -> None:
         self.items: Deque[Any] = deque()
-        self.paused = False
         self.finished = False
-        self.error: Optional[BaseException] = None
+        self.error: BaseException = StopAsyncIteration()  # raised once all items are consumed
         self._iterable = iterable
         self._size = size
         self._interrupt = interrupt
         self._stopped = False
-        self._waker: Optional[_Waker] = None  # of the consumer's loop, once the thread has started
-        self._waiters: Deque[asyncio.Future[None]] = deque()  # of a reader, and of a concurrent `aclose`
+        self._waker: Optional[_Waker] = None  # that of the consumer's loop, once the thread has started
+        self._waiters: Deque[asyncio.Future[None]] = deque()  # of readers, and of a concurrent `aclose`
         # The lock of a Condition is reentrant: the collector may run `ThreadIterator.__del__` while it is held.
         self._room = threading.Condition()
 
     # --- in the event loop --------------------------------------------------------------------------------------------
 
     def begin(self) -> _Waker:
-        """Start the thread if it was not started. Returns the waker of its event loop."""
+        """Start the thread if it has not started. Returns the waker of the event loop; RuntimeError in another."""
         waker = _waker_of(asyncio.get_running_loop())
         if self._waker is None and not self.finished:
             self._waker = waker
@@ -136,17 +121,24 @@ class _Channel:
             raise RuntimeError(_FOREIGN)
         return waker
 
-    def expect(self) -> asyncio.Future[None]:
-        """Return a future that is done at the next item, or at the end."""
+    async def wait(self) -> None:
+        """Wait until there is an item or the thread has ended. A cancelled wait stops the iteration."""
         waiter = self.begin().loop.create_future()
         self._waiters.append(waiter)
-        return waiter
+        if not self.items and not self.finished:
+            try:
+                await waiter
+            except BaseException:
+                self.stop()
+                raise
 
-    def resume(self) -> None:
-        """Let the thread go on if half of the items are consumed."""
-        if len(self.items) <= self._size // 2:
+    def take(self) -> Any:
+        """Remove the next item. A paused thread goes on once half of the items are consumed."""
+        item = self.items.popleft()
+        if len(self.items) == self._size // 2:
             with self._room:
                 self._room.notify()
+        return item
 
     def stop(self) -> None:
         """Stop the iteration, from any thread."""
@@ -163,37 +155,30 @@ class _Channel:
     # --- in the thread ------------------------------------------------------------------------------------------------
 
     def _iterate(self) -> None:
-        error: Optional[BaseException] = None
         try:
-            if self._is_wanted():
-                for item in self._iterable:
-                    self._put(item)
-                    if not self._is_wanted():
-                        break
-        except BaseException as raised:
-            error = raised
-        try:
-            close = getattr(self._iterable, "close", None)
-            if close is not None:
-                close()
-        except BaseException as raised:
-            error = raised
-        if error is None and not self._stopped and not self._is_wanted():
-            error = RuntimeError(_FOREIGN)  # the loop was closed: a reader in another loop must not see a normal end
-        self.error = error
+            try:
+                if self._is_wanted():
+                    for item in self._iterable:
+                        self._put(item)
+                        if not self._is_wanted():
+                            break
+            finally:
+                close = getattr(self._iterable, "close", None)
+                if close is not None:
+                    close()
+        except BaseException as error:
+            self.error = error
         self.finished = True
         self._wake()
 
     def _put(self, item: Any) -> None:
-        """Pass an item on; wait while too many are not consumed."""
+        """Append an item. If the buffer is full then, wait until half of the items are consumed."""
         self.items.append(item)
         self._wake()
         if len(self.items) >= self._size:
             with self._room:
-                self.paused = True
                 while len(self.items) > self._size // 2 and self._is_wanted():
-                    self._room.wait(_LOOK)
-                self.paused = False
+                    self._room.wait(_LOOP_CHECK)
 
     def _wake(self) -> None:
         assert self._waker is not None
@@ -205,7 +190,7 @@ class _Channel:
 
 
 class _Waker:
-    """Resolves futures of one event loop from other threads. One wake-up resolves all that are ready by then."""
+    """Resolves futures of one event loop from other threads. One wake-up of the loop resolves all that are ready."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -219,17 +204,17 @@ class _Waker:
             try:
                 self.loop.call_soon_threadsafe(self._resolve)
             except RuntimeError:
-                pass  # the loop is closed; channels check that themselves
+                pass  # the loop is closed; the channels check that themselves
 
     def _resolve(self) -> None:
-        self._called = False  # first: an append from here on calls again
+        self._called = False  # before the loop below: a future that is appended during it needs another call
         while self._ready:
             waiter = self._ready.popleft()
             if not waiter.done():
                 waiter.set_result(None)
 
 
-# By the `id` of their loop; a waker keeps its loop alive.
+# By the `id` of the loop, which is unique because a waker keeps its loop alive.
 _wakers: weakref.WeakValueDictionary[int, _Waker] = weakref.WeakValueDictionary()
 
 

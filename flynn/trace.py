@@ -12,14 +12,17 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional
+
+if TYPE_CHECKING:
+    import logging
 
 Tracer = Callable[["TraceEvent"], object]
 # Reports an event of one call by its name and data.
 Report = Callable[..., None]
 
-_numbers = itertools.count(1)
-_LEVELS = {"request": "DEBUG", "response": "DEBUG", "answer": "DEBUG"}  # all others are INFO
+_call_numbers = itertools.count(1)
+_DETAILS = {"request", "response", "answer"}  # logged at level DEBUG; all others at INFO
 _LINES = {
     "request": "{method} {path}, {bytes} bytes{body}",
     "response": "HTTP {status}",
@@ -70,42 +73,34 @@ def reporter(trace: Optional[Tracer]) -> Report:
     Args:
         trace: a client's callback, called in the thread of the call. An exception in it ends the call.
     """
-    log = _log()
-    if trace is None and log is None:
+    logger = _logger()
+    if trace is None and logger is None:
         return nothing
-    number, began = next(_numbers), time.monotonic()
+    number, start = next(_call_numbers), time.monotonic()
+    shows_prompts = "prompts" in os.environ.get("FLYNN_LOG", "").lower()
 
     def report(name: str, **data: Any) -> None:
         if name == "request":
-            data["body"] = f": {data['body'].decode()}" if data["body"] and _shows_prompts() else ""
-        event = TraceEvent(name, number, time.monotonic() - began, data)
-        if log is not None:
-            log(event)
+            data["body"] = f": {data['body'].decode()}" if data["body"] and shows_prompts else ""
+        event = TraceEvent(name, number, time.monotonic() - start, data)
+        if logger is not None:
+            log = logger.debug if name in _DETAILS else logger.info
+            log("%s", event, extra={"flynn": event})
         if trace is not None:
             trace(event)
 
     return report
 
 
-def _shows_prompts() -> bool:
-    return "prompts" in os.environ.get("FLYNN_LOG", "").lower()
-
-
-def _log() -> Optional[Callable[[TraceEvent], None]]:
-    """Return the function that logs an event; None if the logger `flynn` is off, or `logging` is not imported."""
-    wanted = os.environ.get("FLYNN_LOG")
-    if not wanted and "logging" not in sys.modules:
+def _logger() -> Optional[logging.Logger]:
+    """Return the logger `flynn`; None if it is off, or if the program has not imported `logging`."""
+    level = os.environ.get("FLYNN_LOG")
+    if not level and "logging" not in sys.modules:
         return None
     import logging
 
     logger = logging.getLogger("flynn")
-    if wanted and not logger.handlers and not logging.root.handlers:
+    if level and not logger.handlers and not logging.root.handlers:
         logger.addHandler(logging.StreamHandler())
-        logger.setLevel(logging.DEBUG if wanted.lower() != "info" else logging.INFO)
-    if not logger.isEnabledFor(logging.INFO):
-        return None
-
-    def log(event: TraceEvent) -> None:
-        logger.log(getattr(logging, _LEVELS.get(event.name, "INFO")), "%s", event, extra={"flynn": event})
-
-    return log
+        logger.setLevel(logging.DEBUG if level.lower() != "info" else logging.INFO)
+    return logger if logger.isEnabledFor(logging.INFO) else None

@@ -183,16 +183,12 @@ def read_by_pyyaml(text: str) -> Tuple[Optional[str], Places]:
 
 
 def collect(node: yaml.Node, path: Tuple[object, ...], places: Places) -> None:
-    """Add the line and column of each key, and of each item that is not empty, to `places`."""
+    """Add the line and column of each key to `places`."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             place = (*path, str(key.value))
             places[place] = (key.start_mark.line + 1, key.start_mark.column + 1)
             collect(value, place, places)
-    elif isinstance(node, yaml.SequenceNode) and not node.flow_style:
-        for index, item in enumerate(node.value):
-            if item.value:
-                places[(*path, index)] = (item.start_mark.line + 1, item.start_mark.column + 1)
 
 
 def difference(text: str) -> Optional[str]:

@@ -46,6 +46,16 @@ def events(*pieces: bytes, done: bool = True, pause: float = 0.0) -> Answer:
     return lambda request: Response(body(), content_type="text/event-stream")
 
 
+def late(seconds: float, answer: Answer) -> Answer:
+    """Return an answer that is sent so many seconds after the request."""
+
+    def respond(request: Request) -> Response:
+        time.sleep(seconds)
+        return answer(request)
+
+    return respond
+
+
 NO_CONTENT = reply(status=204)
 NOT_FOUND = reply(error(404, "File Not Found", "not_found_error"), 404)  # llama-server's body for every 404
 LOADING = reply(error(503, "Loading model", "unavailable_error"), 503)

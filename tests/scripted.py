@@ -17,9 +17,10 @@ import ssl
 import struct
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Set, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, TypeVar
 from urllib.parse import urlsplit
 
 DATA = Path(__file__).parent / "data"
@@ -238,6 +239,17 @@ def closing(*responses: bytes) -> Script:
     return script
 
 
+def stalling(start: bytes = b"") -> Script:
+    """Return a script that reads one request, sends `start`, and then nothing until the client closes."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(start)
+        peer.stall()
+
+    return script
+
+
 def forwarding(endpoint: str, fault: Fault = Peer.put) -> Script:
     """Return a script that relays all bytes to another server, and its answers back through a fault."""
     url = urlsplit(endpoint)
@@ -362,6 +374,19 @@ class Proxy(ScriptedServer):
     def __init__(self, endpoint: str, *faults: Fault) -> None:
         super().__init__(*[forwarding(endpoint, fault) for fault in faults], forwarding(endpoint))
         self.endpoint = f"{urlsplit(endpoint).scheme}://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def full_endpoint() -> Iterator[str]:
+    """Yield an endpoint whose queue of connections is full: connecting to it never ends."""
+    with socket.socket() as listener, ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            other = waiting.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def eventually(condition: Callable[[], object], timeout: float = 10.0) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import socket
 import threading
 import time
 from typing import Any, Callable, Iterator, List
 
 import pytest
 from llama import LlamaServer, llama_server
-from scripted import Peer, answering, delta, error, event, eventually, response, serve, stream
+from scripted import Peer, answering, delta, error, event, eventually, full_endpoint, response, serve, stream
 from trials.crowds import streams_at_once
 
 from flynn import (
@@ -28,7 +27,7 @@ from flynn import (
 ENDLESS = {"script": {"tokens": 10_000, "pace": 0.005}}
 TEN = {"script": {"tokens": 10, "pace": 0.005}}
 TEN_TOKENS = "0 1 2 3 4 5 6 7 8 9 "
-# Says nothing for longer than any of these tests may take.
+# Silent for longer than any of these tests may take.
 SILENT = {"script": {"tokens": 1, "silent": 60}}
 
 
@@ -40,7 +39,7 @@ def server() -> Iterator[LlamaServer]:
 
 @pytest.fixture
 def client(server: LlamaServer) -> Iterator[AsyncLlamaCppClient]:
-    """A client that leaves nothing: no thread here, and on the server no stream and no session."""
+    """A client that must leave nothing: no thread here, no stream and no session on the server."""
     before = set(threading.enumerate())
     yield AsyncLlamaCppClient(server.endpoint)
     eventually(lambda: set(threading.enumerate()) <= before)
@@ -55,7 +54,7 @@ async def text_of(stream: Any) -> str:
 # --- the same calls ---------------------------------------------------------------------------------------------------
 
 
-def test_it_has_the_same_names() -> None:
+def test_the_asynchronous_client_has_the_methods_of_the_synchronous_one() -> None:
     names = {name for name, _ in inspect.getmembers(LlamaCppClient, callable) if not name.startswith("_")}
     assert names == {name for name, _ in inspect.getmembers(AsyncLlamaCppClient, callable) if not name.startswith("_")}
 
@@ -87,7 +86,9 @@ def test_entering_a_stream_sends_its_request(client: AsyncLlamaCppClient, server
     asyncio.run(enter())
 
 
-def test_nothing_is_sent_before_that(client: AsyncLlamaCppClient, server: LlamaServer) -> None:
+def test_nothing_is_sent_before_a_stream_is_entered_or_iterated(
+    client: AsyncLlamaCppClient, server: LlamaServer
+) -> None:
     before = server.state["streams"]
 
     async def make() -> None:
@@ -99,7 +100,7 @@ def test_nothing_is_sent_before_that(client: AsyncLlamaCppClient, server: LlamaS
     assert server.state["streams"] == before
 
 
-def test_errors_are_raised_where_they_are_awaited() -> None:
+def test_errors_are_raised_where_the_call_is_awaited() -> None:
     broken = b"data: " + error(500, "out of memory", "server_error") + b"\n\n"
 
     async def call() -> None:
@@ -126,7 +127,7 @@ def test_errors_are_raised_where_they_are_awaited() -> None:
     asyncio.run(call())
 
 
-def test_a_cut_stream_has_its_partial_response_or_goes_on(client: AsyncLlamaCppClient) -> None:
+def test_a_cut_stream_has_its_partial_response_or_is_resumed(client: AsyncLlamaCppClient) -> None:
     async def read(**options: Any) -> Any:
         stream = client.chat_stream("Hi", extra={"script": {**TEN["script"], "faults": [["cut", 500]]}}, **options)
         return await text_of(stream), stream.resumes
@@ -138,7 +139,7 @@ def test_a_cut_stream_has_its_partial_response_or_goes_on(client: AsyncLlamaCppC
     assert asyncio.run(read(resume=True)) == (TEN_TOKENS, 1)
 
 
-def test_a_limit_of_silence_holds(client: AsyncLlamaCppClient) -> None:
+def test_a_silent_server_is_a_timeout(client: AsyncLlamaCppClient) -> None:
     async def call() -> None:
         with pytest.raises(RequestTimeoutError):
             await text_of(client.chat_stream("Hi", timeout=0.2, extra=SILENT))
@@ -189,7 +190,7 @@ async def close_while_read(stream: Any) -> None:
 
 
 async def leave_the_loop_running_out(stream: Any) -> None:
-    """`asyncio.run` cancels what is still under way."""
+    """`asyncio.run` cancels the tasks that are still running."""
     task = asyncio.ensure_future(read_on(stream))
     await asyncio.sleep(0.1)
     assert not task.done()
@@ -244,19 +245,21 @@ ONCE_IT_SPEAKS = [break_out, break_out_of_text, break_out_and_close, raise_out, 
 def test_the_server_stops_and_the_thread_ends(
     client: AsyncLlamaCppClient, end: Callable[..., Any], extra: Any, resume: bool
 ) -> None:
-    """The fixture looks whether they did."""
+    """The fixture `client` checks it."""
     asyncio.run(end(client.chat_stream("Hi", extra=extra, resume=resume, timeout=None)))
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_loop_that_is_closed_with_a_stream_open_ends_it(client: AsyncLlamaCppClient, resume: bool) -> None:
+def test_closing_the_event_loop_ends_a_stream_that_is_still_referred_to(
+    client: AsyncLlamaCppClient, resume: bool
+) -> None:
     stream = client.chat_stream("Hi", extra=ENDLESS, resume=resume)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(stream.__anext__())
     loop.close()  # and the stream is kept
 
 
-def test_a_loop_that_is_closed_ends_a_silent_stream_that_nobody_refers_to(client: AsyncLlamaCppClient) -> None:
+def test_closing_the_event_loop_ends_a_silent_stream_without_references(client: AsyncLlamaCppClient) -> None:
     async def enter() -> None:
         await client.chat_stream("Hi", extra=SILENT).__aenter__()
 
@@ -279,24 +282,17 @@ def test_a_call_is_cancelled_with_its_task(client: AsyncLlamaCppClient, end: Cal
     assert time.monotonic() < start + 10
 
 
-def test_a_call_that_waits_for_its_connection_is_cancelled_with_its_task() -> None:
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        with socket.create_connection(full.getsockname()), socket.socket() as second:
-            second.setblocking(False)
-            second.connect_ex(full.getsockname())  # the queue is full: whoever comes now waits
-            endpoint = f"http://127.0.0.1:{full.getsockname()[1]}"
-            before = threading.active_count()
-            start = time.monotonic()
-            for _ in range(2):
-                stream = AsyncLlamaCppClient(endpoint, timeout=None).chat_stream("Hi")
-                asyncio.run(wait_for(stream))
-            assert time.monotonic() < start + 10
-            eventually(lambda: threading.active_count() == before)
+def test_a_stream_that_waits_for_its_connection_is_cancelled_with_its_task() -> None:
+    with full_endpoint() as endpoint:
+        before = threading.active_count()
+        start = time.monotonic()
+        for _ in range(2):
+            asyncio.run(wait_for(AsyncLlamaCppClient(endpoint, timeout=None).chat_stream("Hi")))
+        assert time.monotonic() < start + 10
+        eventually(lambda: threading.active_count() == before)
 
 
-def test_what_was_waited_for_too_long_is_a_timeout_of_flynn_only_if_flynn_set_it(client: AsyncLlamaCppClient) -> None:
+def test_a_timeout_of_asyncio_is_not_a_timeout_of_flynn(client: AsyncLlamaCppClient) -> None:
     async def call() -> None:
         with pytest.raises(asyncio.TimeoutError) as caught:
             await asyncio.wait_for(client.chat("Hi", extra=SILENT, timeout=None), 0.1)
@@ -314,7 +310,7 @@ def test_one_client_serves_one_event_loop_after_the_other(client: AsyncLlamaCppC
         assert asyncio.run(asyncio.wait_for(client.chat("Hi"), 10)).content == "Hi"
 
 
-def test_event_loops_use_the_connections_of_those_before_them() -> None:
+def test_an_event_loop_reuses_the_connections_of_the_one_before() -> None:
     with serve(answering(*[response(b'{"tokens": [1]}')] * 3)) as server:
         client = AsyncLlamaCppClient(server.endpoint)
         for _ in range(3):
@@ -340,7 +336,7 @@ def test_256_streams_at_once(server: LlamaServer) -> None:
     assert streams_at_once(server, 256) == 256
 
 
-def test_streams_and_calls_need_nothing_of_the_executor(client: AsyncLlamaCppClient) -> None:
+def test_streams_and_calls_do_not_use_the_executor(client: AsyncLlamaCppClient) -> None:
     async def read() -> None:
         free = threading.Event()
         loop = asyncio.get_running_loop()
@@ -356,7 +352,7 @@ def test_streams_and_calls_need_nothing_of_the_executor(client: AsyncLlamaCppCli
     asyncio.run(read())
 
 
-def test_the_event_loop_goes_on_meanwhile(client: AsyncLlamaCppClient) -> None:
+def test_the_event_loop_runs_on_during_a_call(client: AsyncLlamaCppClient) -> None:
     async def read() -> int:
         ticks = 0
         task = asyncio.ensure_future(client.chat("Hi", extra={"script": {"silent": 0.5}}))
@@ -387,7 +383,7 @@ def test_a_slow_consumer_slows_the_server() -> None:
             while sent != before:  # until the kernel's buffers are full
                 before = sent
                 await asyncio.sleep(0.2)
-            # What one block and the buffer hold, and little more; the rest has to wait with the server.
+            # Not much more than one block and the buffer hold; the rest waits on the server.
             assert len(stream.response.content) < 600 < sent
 
     with serve(endless) as server:

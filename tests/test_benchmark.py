@@ -62,7 +62,7 @@ def test_the_readme_has_a_place_for_the_table() -> None:
     assert readme.index(BEGIN) < readme.index(END)
 
 
-def test_only_what_is_between_the_marks_is_replaced() -> None:
+def test_only_the_text_between_the_marks_is_replaced() -> None:
     runs = {"import.wall": {"bare python": [0.010, 0.020], "flynn": [0.011, 0.024], "openai": [1.1, 1.2]}}
     runs.update({"sync-1.cpu": {"raw socket": [0.9]}, "sync-1.wall": {"raw socket": [1.0]}})
     machine = {"python": "CPython 3", "system": "Linux", "cores": 2, "processor": "x", "load": 0.0}

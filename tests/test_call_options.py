@@ -1,4 +1,4 @@
-"""What a program may say of a call besides the request: headers, retries, how long to connect, who is told."""
+"""Options of a call besides the request: headers, retries, connect_timeout, trace and logging."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import json
 import logging
 import random
 import re
-import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, List
 
 import pytest
-from answers import Answer, always, events, in_turn, reply, sent
+from answers import Answer, always, events, in_turn, late, reply, sent
 from pytest_httpserver import HTTPServer
-from scripted import CHAT, STREAM_HEAD, answering, chunk, closing, delta, error, response, serve
-from werkzeug import Request, Response
+from scripted import CHAT, STREAM_HEAD, answering, chunk, closing, delta, error, full_endpoint, response, serve
 
 from flynn import (
     ChatRequest,
@@ -64,9 +61,7 @@ ANSWERS = [
 ]
 
 
-def test_headers_of_the_client_and_of_the_call_are_sent_and_the_calls_win(
-    httpserver: HTTPServer, endpoint: str
-) -> None:
+def test_headers_of_a_call_win_over_those_of_the_client(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, *ANSWERS)
     client = LlamaCppClient(endpoint, headers={"X-Gateway": "a", "X-Team": "blue"})
     for call in calls(client, headers={"X-Team": "red"}):
@@ -76,14 +71,16 @@ def test_headers_of_the_client_and_of_the_call_are_sent_and_the_calls_win(
         assert (request.headers["X-Gateway"], request.headers["X-Team"]) == ("a", "red")
 
 
-def test_a_stream_takes_its_headers_along_when_it_is_resumed_and_deleted(httpserver: HTTPServer, endpoint: str) -> None:
+def test_headers_of_a_stream_are_sent_also_when_it_is_resumed_and_deleted(
+    httpserver: HTTPServer, endpoint: str
+) -> None:
     in_turn(httpserver, events(delta("a"), done=False), events(delta("b")), reply(status=204))
     stream = LlamaCppClient(endpoint).chat_stream("Hi", resume=True, headers={"X-Team": "red"})
     assert "".join(stream.text()) == "ab"
     assert [request.headers["X-Team"] for request in sent(httpserver)] == ["red"] * 3
 
 
-def test_a_login_of_a_proxy_may_take_the_place_of_the_token_but_not_stand_beside_it(
+def test_an_authorization_header_may_replace_the_token_but_not_accompany_it(
     httpserver: HTTPServer, endpoint: str
 ) -> None:
     always(httpserver, reply(CHAT))
@@ -98,7 +95,7 @@ def test_a_login_of_a_proxy_may_take_the_place_of_the_token_but_not_stand_beside
     [{"X": "a\r\nB: c"}, {"X": "a\n"}, {"X": " a"}, {"X": "é"}, {"X": 5}, {"X Y": "a"}, {"": "a"}, {"X:": "a"},
      {"Content-Length": "5"}, {"transfer-encoding": "chunked"}, {"X-Conversation-Id": "x"}],
 )  # fmt: skip
-def test_what_no_request_can_carry_is_refused_before_anything_is_sent(endpoint: str, headers: Dict[Any, Any]) -> None:
+def test_an_invalid_header_is_refused_before_anything_is_sent(endpoint: str, headers: Dict[Any, Any]) -> None:
     with pytest.raises(ConfigError):
         LlamaCppClient(endpoint, headers=headers)
     for call in calls(LlamaCppClient(endpoint), headers=headers)[:3]:
@@ -120,7 +117,7 @@ BAD_GATEWAY = reply(b"<html>", 502, "text/html", {"Retry-After": "0"})
 
 
 @pytest.mark.parametrize("failure", [BUSY, BAD_GATEWAY, reply(b"", 504, headers={"Retry-After": "0"})])
-def test_a_failure_that_passes_is_tried_again_as_often_as_the_client_says(
+def test_a_temporary_failure_is_retried_as_often_as_the_client_allows(
     httpserver: HTTPServer, endpoint: str, failure: Answer
 ) -> None:
     in_turn(httpserver, failure, failure, reply(CHAT))
@@ -132,32 +129,32 @@ def test_a_failure_that_passes_is_tried_again_as_often_as_the_client_says(
     assert len(sent(httpserver)) == 2
 
 
-def test_nothing_is_tried_again_by_default(httpserver: HTTPServer, endpoint: str) -> None:
+def test_nothing_is_retried_by_default(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, BUSY)
     with pytest.raises(ServerError, match="slow down"):
         LlamaCppClient(endpoint).chat("Hi")
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 500, 501])
-def test_a_refusal_is_not_tried_again(httpserver: HTTPServer, endpoint: str, status: int) -> None:
+def test_a_refusal_is_not_retried(httpserver: HTTPServer, endpoint: str, status: int) -> None:
     in_turn(httpserver, reply(error(status, "no", "invalid_request_error"), status))
     with pytest.raises(ServerError, match="no"):
         LlamaCppClient(endpoint, retries=5).chat("Hi")
 
 
-def test_a_stream_is_tried_again_until_it_begins(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_stream_is_retried_until_it_begins(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, BUSY, BAD_GATEWAY, events(delta("x")))
     assert "".join(LlamaCppClient(endpoint, retries=2).chat_stream("Hi").text()) == "x"
 
 
-def test_a_stream_that_was_cut_after_a_token_is_not_sent_again() -> None:
+def test_a_stream_cut_after_a_token_is_not_retried() -> None:
     with serve(closing(STREAM_HEAD + chunk(delta("x")))) as server, pytest.raises(StreamInterruptedError):
         list(LlamaCppClient(server.endpoint, retries=5).chat_stream("Hi"))
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(("part", "attempts"), [(b"", 2), (b"HTTP/1.1 200 OK\r\n", 1), (response(CHAT)[:-1], 1)])
-def test_a_lost_connection_is_tried_again_only_if_none_of_the_answer_had_come(part: bytes, attempts: int) -> None:
+def test_a_lost_connection_is_retried_only_if_none_of_the_answer_was_received(part: bytes, attempts: int) -> None:
     with serve(closing(part), answering(response(CHAT))) as server:
         client = LlamaCppClient(server.endpoint, retries=3)
         if attempts == 2:
@@ -168,7 +165,7 @@ def test_a_lost_connection_is_tried_again_only_if_none_of_the_answer_had_come(pa
     assert len(server.requests) == attempts
 
 
-def test_a_server_that_comes_back_is_found() -> None:
+def test_a_refused_connection_is_retried() -> None:
     with serve(answering(response(CHAT))) as gone:
         endpoint = gone.endpoint
     pauses: List[float] = []
@@ -177,7 +174,7 @@ def test_a_server_that_comes_back_is_found() -> None:
     assert len([pause for pause in pauses if pause >= 0]) == 2
 
 
-def test_retries_end_when_the_timeout_would(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_pause_longer_than_the_timeout_ends_the_retries(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, reply(error(503, "no slot", "unavailable_error"), 503, headers={"Retry-After": "20"}))
     start = time.monotonic()
     with pytest.raises(ServerError, match="no slot"):
@@ -204,21 +201,8 @@ def test_retries_are_a_whole_number(wrong: Any) -> None:
 # --- connecting -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def full() -> Iterator[str]:
-    """An endpoint whose queue of connections is full, so that connecting to it takes for ever."""
-    with socket.socket() as listener, ExitStack() as waiting:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            other = waiting.enter_context(socket.socket())
-            other.setblocking(False)
-            other.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-def test_an_address_that_drops_packets_is_noticed_long_before_the_timeout() -> None:
-    with full() as endpoint:
+def test_connect_timeout_notices_an_address_that_drops_packets() -> None:
+    with full_endpoint() as endpoint:
         start = time.monotonic()
         with pytest.raises(ServerNotRunningError, match="llama-server not running at") as caught:
             LlamaCppClient(endpoint, timeout=600, connect_timeout=0.3).chat("Hi")
@@ -226,12 +210,8 @@ def test_an_address_that_drops_packets_is_noticed_long_before_the_timeout() -> N
     assert "timed out" in caught.value.hint
 
 
-def test_a_connect_timeout_does_not_limit_the_answer(httpserver: HTTPServer, endpoint: str) -> None:
-    def late(request: Request) -> Response:
-        time.sleep(0.4)
-        return reply(CHAT)(request)
-
-    always(httpserver, late)
+def test_connect_timeout_does_not_limit_the_answer(httpserver: HTTPServer, endpoint: str) -> None:
+    always(httpserver, late(0.4, reply(CHAT)))
     assert LlamaCppClient(endpoint, connect_timeout=0.2).chat("Hi").content == "Hello!"
 
 
@@ -258,78 +238,78 @@ def test_the_repr_of_a_request_has_only_what_is_set() -> None:
     assert repr(ChatRequest([], max_tokens=5)) == "ChatRequest(messages=[], max_tokens=5)"
 
 
-# --- who is told ------------------------------------------------------------------------------------------------------
+# --- trace and logging ------------------------------------------------------------------------------------------------
 
 
-def names(told: List[TraceEvent]) -> List[str]:
-    return [event.name for event in told]
+def names(reported: List[TraceEvent]) -> List[str]:
+    return [event.name for event in reported]
 
 
-def test_a_call_tells_its_request_its_response_and_its_answer(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_call_reports_its_requests_responses_and_answer(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, BUSY, reply(CHAT), reply(CHAT))
-    told: List[TraceEvent] = []
-    client = LlamaCppClient(endpoint, auth_token=TOKEN, retries=1, trace=told.append)
+    reported: List[TraceEvent] = []
+    client = LlamaCppClient(endpoint, auth_token=TOKEN, retries=1, trace=reported.append)
     reply_of_first = client.chat("a secret prompt")
-    assert names(told) == ["request", "response", "retry", "request", "response", "answer"]
-    assert {event.call for event in told} == {told[0].call}
-    assert [event.seconds for event in told] == sorted(event.seconds for event in told)
-    assert (told[0].data["method"], told[0].data["path"]) == ("POST", "/v1/chat/completions")
-    assert told[0].data["bytes"] == len(sent(httpserver)[0].data)
-    assert [told[1].data["status"], told[4].data["status"]] == [429, 200]
-    assert told[2].data["left"] == 0
-    assert (told[5].data["response"], told[5].data["bytes"]) == (reply_of_first, len(CHAT))
+    assert names(reported) == ["request", "response", "retry", "request", "response", "answer"]
+    assert {event.call for event in reported} == {reported[0].call}
+    assert [event.seconds for event in reported] == sorted(event.seconds for event in reported)
+    assert (reported[0].data["method"], reported[0].data["path"]) == ("POST", "/v1/chat/completions")
+    assert reported[0].data["bytes"] == len(sent(httpserver)[0].data)
+    assert [reported[1].data["status"], reported[4].data["status"]] == [429, 200]
+    assert reported[2].data["left"] == 0
+    assert (reported[5].data["response"], reported[5].data["bytes"]) == (reply_of_first, len(CHAT))
     client.chat("Hi")
-    assert told[-1].call != told[0].call
-    everything = "".join(f"{event} {event!r}" for event in told)
+    assert reported[-1].call != reported[0].call
+    everything = "".join(f"{event} {event!r}" for event in reported)
     assert "hunter2" not in everything
     assert "secret prompt" not in everything
 
 
-def test_a_stream_tells_when_it_is_cut_and_goes_on(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_stream_reports_its_cuts_and_resumes(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, events(delta("a"), done=False), events(delta("b")), reply(status=204))
-    told: List[TraceEvent] = []
-    stream = LlamaCppClient(endpoint, trace=told.append).chat_stream("Hi", resume=True)
+    reported: List[TraceEvent] = []
+    stream = LlamaCppClient(endpoint, trace=reported.append).chat_stream("Hi", resume=True)
     list(stream)
-    assert names(told) == ["request", "response", "cut", "request", "response", "resume", "answer"]
-    assert told[2].data["position"] == told[5].data["position"] == len(delta("a"))
-    assert told[-1].data["response"] == stream.response
+    assert names(reported) == ["request", "response", "cut", "request", "response", "resume", "answer"]
+    assert reported[2].data["position"] == reported[5].data["position"] == len(delta("a"))
+    assert reported[-1].data["response"] == stream.response
 
 
-def test_a_call_that_fails_tells_its_error(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_failed_call_reports_its_error(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, reply(error(400, "no", "invalid_request_error"), 400))
-    told: List[TraceEvent] = []
-    client = LlamaCppClient(endpoint, trace=told.append)
+    reported: List[TraceEvent] = []
+    client = LlamaCppClient(endpoint, trace=reported.append)
     for call in (lambda: client.chat("Hi"), lambda: list(client.chat_stream("Hi"))):
-        told.clear()
+        reported.clear()
         with pytest.raises(ServerError) as caught:
             call()
-        assert names(told) == ["request", "response", "error"]
-        assert told[-1].data["error"] is caught.value
+        assert names(reported) == ["request", "response", "error"]
+        assert reported[-1].data["error"] is caught.value
 
 
-def test_a_stream_that_is_closed_early_tells_that(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_stream_closed_early_reports_that(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, events(delta("a"), delta("b")))
-    told: List[TraceEvent] = []
-    client = LlamaCppClient(endpoint, trace=told.append)
+    reported: List[TraceEvent] = []
+    client = LlamaCppClient(endpoint, trace=reported.append)
     for _ in client.chat_stream("Hi"):
         break
-    assert names(told) == ["request", "response", "closed"]
-    told.clear()
+    assert names(reported) == ["request", "response", "closed"]
+    reported.clear()
     stream = client.chat_stream("Hi")
     next(stream)
     stream.abort()
     stream.close()
-    assert names(told) == ["request", "response", "closed"]
+    assert names(reported) == ["request", "response", "closed"]
 
 
-def test_a_model_that_loads_is_told(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_loading_model_is_reported(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, reply(error(503, "Loading model", "unavailable_error"), 503), reply(CHAT))
-    told: List[TraceEvent] = []
-    LlamaCppClient(endpoint, trace=told.append).chat("Hi")
-    assert names(told) == ["request", "response", "loading", "request", "response", "answer"]
+    reported: List[TraceEvent] = []
+    LlamaCppClient(endpoint, trace=reported.append).chat("Hi")
+    assert names(reported) == ["request", "response", "loading", "request", "response", "answer"]
 
 
-def test_the_logger_flynn_has_the_same_as_lines(
+def test_the_logger_flynn_writes_the_events_as_lines(
     httpserver: HTTPServer, endpoint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_turn(httpserver, BUSY, reply(CHAT))
@@ -356,7 +336,7 @@ print("logging" in sys.modules)
 @pytest.mark.parametrize(
     ("level", "shows", "prompts"), [("", False, False), ("debug", True, False), ("prompts", True, True)]
 )
-def test_flynn_log_shows_it_in_a_program_that_has_set_up_no_logging(
+def test_flynn_log_shows_the_lines_in_a_program_without_logging_set_up(
     httpserver: HTTPServer, endpoint: str, level: str, shows: bool, prompts: bool
 ) -> None:
     """Without it, `logging` is not even imported."""
@@ -370,16 +350,16 @@ def test_flynn_log_shows_it_in_a_program_that_has_set_up_no_logging(
     assert ("secret prompt" in ended.stderr) is prompts
 
 
-def test_a_conversation_whose_prompt_is_read_anew_tells_why(start_server: Callable[..., Any]) -> None:
+def test_a_conversation_whose_prompt_is_read_again_reports_why(start_server: Callable[..., Any]) -> None:
     server = start_server(parallel=1)
-    told: List[TraceEvent] = []
-    client = LlamaCppClient(server.endpoint, trace=told.append)
+    reported: List[TraceEvent] = []
+    client = LlamaCppClient(server.endpoint, trace=reported.append)
     conversation = Conversation(client, "Today is Monday. Be brief.", max_tokens=4)
     conversation.chat("Why is the sky blue?")
     conversation.chat("And at dusk?")
-    assert "cache" not in names(told)
+    assert "cache" not in names(reported)
     conversation.system = "Today is Tuesday. Be brief."
     conversation.chat("And at night?")
-    (event,) = (event for event in told if event.name == "cache")
+    (event,) = (event for event in reported if event.name == "cache")
     message = re.sub(r"^cached \d+ of \d+ tokens: ", "", event.data["message"])
     assert re.match(r"the prompts differ from token \d+ on: ' ?Mon.* became ' ?Tues", message), message

@@ -1,4 +1,4 @@
-"""Connections: how they are opened, kept, shared, replaced and closed, and what is no HTTP."""
+"""Connections: how they are opened, kept, shared, replaced and closed; invalid HTTP."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ HELLO = stream(delta("Hel"), delta("lo!"), delta(finish_reason="stop"))
 
 
 def echo(peer: Peer) -> None:
-    """Answers each request with its own prompt."""
+    """Answer each request with its own prompt."""
     while True:
         peer.send(response(chat(peer.request().json["messages"][0]["content"])))
 
@@ -56,7 +56,7 @@ def echo(peer: Peer) -> None:
 # --- kept alive -------------------------------------------------------------------------------------------------------
 
 
-def test_one_connection_serves_one_call_after_the_other() -> None:
+def test_one_connection_serves_successive_calls() -> None:
     failure = response(error(400, "no", "invalid_request_error"), "400 Bad Request")
     with serve(answering(response(CHAT), failure, HELLO, response(b'{"status": "ok"}'), response(CHAT))) as server:
         client = LlamaCppClient(server.endpoint)
@@ -69,7 +69,7 @@ def test_one_connection_serves_one_call_after_the_other() -> None:
     assert [request.connection for request in server.requests] == [0, 0, 1, 0, 0]
 
 
-def test_a_stream_has_a_connection_of_its_own_that_is_closed_as_soon_as_done_has_come() -> None:
+def test_a_stream_has_its_own_connection_closed_at_the_done_event() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(HELLO[: -len(LAST_CHUNK)])
@@ -78,8 +78,8 @@ def test_a_stream_has_a_connection_of_its_own_that_is_closed_as_soon_as_done_has
     with serve(answering(response(CHAT)), script) as server:
         client = LlamaCppClient(server.endpoint)
         client.chat("Hi")
-        with client.chat_stream("Hi") as made:
-            assert [event.type for event in made][-1] == "done"
+        with client.chat_stream("Hi") as answer:
+            assert [event.type for event in answer][-1] == "done"
             eventually(lambda: server.closed == 1)
 
 
@@ -94,7 +94,7 @@ def test_a_stream_has_a_connection_of_its_own_that_is_closed_as_soon_as_done_has
     ],
     ids=["Connection: close", "close in a second header", "HTTP/1.0", "surplus bytes", "surplus bytes after chunks"],
 )
-def test_a_connection_that_cannot_be_used_again_is_closed(answer: bytes) -> None:
+def test_a_connection_that_cannot_be_reused_is_closed(answer: bytes) -> None:
     with serve(answering(answer), answering(response(CHAT))) as server:
         client = LlamaCppClient(server.endpoint)
         assert client.chat("Hi").content == "Hello!"
@@ -103,7 +103,7 @@ def test_a_connection_that_cannot_be_used_again_is_closed(answer: bytes) -> None
     assert server.connections == 2
 
 
-def test_bytes_that_nobody_asked_for_are_never_an_answer() -> None:
+def test_unrequested_bytes_are_never_taken_for_an_answer() -> None:
     read, sent = threading.Event(), threading.Event()
 
     def script(peer: Peer) -> None:
@@ -123,12 +123,12 @@ def test_bytes_that_nobody_asked_for_are_never_an_answer() -> None:
     assert server.connections == 2
 
 
-def test_a_body_that_ends_with_the_connection_is_read_to_its_end() -> None:
+def test_a_body_without_a_length_ends_with_the_connection() -> None:
     with serve(closing(head("Content-Type: application/json") + CHAT)) as server:
         assert LlamaCppClient(server.endpoint).chat("Hi").content == "Hello!"
 
 
-def test_a_length_that_is_said_twice_in_one_header_is_the_length_of_the_body() -> None:
+def test_a_content_length_repeated_in_one_header_is_accepted() -> None:
     twice = head("Content-Type: application/json", f"Content-Length: {len(CHAT)}, {len(CHAT)}") + CHAT
     with serve(answering(twice)) as server:
         assert LlamaCppClient(server.endpoint, timeout=5).chat("Hi").content == "Hello!"
@@ -156,7 +156,7 @@ def test_threads_share_a_client_and_each_gets_its_own_reply() -> None:
     assert server.connections <= 16
 
 
-def test_idle_connections_are_few() -> None:
+def test_the_number_of_idle_connections_is_limited() -> None:
     all_sent = threading.Barrier(MAX_IDLE + 5)
 
     def script(peer: Peer) -> None:
@@ -177,7 +177,7 @@ def test_idle_connections_are_few() -> None:
         eventually(lambda: server.closed == MAX_IDLE + 5)
 
 
-def test_a_dead_connection_is_let_go_of_while_a_newer_one_is_in_use() -> None:
+def test_a_dead_idle_connection_is_closed_while_a_newer_one_is_in_use() -> None:
     both_sent = threading.Barrier(2)
 
     def script(peer: Peer) -> None:
@@ -204,7 +204,7 @@ def test_a_dead_connection_is_let_go_of_while_a_newer_one_is_in_use() -> None:
         client.close()
 
 
-def test_a_closed_client_keeps_no_connection_but_still_works() -> None:
+def test_a_closed_client_keeps_no_connection_and_still_works() -> None:
     with serve(answering(response(CHAT))) as server:
         with LlamaCppClient(server.endpoint) as client:
             client.chat("Hi")
@@ -213,14 +213,14 @@ def test_a_closed_client_keeps_no_connection_but_still_works() -> None:
         eventually(lambda: server.closed == 2)
 
 
-def test_a_forgotten_client_closes_its_connections() -> None:
+def test_a_dropped_client_closes_its_connections() -> None:
     with serve(answering(response(CHAT))) as server:
         LlamaCppClient(server.endpoint).chat("Hi")
         eventually(lambda: server.closed == 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_after_a_fork_parent_and_child_use_connections_of_their_own() -> None:
+def test_after_a_fork_parent_and_child_use_separate_connections() -> None:
     program = """
 import os, sys
 from flynn import LlamaCppClient
@@ -237,14 +237,14 @@ assert client.chat("parent").content == "parent"
         command = [sys.executable, "-X", "dev", "-W", "error", "-c", program, server.endpoint]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")
-    said = [(request.json["messages"][0]["content"], request.connection) for request in server.requests]
-    assert said == [("before", 0), ("child", 1), ("parent", 0)]
+    prompts = [(request.json["messages"][0]["content"], request.connection) for request in server.requests]
+    assert prompts == [("before", 0), ("child", 1), ("parent", 0)]
 
 
 # --- replaced ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_replaced_silently() -> None:
+def test_an_idle_connection_that_the_server_closed_is_replaced() -> None:
     with serve(closing(response(CHAT)), answering(response(CHAT), HELLO)) as server:
         client = LlamaCppClient(server.endpoint)
         client.chat("one")
@@ -292,7 +292,7 @@ def test_a_request_is_sent_again_only_once() -> None:
     assert len(server.requests) == 3
 
 
-def test_an_answer_that_comes_before_the_request_was_read_is_taken() -> None:
+def test_an_answer_sent_before_the_request_is_read_is_accepted() -> None:
     refusal = response(error(413, "too much", "invalid_request_error"), "413 Content Too Large", "Connection: close")
 
     def script(peer: Peer) -> None:
@@ -306,7 +306,7 @@ def test_an_answer_that_comes_before_the_request_was_read_is_taken() -> None:
         LlamaCppClient(server.endpoint).chat("x" * 1000)
 
 
-# --- what is no HTTP --------------------------------------------------------------------------------------------------
+# --- invalid HTTP -----------------------------------------------------------------------------------------------------
 
 
 CHUNKED = head("Content-Type: application/json", "Transfer-Encoding: chunked") + chunk(b'{"tokens":') + chunk(b" [1]}")
@@ -352,7 +352,7 @@ def test_an_answer_cut_at_any_byte_is_a_lost_connection(whole: bytes) -> None:
     ],
     ids=lambda answer: repr(answer[:50]),
 )
-def test_what_is_no_http_is_a_protocol_error(answer: bytes) -> None:
+def test_invalid_http_is_a_protocol_error(answer: bytes) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(answer)
@@ -385,7 +385,7 @@ def test_an_endless_head_is_refused(endless: bytes) -> None:
 
 
 @pytest.mark.parametrize("empty", [head(status="204 No Content"), head("Content-Length: 0")])
-def test_bytes_after_an_empty_body_are_never_the_next_answer(empty: bytes) -> None:
+def test_bytes_after_an_empty_body_are_never_taken_for_the_next_answer(empty: bytes) -> None:
     with serve(answering(empty + response(chat("forged"))), answering(response(chat("true")))) as server:
         transport = Transport(server.endpoint, timeout=20)
         transport.send(transport.call(20), "DELETE", "/x").read_all(0)
@@ -393,7 +393,7 @@ def test_bytes_after_an_empty_body_are_never_the_next_answer(empty: bytes) -> No
     assert server.connections == 2
 
 
-def test_the_answer_to_a_head_request_has_no_body_whatever_it_announces() -> None:
+def test_the_answer_to_a_head_request_has_no_body_whatever_its_headers() -> None:
     announced = head("Content-Type: application/json", "Content-Length: 10")
     chunked = head("Content-Type: application/json", "Transfer-Encoding: chunked")
     with serve(answering(announced, chunked, response(b"{}"))) as server:
@@ -404,12 +404,12 @@ def test_the_answer_to_a_head_request_has_no_body_whatever_it_announces() -> Non
     assert server.connections == 1
 
 
-def test_continue_before_the_answer_is_passed_over() -> None:
+def test_100_continue_before_the_answer_is_skipped() -> None:
     with serve(answering(head(status="100 Continue") * 3 + response(CHAT))) as server:
         assert LlamaCppClient(server.endpoint).chat("Hi").content == "Hello!"
 
 
-def test_a_body_without_end_is_refused() -> None:
+def test_an_endless_body_is_refused() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(head("Content-Type: application/json"))
@@ -420,7 +420,7 @@ def test_a_body_without_end_is_refused() -> None:
         Transport(server.endpoint, timeout=20, max_reply=10_000_000).json("GET", "/props")
 
 
-def test_an_error_without_end_is_refused() -> None:
+def test_the_endless_body_of_an_error_is_refused() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(head(status="500 Internal Server Error"))
@@ -431,10 +431,10 @@ def test_an_error_without_end_is_refused() -> None:
         LlamaCppClient(server.endpoint, timeout=20).tokenize("Hi")
 
 
-# --- where to ---------------------------------------------------------------------------------------------------------
+# --- endpoints --------------------------------------------------------------------------------------------------------
 
 
-def test_a_prefix_goes_before_every_route() -> None:
+def test_the_prefix_of_the_endpoint_precedes_every_route() -> None:
     with serve(answering(response(CHAT), response(b'{"status": "ok"}'))) as server:
         client = LlamaCppClient(f"{server.endpoint}/a/b/")
         client.chat("Hi")
@@ -448,7 +448,7 @@ def test_the_host_header_names_the_server() -> None:
     assert server.requests[0].headers["host"] == f"localhost:{server.port}"
 
 
-def test_a_unix_socket_works_like_any_other(tmp_path: Path) -> None:
+def test_calls_and_streams_work_over_a_unix_socket(tmp_path: Path) -> None:
     with serve(answering(response(CHAT), HELLO), unix=tmp_path / "a server.sock") as server:
         client = LlamaCppClient(server.endpoint)
         assert client.chat("Hi").content == "Hello!"
@@ -457,7 +457,7 @@ def test_a_unix_socket_works_like_any_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.sock", "a file"])
-def test_no_such_unix_socket_is_a_server_that_is_not_running(name: str, tmp_path: Path) -> None:
+def test_a_missing_unix_socket_is_a_server_that_is_not_running(name: str, tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("")
     endpoint = f"unix://{tmp_path / name}"
     with pytest.raises(ServerNotRunningError) as caught:
@@ -484,7 +484,7 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-def test_https_works_with_a_context_that_trusts_the_server(tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+def test_https_works_with_an_ssl_context_that_trusts_the_server(tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
     with serve(answering(response(CHAT), HELLO, response(CHAT)), tls=tls) as server:
         client = LlamaCppClient(server.endpoint, ssl_context=trusting)
         assert client.chat("Hi").content == "Hello!"
@@ -494,7 +494,7 @@ def test_https_works_with_a_context_that_trusts_the_server(tls: ssl.SSLContext, 
     assert server.requests[0].headers["host"] == f"localhost:{server.port}"
 
 
-def test_a_server_that_is_not_trusted_is_one_clear_error(tls: ssl.SSLContext) -> None:
+def test_an_untrusted_server_is_one_clear_error(tls: ssl.SSLContext) -> None:
     with serve(answering(response(CHAT)), tls=tls) as server:
         client = LlamaCppClient(server.endpoint, auth_token="secret")
         for call in (client.tokenize, lambda prompt: list(client.chat_stream(prompt))):
@@ -533,7 +533,7 @@ def test_a_tls_connection_cut_in_the_handshake_is_a_lost_connection() -> None:
 
 
 @pytest.mark.parametrize("end", [Peer.close, Peer.reset])
-def test_a_kept_tls_connection_that_was_closed_is_replaced(
+def test_an_idle_tls_connection_that_the_server_closed_is_replaced(
     end: object, tls: ssl.SSLContext, trusting: ssl.SSLContext
 ) -> None:
     def script(peer: Peer) -> None:
@@ -550,7 +550,7 @@ def test_a_kept_tls_connection_that_was_closed_is_replaced(
     assert [request.connection for request in server.requests] == [0, 0, 1, 2]
 
 
-def test_a_tls_stream_that_is_cut_is_not_taken_for_whole(tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+def test_a_cut_tls_stream_is_not_taken_for_complete(tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
     cut = STREAM_HEAD + chunk(delta("Hel"))
     with serve(closing(cut), tls=tls) as server, pytest.raises(StreamInterruptedError, match="3 characters"):
         list(LlamaCppClient(server.endpoint, ssl_context=trusting).chat_stream("Hi"))

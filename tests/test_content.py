@@ -1,4 +1,4 @@
-"""The content of a message: text, parts, images and audio, and what cannot be meant as one."""
+"""The content of a message: text, parts, images and audio; invalid content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scripted import CHAT
 from flynn import Audio, FileError, Image, LlamaCppClient, Message
 
 
-def test_one_part_is_one_part(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_single_part_is_sent_as_a_list_of_parts(httpserver: HTTPServer, endpoint: str) -> None:
     part = {"type": "text", "text": "Hi"}
     always(httpserver, reply(CHAT))
     LlamaCppClient(endpoint).chat([{"role": "user", "content": part}])
@@ -20,7 +20,7 @@ def test_one_part_is_one_part(httpserver: HTTPServer, endpoint: str) -> None:
 
 
 @pytest.mark.parametrize("content", [123, 1.5, b"Hi", bytearray(b"Hi"), object(), [1], ["a", b"b"], [None], [["a"]]])
-def test_what_is_no_content_is_a_type_error_that_names_the_message(endpoint: str, content: Any) -> None:
+def test_invalid_content_is_a_type_error_that_names_the_message(endpoint: str, content: Any) -> None:
     for message in (Message("user", content), {"role": "user", "content": content}):
         with pytest.raises(TypeError, match="^message 2: .*content.* must be"):
             LlamaCppClient(endpoint).chat([Message("system", "x"), message])
@@ -29,7 +29,7 @@ def test_what_is_no_content_is_a_type_error_that_names_the_message(endpoint: str
 PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 360_000
 
 
-def test_an_image_in_base64_is_taken_as_what_it_is(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_base64_image_is_sent_like_its_bytes(httpserver: HTTPServer, endpoint: str) -> None:
     import base64
 
     always(httpserver, reply(CHAT))
@@ -41,7 +41,7 @@ def test_an_image_in_base64_is_taken_as_what_it_is(httpserver: HTTPServer, endpo
 
 @pytest.mark.parametrize("kind", [Image, Audio])
 @pytest.mark.parametrize("source", ["x" * 480_000, "AAAA" * 100, "no/such/file.png"])
-def test_a_source_that_is_neither_a_file_nor_data_is_one_short_line(endpoint: str, kind: Any, source: str) -> None:
+def test_the_error_of_a_missing_file_is_one_short_line(endpoint: str, kind: Any, source: str) -> None:
     with pytest.raises(FileError) as caught:
         LlamaCppClient(endpoint).chat([Message("user", [kind(source)])])
     assert len(str(caught.value)) < 200

@@ -31,7 +31,7 @@ from flynn import (
     ToolCall,
 )
 from flynn.conversation import drop, summarise
-from flynn.conversation.fitting import droppable, how_many, without
+from flynn.conversation.fitting import droppable, number_to_drop, without
 
 COUNT = "/v1/chat/completions/input_tokens"
 
@@ -90,7 +90,7 @@ def search(sizes: Sequence[int], tokens: Sequence[int], room: int) -> tuple[int,
         counted.append(number)
         return tokens[number]
 
-    gone, left = how_many(sizes, tokens[0], room, count)
+    gone, left = number_to_drop(sizes, tokens[0], room, count)
     return gone, left, len(counted)
 
 

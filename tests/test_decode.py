@@ -44,7 +44,7 @@ def events(*data: bytes) -> List[Any]:
 
 
 def response(*data: bytes) -> Any:
-    """What a stream of these data assembles to."""
+    """The response of a stream of these data."""
     (*_, done) = events(*data, b"[DONE]")
     assert isinstance(done, DoneEvent)
     return done.response
@@ -53,47 +53,53 @@ def response(*data: bytes) -> Any:
 # --- replies in one piece ---------------------------------------------------------------------------------------------
 
 
-def test_a_reply_is_typed() -> None:
-    made = decode_chat(CHAT)
-    assert made.content == "Hello!"
-    assert made.message == Message("assistant", "Hello!")
-    assert made.finish_reason == "stop"
-    assert made.usage == Usage(prompt_tokens=5, completion_tokens=10, cached_tokens=3)
-    assert made.usage.total_tokens == 15
-    assert made.timings is not None
-    assert (made.timings.predicted_n, made.timings.predicted_per_second) == (10, 100.5)
-    assert (made.id, made.model) == ("chatcmpl-1", "small")
-    assert made.raw == json.loads(CHAT)
-    assert (made.reasoning, made.tool_calls, made.logprobs) == (None, (), ())
+def test_a_reply_becomes_a_typed_response() -> None:
+    result = decode_chat(CHAT)
+    assert result.content == "Hello!"
+    assert result.message == Message("assistant", "Hello!")
+    assert result.finish_reason == "stop"
+    assert result.usage == Usage(prompt_tokens=5, completion_tokens=10, cached_tokens=3)
+    assert result.usage.total_tokens == 15
+    assert result.timings is not None
+    assert (result.timings.predicted_n, result.timings.predicted_per_second) == (10, 100.5)
+    assert (result.id, result.model) == ("chatcmpl-1", "small")
+    assert result.raw == json.loads(CHAT)
+    assert (result.reasoning, result.tool_calls, result.logprobs) == (None, (), ())
 
 
-def test_the_smallest_reply_is_enough() -> None:
-    made = decode_chat(b'{"choices": [{"message": {"content": "Hi"}}]}')
-    assert (made.content, made.finish_reason, made.usage, made.timings, made.id) == ("Hi", None, None, None, "")
+def test_a_reply_needs_no_more_than_a_message() -> None:
+    result = decode_chat(b'{"choices": [{"message": {"content": "Hi"}}]}')
+    assert (result.content, result.finish_reason, result.usage, result.timings, result.id) == (
+        "Hi",
+        None,
+        None,
+        None,
+        "",
+    )
 
 
-def test_each_of_several_choices_is_kept() -> None:
-    made = decode_chat(dump({"choices": [{"index": i, "message": {"content": str(i)}} for i in range(3)]}))
-    assert [choice.message.content for choice in made.choices] == ["0", "1", "2"]
-    assert made.content == "0"
+def test_all_choices_are_kept() -> None:
+    result = decode_chat(dump({"choices": [{"index": i, "message": {"content": str(i)}} for i in range(3)]}))
+    assert [choice.message.content for choice in result.choices] == ["0", "1", "2"]
+    assert result.content == "0"
 
 
-def test_reasoning_is_kept_apart_from_content() -> None:
-    made = decode_chat(reply({"content": "42", "reasoning_content": "6 x 7"}))
-    assert (made.content, made.reasoning, made.message.reasoning) == ("42", "6 x 7", "6 x 7")
+def test_reasoning_is_separate_from_content() -> None:
+    result = decode_chat(reply({"content": "42", "reasoning_content": "6 x 7"}))
+    assert (result.content, result.reasoning, result.message.reasoning) == ("42", "6 x 7", "6 x 7")
 
 
 def test_tool_calls_are_typed_and_a_null_content_is_empty() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
-    made = decode_chat(reply({"content": None, "tool_calls": [call, call]}))
-    assert made.tool_calls == (ToolCall("c1", "weather", "{}"),) * 2
-    assert made.content == ""
+    result = decode_chat(reply({"content": None, "tool_calls": [call, call]}))
+    assert result.tool_calls == (ToolCall("c1", "weather", "{}"),) * 2
+    assert result.content == ""
 
 
-def test_logprobs_are_given_as_the_server_sends_them() -> None:
+def test_logprobs_are_kept_as_the_server_sends_them() -> None:
     tokens = [{"token": "H", "logprob": -0.1, "top_logprobs": []}]
-    made = decode_chat(dump({"choices": [{"message": {"content": "H"}, "logprobs": {"content": tokens}}]}))
-    assert made.logprobs == tuple(tokens)
+    result = decode_chat(dump({"choices": [{"message": {"content": "H"}, "logprobs": {"content": tokens}}]}))
+    assert result.logprobs == tuple(tokens)
 
 
 # --- malformed JSON ---------------------------------------------------------------------------------------------------
@@ -124,7 +130,7 @@ NOT_JSON = [
 
 
 @pytest.mark.parametrize("data", NOT_JSON, ids=lambda data: repr(data[:20]))
-def test_what_is_not_json_is_a_protocol_error(data: bytes) -> None:
+def test_invalid_json_is_a_protocol_error(data: bytes) -> None:
     for decode in (decode_json, decode_chat, ChatStreamDecoder().feed):
         with pytest.raises(ProtocolError) as caught:
             decode(data)
@@ -132,7 +138,7 @@ def test_what_is_not_json_is_a_protocol_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("depth", [*range(2, 1000, 7), 10_000, 1_000_000])
-def test_nesting_of_any_depth_is_a_protocol_error_at_most(depth: int) -> None:
+def test_deep_nesting_is_a_protocol_error_and_no_crash(depth: int) -> None:
     nested = b"[" * depth + b"]" * depth
     for data in (nested, b'{"choices": %s}' % nested, b'{"choices": [{"message": {"content": %s}}]}' % nested):
         with pytest.raises(ProtocolError):
@@ -144,7 +150,7 @@ def test_nesting_of_any_depth_is_a_protocol_error_at_most(depth: int) -> None:
 
 
 def replaced(value: Any, by: Any) -> Any:
-    """The value with each of its parts in turn replaced."""
+    """Yield the value with each of its parts replaced in turn."""
     yield by
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, member in members:
@@ -181,20 +187,20 @@ FULL_CHUNK = {
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
-def test_a_wrong_type_anywhere_is_a_protocol_error_at_most(wrong: Any) -> None:
+def test_a_wrong_type_anywhere_raises_nothing_but_a_protocol_error(wrong: Any) -> None:
     decoded = refused = 0
     for value in replaced(FULL_REPLY, wrong):
         try:
-            made = decode_chat(dump(value))
+            result = decode_chat(dump(value))
         except ProtocolError:
             refused += 1
         else:
             decoded += 1
-            assert isinstance(made.content, str)
+            assert isinstance(result.content, str)
             assert all(
-                isinstance(part, str) for call in made.tool_calls for part in (call.id, call.name, call.arguments)
+                isinstance(part, str) for call in result.tool_calls for part in (call.id, call.name, call.arguments)
             )
-            assert isinstance(made.id + made.model + made.message.role, str)
+            assert isinstance(result.id + result.model + result.message.role, str)
     for value in replaced(FULL_CHUNK, wrong):
         try:
             assert isinstance(response(dump(value)).content, str)
@@ -212,7 +218,7 @@ def test_a_reply_without_choices_is_a_protocol_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
-def test_what_the_server_says_of_itself_is_checked_too(wrong: Any) -> None:
+def test_wrong_types_in_other_routes_raise_nothing_but_a_protocol_error(wrong: Any) -> None:
     decoders = (
         server.decode_props,
         models.decode_models,
@@ -232,23 +238,23 @@ def test_what_the_server_says_of_itself_is_checked_too(wrong: Any) -> None:
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
-def test_pieces_of_text_are_events_and_assemble() -> None:
+def test_pieces_of_text_become_events_and_are_joined_in_the_response() -> None:
     data = [chunk({"role": "assistant", "content": None}), chunk({"content": "He"}), chunk({"content": "llo"})]
     assert events(*data) == [ContentEvent("He"), ContentEvent("llo")]
-    made = response(*data, chunk(finish_reason="stop", id="x", model="m"))
-    assert (made.content, made.finish_reason, made.id, made.model) == ("Hello", "stop", "x", "m")
-    assert made.message == Message("assistant", "Hello")
+    result = response(*data, chunk(finish_reason="stop", id="x", model="m"))
+    assert (result.content, result.finish_reason, result.id, result.model) == ("Hello", "stop", "x", "m")
+    assert result.message == Message("assistant", "Hello")
 
 
-def test_reasoning_comes_as_events_of_its_own() -> None:
+def test_reasoning_has_events_of_its_own() -> None:
     data = [
         chunk({"reasoning_content": "6 "}),
         chunk({"reasoning_content": "x 7", "content": "4"}),
         chunk({"content": "2"}),
     ]
     assert events(*data) == [ReasoningEvent("6 "), ReasoningEvent("x 7"), ContentEvent("4"), ContentEvent("2")]
-    made = response(*data)
-    assert (made.reasoning, made.content) == ("6 x 7", "42")
+    result = response(*data)
+    assert (result.reasoning, result.content) == ("6 x 7", "42")
 
 
 def fragment(index: int, arguments: Optional[str] = None, **more: Any) -> Any:
@@ -256,7 +262,7 @@ def fragment(index: int, arguments: Optional[str] = None, **more: Any) -> Any:
     return {"index": index, **more, **function}
 
 
-def test_fragments_of_tool_calls_are_events_and_assemble() -> None:
+def test_fragments_of_tool_calls_become_events_and_are_joined_in_the_response() -> None:
     data = [
         chunk({"tool_calls": [fragment(0, "", id="c0", type="function", name="weather")]}),
         chunk({"tool_calls": [fragment(0, '{"city"')]}),
@@ -269,17 +275,17 @@ def test_fragments_of_tool_calls_are_events_and_assemble() -> None:
         ToolCallEvent(1, "c1", "clock", "{}"),
         ToolCallEvent(0, "", "", ': "Bern"}'),
     ]
-    made = response(*data)
-    assert made.tool_calls == (ToolCall("c0", "weather", '{"city": "Bern"}'), ToolCall("c1", "clock", "{}"))
-    assert made.finish_reason == "tool_calls"
+    result = response(*data)
+    assert result.tool_calls == (ToolCall("c0", "weather", '{"city": "Bern"}'), ToolCall("c1", "clock", "{}"))
+    assert result.finish_reason == "tool_calls"
 
 
-def test_ten_thousand_fragments_assemble() -> None:
+def test_ten_thousand_fragments_are_joined() -> None:
     data = [chunk({"tool_calls": [fragment(i % 2, "x")]}) for i in range(10_000)]
     assert [len(call.arguments) for call in response(*data).tool_calls] == [5000, 5000]
 
 
-def test_the_pieces_of_several_choices_are_told_apart() -> None:
+def test_events_name_their_choice() -> None:
     data = [
         chunk({"content": "b"}, 1),
         chunk({"content": "a"}, 0),
@@ -289,12 +295,12 @@ def test_the_pieces_of_several_choices_are_told_apart() -> None:
         chunk({}, 0, "stop"),
     ]
     assert [event.choice for event in events(*data)] == [1, 0, 1, 1]
-    made = response(*data)
-    assert [(c.message.content, c.finish_reason) for c in made.choices] == [("a", "stop"), ("bB", "length")]
-    assert made.choices[1].message.tool_calls == (ToolCall("c", "", "{}"),)
+    result = response(*data)
+    assert [(c.message.content, c.finish_reason) for c in result.choices] == [("a", "stop"), ("bB", "length")]
+    assert result.choices[1].message.tool_calls == (ToolCall("c", "", "{}"),)
 
 
-def test_logprobs_come_with_their_text_and_assemble() -> None:
+def test_logprobs_are_part_of_their_event_and_joined_in_the_response() -> None:
     data = [
         dump({"choices": [{"delta": {"content": text}, "logprobs": {"content": [{"token": text}]}}]}) for text in "ab"
     ]
@@ -302,30 +308,30 @@ def test_logprobs_come_with_their_text_and_assemble() -> None:
     assert response(*data).logprobs == ({"token": "a"}, {"token": "b"})
 
 
-def test_progress_comes_as_an_event_to_those_who_ask_for_it() -> None:
+def test_progress_events_are_yielded_only_on_request() -> None:
     progress = {"total": 30, "cache": 10, "processed": 20, "time_ms": 5}
     data = chunk({"role": "assistant", "content": None}, prompt_progress=progress)
     assert ChatStreamDecoder(progress=True).feed(data) == [ProgressEvent(30, 10, 20, 5)]
     assert ChatStreamDecoder().feed(data) == []
 
 
-def test_usage_and_timings_of_the_last_chunk_are_kept() -> None:
+def test_the_response_has_usage_and_timings_of_the_last_chunk() -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
-    made = response(chunk({"content": "x"}), dump({"choices": [], "usage": usage, "timings": {"predicted_n": 2}}))
-    assert made.usage == Usage(5, 2, 4)
-    assert made.timings.predicted_n == 2
+    result = response(chunk({"content": "x"}), dump({"choices": [], "usage": usage, "timings": {"predicted_n": 2}}))
+    assert result.usage == Usage(5, 2, 4)
+    assert result.timings.predicted_n == 2
 
 
-def test_completion_tokens_of_several_choices_are_summed_and_the_prompt_counts_once() -> None:
+def test_completion_tokens_of_choices_are_summed_and_the_prompt_counts_once() -> None:
     usages = [
         {"prompt_tokens": 5, "completion_tokens": n, "prompt_tokens_details": {"cached_tokens": c}}
         for n, c in ((2, 1), (3, 5))
     ]
-    made = response(*(dump({"choices": [], "usage": usage}) for usage in usages))
-    assert made.usage == Usage(5, 5, 1)
+    result = response(*(dump({"choices": [], "usage": usage}) for usage in usages))
+    assert result.usage == Usage(5, 5, 1)
 
 
-def test_an_unfinished_stream_has_a_response_so_far() -> None:
+def test_an_unfinished_stream_has_the_response_so_far() -> None:
     decoder = ChatStreamDecoder()
     assert decoder.response().content == ""
     decoder.feed(chunk({"content": "Hel"}))
@@ -335,11 +341,11 @@ def test_an_unfinished_stream_has_a_response_so_far() -> None:
 def test_a_recorded_stream_of_two_choices_is_read() -> None:
     decoder = ChatStreamDecoder(progress=True)
     lines = (DATA / "chat_stream.sse").read_bytes().splitlines(keepends=True)
-    made = [event for data in read_events(lines) for event in decoder.feed(data)]
-    whole = made[-1].response
-    assert made[0].type == "progress"
+    result = [event for data in read_events(lines) for event in decoder.feed(data)]
+    whole = result[-1].response
+    assert result[0].type == "progress"
     for number, choice in enumerate(whole.choices):
-        pieces = [e.text for e in made if e.type == "content" and e.choice == number]
+        pieces = [e.text for e in result if e.type == "content" and e.choice == number]
         assert "".join(pieces) == choice.message.content != ""
         assert len(choice.logprobs) > 0
     assert [choice.finish_reason for choice in whole.choices] == ["stop", "length"]
@@ -362,22 +368,22 @@ def test_a_recorded_stream_of_two_choices_is_read() -> None:
         (500, "server_error", "boom", ServerError),
     ],
 )
-def test_an_error_has_the_servers_message_and_says_what_kind_it_is(
+def test_an_error_has_the_servers_message_and_the_class_of_its_kind(
     status: int, kind: str, message: str, expected: Type[ServerError]
 ) -> None:
     body = error(status, message, kind)
-    made = decode_error(status, body)
-    assert type(made) is expected
-    assert (str(made), made.status, made.type, made.body) == (message, status, kind, body.decode())
+    result = decode_error(status, body)
+    assert type(result) is expected
+    assert (str(result), result.status, result.type, result.body) == (message, status, kind, body.decode())
 
 
-def test_a_prompt_that_is_too_long_has_its_numbers() -> None:
-    made = decode_error(400, error(400, "too long", "exceed_context_size_error", n_prompt_tokens=9000, n_ctx=4096))
-    assert isinstance(made, ContextSizeError)
-    assert (str(made), made.n_prompt_tokens, made.n_ctx) == ("too long", 9000, 4096)
-    made = decode_error(400, error(400, "too long", "exceed_context_size_error", n_prompt_tokens="many"))
-    assert isinstance(made, ContextSizeError)
-    assert (made.n_prompt_tokens, made.n_ctx) == (None, None)
+def test_the_error_of_a_too_long_prompt_has_its_numbers_of_tokens() -> None:
+    result = decode_error(400, error(400, "too long", "exceed_context_size_error", n_prompt_tokens=9000, n_ctx=4096))
+    assert isinstance(result, ContextSizeError)
+    assert (str(result), result.n_prompt_tokens, result.n_ctx) == ("too long", 9000, 4096)
+    result = decode_error(400, error(400, "too long", "exceed_context_size_error", n_prompt_tokens="many"))
+    assert isinstance(result, ContextSizeError)
+    assert (result.n_prompt_tokens, result.n_ctx) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -400,9 +406,9 @@ def test_a_prompt_that_is_too_long_has_its_numbers() -> None:
     ids=lambda value: repr(value[:20]),
 )
 def test_the_error_of_a_proxy_is_one_line(body: bytes, message: str) -> None:
-    made = decode_error(502, body, "Bad Gateway")
-    assert (type(made), str(made), made.status) == (ServerError, message, 502)
-    assert made.body == body.decode(errors="replace")
+    result = decode_error(502, body, "Bad Gateway")
+    assert (type(result), str(result), result.status) == (ServerError, message, 502)
+    assert result.body == body.decode(errors="replace")
 
 
 def test_an_error_event_is_raised_with_its_code_as_status() -> None:
@@ -415,7 +421,7 @@ def test_an_error_event_is_raised_with_its_code_as_status() -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"error": {}}', b'{"error": []}', b'{"error": {"code": "x"}}'])
-def test_an_error_event_without_a_message_is_still_an_error_in_words(body: bytes) -> None:
+def test_an_error_event_without_a_message_has_a_readable_message(body: bytes) -> None:
     with pytest.raises(ServerError) as caught:
         ChatStreamDecoder().feed(body)
     assert "None" not in str(caught.value)
@@ -423,21 +429,21 @@ def test_an_error_event_without_a_message_is_still_an_error_in_words(body: bytes
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
-def test_any_error_event_is_an_error_of_flynn(wrong: Any) -> None:
+def test_any_malformed_error_event_is_a_flynn_error(wrong: Any) -> None:
     for value in replaced({"error": {"code": 400, "message": "m", "type": "t", "n_ctx": 5}}, wrong):
         if isinstance(value, dict) and value.get("error") is not None:
             with pytest.raises(FlynnError):
                 ChatStreamDecoder().feed(dump(value))
 
 
-def test_an_error_of_null_is_no_error() -> None:
-    """As LiteLLM's proxy and others send it in each event."""
+def test_an_error_that_is_null_is_ignored() -> None:
+    """LiteLLM's proxy and others send it in every event."""
     assert ChatStreamDecoder().feed(b'{"error": null, "choices": [{"delta": {"content": "x"}}]}')[0].text == "x"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["id", "model"])
 @pytest.mark.parametrize("wrong", [1, [], {}, True])
-def test_a_name_that_is_not_a_string_is_left_out_and_ends_no_stream(name: str, wrong: Any) -> None:
+def test_an_id_or_model_that_is_not_a_string_is_ignored(name: str, wrong: Any) -> None:
     decoder = ChatStreamDecoder()
     decoder.feed(dump({"choices": [{"delta": {"content": "x"}}], name: wrong}))
     (done,) = decoder.feed(b"[DONE]")
@@ -445,7 +451,7 @@ def test_a_name_that_is_not_a_string_is_left_out_and_ends_no_stream(name: str, w
     assert (done.response.content, getattr(done.response, name)) == ("x", "")
 
 
-def test_the_last_timings_and_finish_reason_are_those_of_the_response() -> None:
+def test_the_response_has_the_last_timings_and_finish_reason() -> None:
     decoder = ChatStreamDecoder()
     for number, reason in ((1, "stop"), (2, "length"), (1, "stop")):
         item = {"index": 0, "delta": {"content": "x"}, "finish_reason": reason}

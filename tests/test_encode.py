@@ -114,24 +114,24 @@ def content(*parts: Any) -> List[Any]:
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_every_documented_field_is_an_option_and_is_sent_under_its_own_name(name: str) -> None:
+def test_every_documented_field_is_an_option_sent_under_its_own_name(name: str) -> None:
     value = DOCUMENTED[name]
     assert encoded(**{name: value})[name] == value
     assert encoded(ChatRequest([Message("user", "Hi")], **{name: value}))[name] == value
 
 
 def test_no_other_field_is_an_option() -> None:
-    """The list above is whole: who adds a field adds it there."""
+    """The list above is complete: add a new field there too."""
     fields = {field.name for field in dataclasses.fields(ChatRequest)}
     assert fields - set(DOCUMENTED) == {"messages", "extra"}
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_the_declared_type_of_each_option_admits_its_values(name: str) -> None:
+def test_the_declared_type_of_each_option_accepts_its_values(name: str) -> None:
     assert isinstance(DOCUMENTED[name], option_types()[name])
 
 
-def test_what_is_not_set_is_not_sent() -> None:
+def test_options_that_are_not_set_are_not_sent() -> None:
     assert encoded() == {"messages": [{"role": "user", "content": "Hi"}]}
     assert encoded(max_tokens=None) == encoded()
 
@@ -176,7 +176,7 @@ def test_an_unknown_option_is_refused_naming_the_nearest_one_and_extra(wrong: st
     assert "extra" in message
 
 
-def test_messages_is_no_option() -> None:
+def test_messages_is_not_an_option() -> None:
     with pytest.raises(TypeError, match="unknown option 'messages'"):
         encoded("Hi", messages=[])
 
@@ -187,7 +187,7 @@ def test_an_option_wins_over_the_same_field_of_a_request() -> None:
     assert request.max_tokens == 5
 
 
-def test_defaults_fill_what_a_request_leaves_open() -> None:
+def test_defaults_fill_options_that_a_request_does_not_set() -> None:
     request = with_defaults(
         chat_request("Hi", {"seed": 1, "temperature": 0}), {"seed": 2, "temperature": 1, "top_k": 3}
     )
@@ -201,7 +201,7 @@ def test_extra_of_the_defaults_is_sent_too() -> None:
     assert json.loads(encode_chat(request, stream=False)) == {**encoded(), "a": 2}
 
 
-def test_an_extra_of_none_is_none() -> None:
+def test_an_extra_of_none_adds_nothing() -> None:
     assert encoded(extra=None) == encoded()
     request = with_defaults(chat_request("Hi", {"extra": None}), {"extra": {"a": 2}})
     assert json.loads(encode_chat(request, stream=False)) == {**encoded(), "a": 2}
@@ -210,12 +210,12 @@ def test_an_extra_of_none_is_none() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_numbers_that_json_does_not_have_are_refused(value: float) -> None:
+def test_numbers_that_json_lacks_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         encoded(temperature=value)
 
 
-def test_values_that_json_does_not_have_are_refused() -> None:
+def test_values_that_json_lacks_are_refused() -> None:
     with pytest.raises(TypeError):
         encoded(extra={"x": object()})
 
@@ -241,7 +241,7 @@ def test_a_prompt_is_text_messages_mappings_or_a_request(prompt: Any) -> None:
 
 
 @pytest.mark.parametrize("prompt", [None, 5, b"Hi", {"role": "user", "content": "Hi"}, ["Hi"], [None], [b"Hi"]])
-def test_anything_else_is_no_prompt(prompt: Any) -> None:
+def test_any_other_prompt_is_a_type_error(prompt: Any) -> None:
     with pytest.raises(TypeError, match="a prompt is a string, a sequence of Message or mappings, or a ChatRequest"):
         encoded(prompt)
 
@@ -251,11 +251,11 @@ def test_text_is_sent_as_utf_8() -> None:
     assert "é ☃ 😀 \u2028 \\u0000".encode() in body
 
 
-def test_half_a_character_does_not_stop_a_request() -> None:
+def test_an_unpaired_surrogate_is_sent_as_a_question_mark() -> None:
     assert encoded("a\ud83db")["messages"][0]["content"] == "a?b"
 
 
-def test_a_conversation_with_tools_is_sent_as_it_was() -> None:
+def test_messages_of_all_roles_are_sent_with_all_their_fields() -> None:
     messages = [
         Message("system", "Be brief."),
         Message("user", "Weather?", name="eve"),
@@ -279,7 +279,7 @@ def test_a_conversation_with_tools_is_sent_as_it_was() -> None:
     ]
 
 
-def test_an_assistants_message_at_the_end_is_sent_for_prefill() -> None:
+def test_an_assistants_message_at_the_end_is_sent_as_prefill() -> None:
     messages = [Message("user", "Count."), Message("assistant", "One, two,")]
     assert encoded(messages)["messages"][-1] == {"role": "assistant", "content": "One, two,"}
 
@@ -299,7 +299,7 @@ def test_an_assistants_message_at_the_end_is_sent_for_prefill() -> None:
         (b"", "application/octet-stream"),
     ],
 )
-def test_an_image_from_bytes_becomes_base64_of_its_kind(data: bytes, kind: str) -> None:
+def test_the_bytes_of_an_image_become_base64_with_their_media_type(data: bytes, kind: str) -> None:
     url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
     assert content("What?", Image(data)) == [
         {"type": "text", "text": "What?"},
@@ -307,14 +307,14 @@ def test_an_image_from_bytes_becomes_base64_of_its_kind(data: bytes, kind: str) 
     ]
 
 
-def test_an_image_from_a_file_becomes_base64(tmp_path: Path) -> None:
+def test_an_image_file_is_sent_like_its_bytes(tmp_path: Path) -> None:
     file = tmp_path / "photo.png"
     file.write_bytes(PNG)
     assert content(Image(file)) == content(Image(str(file))) == content(Image(PNG))
 
 
 @pytest.mark.parametrize("url", ["http://a/b.png", "HTTPS://a/b.png", "data:image/png;base64,AAAA"])
-def test_an_images_url_is_sent_as_it_is(url: str) -> None:
+def test_the_url_of_an_image_is_sent_unchanged(url: str) -> None:
     assert content(Image(url)) == [{"type": "image_url", "image_url": {"url": url}}]
 
 
@@ -326,15 +326,15 @@ def test_a_recording_becomes_base64(data: bytes, kind: str, tmp_path: Path) -> N
     assert content(Audio(data)) == content(Audio(file)) == [part]
 
 
-def test_a_recordings_url_is_sent_as_it_is() -> None:
+def test_the_url_of_a_recording_is_sent_unchanged() -> None:
     assert content(Audio("https://a/b.mp3")) == [{"type": "input_audio", "input_audio": {"url": "https://a/b.mp3"}}]
 
 
-def test_an_image_alone_may_be_the_content() -> None:
+def test_content_may_be_a_single_image() -> None:
     assert encoded([Message("user", Image(PNG))])["messages"][0]["content"] == content(Image(PNG))  # type: ignore[arg-type]
 
 
-def test_parts_of_mappings_are_sent_as_they_are_and_images_in_them_are_encoded() -> None:
+def test_parts_that_are_mappings_are_sent_unchanged_and_images_beside_them_encoded() -> None:
     part = {"type": "input_video", "input_video": {"url": "http://a/b"}}
     mapping = {"role": "user", "content": [part, "text", Image(PNG)]}
     assert encoded([mapping])["messages"][0]["content"] == [
@@ -358,7 +358,7 @@ def test_a_file_that_cannot_be_read_is_named(made: Any, what: str, tmp_path: Pat
 # --- a named tool -----------------------------------------------------------------------------------------------------
 
 
-def test_a_named_tool_is_forced_by_sending_no_other() -> None:
+def test_a_named_tool_is_forced_by_sending_only_that_tool() -> None:
     tools = [CLOCK, WEATHER]
     body = encoded(tools=tools, tool_choice={"type": "function", "function": {"name": "weather"}})
     assert body["tools"] == [WEATHER]
@@ -367,12 +367,12 @@ def test_a_named_tool_is_forced_by_sending_no_other() -> None:
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required"])
-def test_a_tool_choice_in_words_is_sent_as_it_is(choice: str) -> None:
+def test_a_tool_choice_that_is_a_string_is_sent_unchanged(choice: str) -> None:
     body = encoded(tools=[CLOCK, WEATHER], tool_choice=choice)
     assert (body["tools"], body["tool_choice"]) == ([CLOCK, WEATHER], choice)
 
 
-def test_a_named_tool_that_is_not_there_is_refused() -> None:
+def test_a_named_tool_that_is_missing_is_refused() -> None:
     for tools in ([WEATHER], [], None):
         with pytest.raises(ValueError, match="tool_choice names 'moon', which is not among tools"):
             encoded(tools=tools, tool_choice={"type": "function", "function": {"name": "moon"}})

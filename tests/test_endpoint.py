@@ -1,4 +1,4 @@
-"""What an endpoint may look like."""
+"""Endpoints: their forms, and invalid ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flynn.http.endpoint import parse_endpoint
         ("http://[::1]:8080/llm", ("http", "::1", 8080, "/llm")),
     ],
 )
-def test_a_url_is_taken_apart(text: str, parts: Tuple[str, str, int, str]) -> None:
+def test_a_url_is_split_into_its_parts(text: str, parts: Tuple[str, str, int, str]) -> None:
     endpoint = parse_endpoint(text)
     assert (endpoint.scheme, endpoint.host, endpoint.port, endpoint.prefix) == parts
     assert endpoint.socket_path is None
@@ -71,7 +71,7 @@ def test_a_unix_socket_is_an_absolute_path() -> None:
         "unix:/run/x.sock",
     ],
 )
-def test_what_is_no_endpoint_is_refused_with_one_line_that_says_what_to_write(text: str) -> None:
+def test_an_invalid_endpoint_is_refused_with_one_line_that_says_what_to_write(text: str) -> None:
     for parse in (parse_endpoint, LlamaCppClient):
         with pytest.raises(ConfigError) as caught:
             parse(text)
@@ -116,27 +116,25 @@ def test_a_password_in_an_endpoint_is_refused_and_not_shown() -> None:
         ("example.org", False),
     ],
 )
-def test_a_local_host_is_known_by_any_of_its_names(host: str, loopback: bool) -> None:
+def test_a_local_host_is_recognised_by_any_of_its_names(host: str, loopback: bool) -> None:
     assert parse_endpoint(f"http://{host}:80").is_local is loopback
 
 
 @pytest.mark.parametrize("zone", ["%25eth0", "%eth0"])
-def test_the_zone_of_an_address_means_something_here_and_nothing_to_the_server(zone: str) -> None:
+def test_the_zone_of_an_address_is_not_in_the_host_header(zone: str) -> None:
     endpoint = parse_endpoint(f"http://[fe80::1{zone}]:8080")
     assert (endpoint.host, endpoint.host_header) == ("fe80::1%eth0", "[fe80::1]:8080")
 
 
 def only_without_v1(server: HTTPServer) -> None:
-    """As llama-server: /v1 is part of some routes, and a prefix of none."""
+    """Like llama-server: /v1 is part of some routes, and a prefix of none."""
     server.expect_request("/v1/chat/completions").respond_with_handler(reply(CHAT))
     server.expect_request("/props").respond_with_handler(reply({"total_slots": 4}))
     for path in ("/v1/v1/chat/completions", "/v1/props", "/v1/nope", "/nope"):
         server.expect_request(path).respond_with_handler(reply(error(404, "File Not Found", "not_found_error"), 404))
 
 
-def test_the_v1_of_openais_base_urls_is_dropped_where_the_server_does_not_know_it(
-    httpserver: HTTPServer, endpoint: str
-) -> None:
+def test_the_prefix_v1_is_dropped_if_the_server_does_not_know_it(httpserver: HTTPServer, endpoint: str) -> None:
     only_without_v1(httpserver)
     client = LlamaCppClient(f"{endpoint}/v1")
     assert client.chat("Hi").content == "Hello!"
@@ -145,14 +143,14 @@ def test_the_v1_of_openais_base_urls_is_dropped_where_the_server_does_not_know_i
     assert paths == ["/v1/v1/chat/completions", "/v1/chat/completions", "/props"]
 
 
-def test_a_prefix_v1_that_the_server_has_stays(httpserver: HTTPServer, endpoint: str) -> None:
+def test_the_prefix_v1_stays_if_the_server_knows_it(httpserver: HTTPServer, endpoint: str) -> None:
     httpserver.expect_request("/v1/v1/chat/completions").respond_with_handler(reply(CHAT))
     client = LlamaCppClient(f"{endpoint}/v1")
     for _ in range(2):
         client.chat("Hi")
 
 
-def test_what_is_at_neither_place_is_not_found_and_says_where(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_route_that_is_not_found_says_where_it_was_looked_for(httpserver: HTTPServer, endpoint: str) -> None:
     only_without_v1(httpserver)
     client = LlamaCppClient(endpoint)
     with pytest.raises(ServerError) as caught:

@@ -1,4 +1,4 @@
-"""What leaves the library when something is wrong: the exceptions of the design, their messages, and no token."""
+"""Errors that leave the library: the exceptions of the design, their messages, and never a token."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def streamed(client: LlamaCppClient) -> Callable[[str], List[Any]]:
         (ConfigError, (FlynnError, ValueError)),
     ],
 )
-def test_each_error_is_also_what_people_expect_to_catch(kind: Type[Exception], parents: Any) -> None:
+def test_errors_are_also_the_built_in_errors_that_they_mirror(kind: Type[Exception], parents: Any) -> None:
     assert issubclass(kind, parents)
     assert getattr(flynn, kind.__name__) is kind
 
@@ -77,6 +77,7 @@ def test_a_refused_connection_is_a_server_that_is_not_running(endpoint: str) -> 
         with pytest.raises(ServerNotRunningError) as caught:
             call("Hi")
         assert str(caught.value) == f"llama-server not running at {endpoint}"
+        assert caught.value.hint == "Connection refused"
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".invalid", "a..b"])
@@ -102,7 +103,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("status", "kind", "message", "expected"), TABLE)
-def test_an_error_of_the_server_is_passed_on_in_its_own_words(
+def test_an_error_of_the_server_has_the_servers_message(
     httpserver: HTTPServer, client: LlamaCppClient, status: int, kind: str, message: str, expected: Type[ServerError]
 ) -> None:
     body = error(status, message, kind, n_prompt_tokens=9000, n_ctx=4096)
@@ -117,7 +118,7 @@ def test_an_error_of_the_server_is_passed_on_in_its_own_words(
             assert (raised.n_prompt_tokens, raised.n_ctx) == (9000, 4096)
 
 
-def test_the_page_of_a_proxy_is_one_line(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+def test_the_html_error_of_a_proxy_becomes_one_line(httpserver: HTTPServer, client: LlamaCppClient) -> None:
     always(httpserver, reply(b"<html>\n<h1>502</h1>\n</html>", 502, "text/html"))
     for call in (client.chat, streamed(client)):
         with pytest.raises(ServerError, match="^HTTP 502 BAD GATEWAY$") as caught:
@@ -139,7 +140,7 @@ def test_an_error_event_is_raised_after_the_events_before_it(httpserver: HTTPSer
 
 
 @pytest.mark.parametrize("end", ["fin", "rst", "last chunk"])
-def test_a_stream_without_its_end_was_interrupted_and_what_came_is_kept(end: str) -> None:
+def test_a_cut_stream_is_interrupted_and_keeps_its_partial_response(end: str) -> None:
     def script(peer: Any) -> None:
         peer.request()
         peer.send(STREAM_HEAD + chunk(delta("Hel")) + chunk(delta("lo")))
@@ -164,7 +165,7 @@ def test_a_stream_without_its_end_was_interrupted_and_what_came_is_kept(end: str
     assert (partial.content, partial.finish_reason) == ("Hello", None)
 
 
-def test_a_stream_whose_connection_is_closed_before_the_answer_was_interrupted_too() -> None:
+def test_a_stream_cut_before_the_answer_is_interrupted_too() -> None:
     with serve(closing(b"")) as server, pytest.raises(StreamInterruptedError) as caught:
         list(LlamaCppClient(server.endpoint).chat_stream("Hi"))
     assert caught.value.partial is not None
@@ -186,7 +187,7 @@ def test_a_stream_whose_connection_is_closed_before_the_answer_was_interrupted_t
         events(b"data: \xff\n\n"),
     ],
 )
-def test_what_is_not_a_stream_is_a_protocol_error(
+def test_an_answer_that_is_not_an_event_stream_is_a_protocol_error(
     httpserver: HTTPServer, client: LlamaCppClient, answer: Answer
 ) -> None:
     always(httpserver, answer)
@@ -210,7 +211,7 @@ def test_what_is_not_a_stream_is_a_protocol_error(
         events(delta("x")),
     ],
 )
-def test_what_is_not_a_reply_is_a_protocol_error(
+def test_an_answer_that_is_not_a_reply_is_a_protocol_error(
     httpserver: HTTPServer, client: LlamaCppClient, answer: Answer
 ) -> None:
     always(httpserver, answer)
@@ -219,12 +220,12 @@ def test_what_is_not_a_reply_is_a_protocol_error(
     assert len(str(caught.value)) < 300
 
 
-def test_empty_events_are_passed_over(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+def test_empty_events_are_skipped(httpserver: HTTPServer, client: LlamaCppClient) -> None:
     always(httpserver, events(b"data:\n\n", b": ping\n\n", delta("x"), b"event: y\n\n"))
     assert "".join(client.chat_stream("Hi").text()) == "x"
 
 
-def test_what_comes_after_done_is_ignored(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+def test_data_after_done_is_ignored(httpserver: HTTPServer, client: LlamaCppClient) -> None:
     always(httpserver, events(delta("x") + DONE + b"data: junk\n\n"))
     assert "".join(client.chat_stream("Hi").text()) == "x"
 
@@ -261,7 +262,7 @@ def test_without_a_token_none_is_sent(httpserver: HTTPServer, client: LlamaCppCl
 
 
 @pytest.mark.parametrize("bad", ["\r\nX: y", "\n", "\0", "\x7f", "\x1b", "\t", "é", "\u2028", " ", "\ud800"])
-def test_a_token_that_no_header_may_have_is_refused_before_anything_is_sent(endpoint: str, bad: str) -> None:
+def test_a_token_that_a_header_cannot_carry_is_refused_before_anything_is_sent(endpoint: str, bad: str) -> None:
     for token in (TOKEN + bad, bad + TOKEN):
         with pytest.raises(ConfigError, match="the token must be printable ASCII") as caught:
             LlamaCppClient(endpoint, auth_token=token).chat("Hi")
@@ -269,7 +270,7 @@ def test_a_token_that_no_header_may_have_is_refused_before_anything_is_sent(endp
 
 
 @pytest.mark.parametrize("token", ["", 5, b"secret"])
-def test_a_token_is_text(token: Any) -> None:
+def test_a_token_that_is_not_text_is_refused(token: Any) -> None:
     with pytest.raises(ConfigError, match="the token"):
         LlamaCppClient("http://localhost", auth_token=token)
 
@@ -285,7 +286,7 @@ def test_a_token_is_text(token: Any) -> None:
     ],
     ids=lambda answer: repr(answer[:20]),
 )
-def test_the_token_is_in_no_text_of_an_error(answer: bytes) -> None:
+def test_no_error_shows_the_token(answer: bytes) -> None:
     with serve(closing(answer)) as server, LlamaCppClient(server.endpoint, auth_token=TOKEN) as client:
         for call in (client.chat, streamed(client)):
             with pytest.raises(FlynnError) as caught:
@@ -294,7 +295,7 @@ def test_the_token_is_in_no_text_of_an_error(answer: bytes) -> None:
             assert "hunter2" not in whole + repr(caught.value) + str(vars(caught.value))
 
 
-def test_the_token_is_in_no_repr() -> None:
+def test_no_repr_shows_the_token() -> None:
     client = LlamaCppClient("http://localhost:8080", auth_token=TOKEN)
     assert repr(client) == "LlamaCppClient('http://localhost:8080')"
     stream = client.chat_stream("Hi")
@@ -306,7 +307,7 @@ def test_the_token_is_in_no_repr() -> None:
 
 
 @pytest.mark.parametrize("call", ["chat", "chat_stream", "count_tokens"])
-def test_a_mistake_in_a_call_is_told_before_anything_is_sent(client: LlamaCppClient, call: str) -> None:
+def test_a_mistake_in_a_call_is_an_error_before_anything_is_sent(client: LlamaCppClient, call: str) -> None:
     """`httpserver` expects no request."""
     with pytest.raises(TypeError, match="did you mean 'max_tokens'"):
         getattr(client, call)("Hi", max_token=5)
@@ -321,7 +322,7 @@ def test_unknown_defaults_are_refused_when_the_client_is_made() -> None:
         LlamaCppClient("http://localhost", defaults={"temprature": 1})
 
 
-def test_defaults_and_the_model_go_with_every_request(httpserver: HTTPServer, endpoint: str) -> None:
+def test_defaults_and_the_model_are_sent_with_every_request(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, reply(CHAT), events(delta("x")))
     client = LlamaCppClient(endpoint, model="m", defaults={"temperature": 0.5, "seed": 1})
     client.chat("Hi", seed=2)
@@ -334,19 +335,19 @@ def test_defaults_and_the_model_go_with_every_request(httpserver: HTTPServer, en
 GUARD = 60.0  # seconds, far above what is expected: it only tells slow from stuck
 
 
-def test_a_request_line_that_cannot_be_sent_is_an_error_of_its_own(endpoint: str) -> None:
+def test_an_invalid_request_line_is_a_request_error(endpoint: str) -> None:
     for method, path in (("GET", "/a b"), ("GET", "/é"), ("G ET", "/"), ("GET", "/a\r\nX: y"), ("", "/")):
         with pytest.raises(RequestError, match="invalid request line"):
             LlamaCppClient(endpoint).request(method, path)
 
 
 def test_https_to_a_server_without_tls_says_so_soon(real_server: RealServer) -> None:
-    """llama-server says nothing to a TLS greeting, and waits for the end of a line."""
+    """llama-server does not answer a TLS ClientHello: it waits for the end of a line."""
     with pytest.raises(ProtocolError, match="it speaks plain HTTP: write http://"):
         LlamaCppClient(real_server.endpoint.replace("http:", "https:"), timeout=GUARD).chat("Hi")
 
 
-def test_a_wrong_key_says_where_a_token_comes_from(httpserver: HTTPServer, endpoint: str) -> None:
+def test_the_hint_for_a_wrong_key_says_where_the_token_is_read(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, reply(error(401, "Invalid API Key", "authentication_error"), 401))
     with pytest.raises(AuthenticationError) as caught:
         LlamaCppClient(endpoint).chat("Hi")

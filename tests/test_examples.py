@@ -100,7 +100,7 @@ def test_the_service_answers_a_line(tool_server: RealServer) -> None:
 
 
 @pytest.mark.parametrize("program", ["extract.py", "tool.py"])
-def test_an_example_says_in_one_line_that_no_server_runs(program: str, tmp_path: Path) -> None:
+def test_an_example_without_a_server_says_so_in_one_line(program: str, tmp_path: Path) -> None:
     (tmp_path / "1.txt").write_text("Chess", encoding="utf-8")
     with contextlib.closing(socket.socket()) as closed:
         closed.bind(("127.0.0.1", 0))
@@ -110,7 +110,7 @@ def test_an_example_says_in_one_line_that_no_server_runs(program: str, tmp_path:
     assert (ran.stderr.count("\n"), ran.stdout, ran.returncode) == (1, "", 1)
 
 
-def test_every_example_is_run_here() -> None:
+def test_every_example_is_tested_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {*(example.program for example in RUNS), "service.py"}
 
 

@@ -1,4 +1,4 @@
-"""For every fault of a network the documented exception or success: never a hang, another exception, or a wrong text.
+"""Every network fault has its documented exception, or success: never a hang, another exception or a wrong text.
 
 Between Flynn and a server, real or scripted, stands a proxy with the fault. A cut call in one piece is a
 ConnectionLostError; a cut stream a StreamInterruptedError, or with `resume` none at all; silence a RequestTimeoutError;
@@ -63,7 +63,7 @@ def server() -> Iterator[LlamaServer]:
 
 
 def answer(client: LlamaCppClient, call: str, prompt: str, **options: Any) -> str:
-    """The text, which of a stream is also that of its events."""
+    """Return the text of a reply, or of a stream, where the events must have the same text."""
     if call == "chat":
         return client.chat(prompt, **options).content
     stream = client.chat_stream(prompt, resume=call == "resumed", **options)
@@ -73,7 +73,7 @@ def answer(client: LlamaCppClient, call: str, prompt: str, **options: Any) -> st
 
 
 def meet(endpoint: str, name: str, call: str, expected: str, prompt: str, **options: Any) -> None:
-    """One call under a fault, after which the client is as good as ever."""
+    """Make one call under a fault; the client must work afterwards."""
     make, outcomes = FAULTS[name]
     outcome = outcomes[CALLS.index(call)]
     silence = 1.0 if outcome is RequestTimeoutError else GUARD
@@ -94,7 +94,7 @@ def meet(endpoint: str, name: str, call: str, expected: str, prompt: str, **opti
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("name", FAULTS)
-def test_between_flynn_and_a_scripted_server(server: LlamaServer, name: str, call: str) -> None:
+def test_every_fault_before_a_scripted_server_has_its_outcome(server: LlamaServer, name: str, call: str) -> None:
     tokens = {"script": {"tokens": 5}}
     expected = "a text that is longer than all of the head" if call == "chat" else "0 1 2 3 4 "
     meet(server.endpoint, name, call, expected, "a text that is longer than all of the head", extra=tokens)
@@ -113,15 +113,15 @@ REAL: Dict[str, Any] = {"max_tokens": 4, "grammar": 'root ::= "Hi"'}
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("name", [name for name in FAULTS if name.endswith("after 190") or " after " not in name])
-def test_between_flynn_and_a_real_server(real_server: Any, real_text: str, name: str, call: str) -> None:
+def test_every_fault_before_a_real_server_has_its_outcome(
+    real_server: Any, real_text: str, name: str, call: str
+) -> None:
     assert real_text == "Hi"
     meet(real_server.endpoint, name, call, real_text, "Say hi.", **REAL)
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_content_length_that_promises_too_much_is_a_timeout_or_a_lost_connection(
-    server: LlamaServer, call: str
-) -> None:
+def test_a_content_length_that_is_too_large_is_a_timeout_or_a_lost_connection(server: LlamaServer, call: str) -> None:
     """Whichever comes first: the limit, or the server's end of the connection. A stream has no Content-Length."""
     for close, expected in (None, RequestTimeoutError), ("after", ConnectionLostError):
         with Proxy(server.endpoint, faults.longer_content_length()) as proxy:
@@ -134,7 +134,7 @@ def test_a_content_length_that_promises_too_much_is_a_timeout_or_a_lost_connecti
                 assert answer(client, call, "Hi", extra=script) == "0 1 2 3 4 "
 
 
-def test_a_content_length_that_promises_too_little_is_a_protocol_error(server: LlamaServer, real_server: Any) -> None:
+def test_a_content_length_that_is_too_small_is_a_protocol_error(server: LlamaServer, real_server: Any) -> None:
     for endpoint in server.endpoint, real_server.endpoint:
         with Proxy(endpoint, faults.shorter_content_length()) as proxy, LlamaCppClient(proxy.endpoint) as client:
             with pytest.raises(ProtocolError, match="expected JSON"):
@@ -143,7 +143,7 @@ def test_a_content_length_that_promises_too_little_is_a_protocol_error(server: L
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_tls_handshake_may_be_slow_but_not_slower_than_the_limit(
+def test_a_tls_handshake_may_be_slow_but_counts_towards_the_limit(
     tls_server: Tuple[str, ssl.SSLContext], call: str
 ) -> None:
     endpoint, context = tls_server
@@ -167,7 +167,7 @@ def test_a_tls_handshake_may_be_slow_but_not_slower_than_the_limit(
 def test_a_tls_handshake_that_is_cut_is_a_lost_connection(
     tls_server: Tuple[str, ssl.SSLContext], after: int, call: str
 ) -> None:
-    """Nothing had begun that could be resumed."""
+    """No stream has begun that could be resumed."""
     endpoint, context = tls_server
     with Proxy(endpoint, faults.cut(after)) as proxy:
         client = LlamaCppClient(proxy.endpoint, ssl_context=context, timeout=GUARD)
@@ -176,7 +176,7 @@ def test_a_tls_handshake_that_is_cut_is_a_lost_connection(
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
-def test_a_tls_stream_that_is_cut_goes_on(tls_server: Tuple[str, ssl.SSLContext], how: str) -> None:
+def test_a_cut_tls_stream_is_resumed(tls_server: Tuple[str, ssl.SSLContext], how: str) -> None:
     endpoint, context = tls_server
     with Proxy(endpoint, faults.cut(3500, how), faults.cut(1, how), faults.cut(500, how)) as proxy:
         with LlamaCppClient(proxy.endpoint, ssl_context=context, timeout=GUARD) as client:
@@ -188,7 +188,7 @@ def test_a_tls_stream_that_is_cut_goes_on(tls_server: Tuple[str, ssl.SSLContext]
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN])
-def test_a_network_that_goes_away_ends_the_connection(
+def test_a_network_failure_ends_the_connection_and_is_not_a_timeout(
     server: LlamaServer, monkeypatch: pytest.MonkeyPatch, number: int, call: str
 ) -> None:
     """It is not the limit of the call that has passed, though Python has one class for both. No loopback does this by

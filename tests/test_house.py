@@ -1,4 +1,4 @@
-"""What holds for the whole repository: sizes, one-way imports, examples that run, no traces of one machine, Windows."""
+"""Rules for the whole repository: sizes, one-way imports, examples that run, no traces of one machine, Windows."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def lines_of_code(function: Union[ast.FunctionDef, ast.AsyncFunctionDef]) -> int
 
 
 def imports() -> Dict[str, Set[str]]:
-    """The modules of flynn that each of them imports, also for annotations and inside functions."""
+    """Map each module of flynn to those that it imports, also for annotations and inside functions."""
     paths = {module_of(path): path for path in SOURCES if path.is_relative_to(ROOT / "flynn")}
     return {
         name: {real(imported, set(paths)) for imported in imported_by(name, path)} - {name, ""}
@@ -106,7 +106,7 @@ def imported_by(name: str, path: Path) -> Iterator[str]:
 
 
 def real(name: str, modules: Set[str]) -> str:
-    """The module that `name`, a module or a name in one, belongs to; "" if it is not one of flynn's."""
+    """Return the module that `name`, a module or a name in one, belongs to; "" if it is not one of flynn's."""
     while name not in modules:
         name = name.rpartition(".")[0]
         if not name:
@@ -129,7 +129,7 @@ def test_no_imports_go_in_a_circle() -> None:
 
 
 def named_in(path: Path) -> Iterator[str]:
-    """Private attributes of others, and names set in modules of ours, as `line: name`."""
+    """Yield private attributes of other objects, and names patched in our modules, as `line: name`."""
     ours = {"flynn", "installer", *(Path(each.name).stem for each in (ROOT / "scripts").glob("*.py"))}
     modules: Set[str] = set()
     for node in ast.walk(tree(path)):
@@ -146,7 +146,7 @@ def named_in(path: Path) -> Iterator[str]:
                 yield f"{node.lineno}: {owner}.{ast.unparse(node.args[1])}"
 
 
-def test_tests_keep_to_what_is_public() -> None:
+def test_tests_use_only_public_names() -> None:
     found = {name_of(path): list(named_in(path)) for path in TESTS}
     assert {name: names for name, names in found.items() if names and name not in EXCEPTED} == {}
     assert {name for name in EXCEPTED if not found[name]} == set(), "these can leave EXCEPTED"
@@ -159,7 +159,7 @@ OTHER_SERVERS = {"model_events", "rerank", "infill"}
 
 
 class AnyOutput(doctest.OutputChecker):
-    """For the words of a model, which are never the same: an example still fails by an exception."""
+    """Accept any output of a model; an example still fails by an exception."""
 
     def check_output(self, want: str, got: str, optionflags: int) -> bool:
         return True
@@ -168,7 +168,7 @@ class AnyOutput(doctest.OutputChecker):
 def examples(*, with_server: bool) -> List[doctest.DocTest]:
     finder = doctest.DocTestFinder(exclude_empty=True)
     names = [module.name for module in pkgutil.walk_packages(flynn.__path__, "flynn.")]
-    modules = [importlib.import_module(name) for name in names if name not in ("flynn.__main__", "flynn.batch.dask")]
+    modules = [importlib.import_module(name) for name in names if name != "flynn.__main__"]
     found = [test for module in modules for test in finder.find(module) if test.examples]
     return [test for test in found if test.name.rpartition(".")[2] not in OTHER_SERVERS and asks(test) == with_server]
 
@@ -187,7 +187,7 @@ def run(test: doctest.DocTest, checker: doctest.OutputChecker, **names: object) 
 
 
 @pytest.mark.parametrize("example", examples(with_server=False), ids=lambda example: str(example.name))
-def test_an_example_in_a_docstring_says_what_happens(example: doctest.DocTest) -> None:
+def test_an_example_in_a_docstring_shows_its_real_output(example: doctest.DocTest) -> None:
     run(example, doctest.OutputChecker())
 
 
@@ -221,9 +221,7 @@ def mean_server(server_at_hand: None) -> Iterator[RealServer]:
 
 
 @pytest.mark.parametrize("example", examples(with_server=True), ids=lambda example: str(example.name))
-def test_an_example_in_a_docstring_runs_beside_a_server(
-    example: doctest.DocTest, request: pytest.FixtureRequest
-) -> None:
+def test_an_example_in_a_docstring_runs_with_a_server(example: doctest.DocTest, request: pytest.FixtureRequest) -> None:
     kind = example.name.rpartition(".")[2]
     fixtures = {"embed_tokens": "embedding_server", "embed": "mean_server", "metrics": "real_server"}
     server: RealServer = request.getfixturevalue(fixtures.get(kind, "tool_server"))
@@ -236,7 +234,7 @@ def test_an_example_in_a_docstring_runs_beside_a_server(
         run(example, AnyOutput(), client=client, **tools, **modules)
 
 
-# --- where it comes from ----------------------------------------------------------------------------------------------
+# --- names and paths --------------------------------------------------------------------------------------------------
 
 
 def found_in_texts(pattern: str) -> Dict[str, List[str]]:
@@ -245,12 +243,12 @@ def found_in_texts(pattern: str) -> Dict[str, List[str]]:
     return {name: matches for name, matches in found.items() if matches}
 
 
-def test_nothing_names_the_machine_it_was_written_on() -> None:
+def test_no_file_names_a_path_of_the_machine_it_was_written_on() -> None:
     places = ["/" + "root/", "/" + "work/", "file:///" + "opt/", "pypi" + "-more", "/usr/local/" + "lib/python"]
     assert found_in_texts(rf"(?<![\w$@/'}}])(?:{'|'.join(map(re.escape, places))})\S*") == {}
 
 
-def test_pip_is_asked_for_the_name_that_is_ours() -> None:
+def test_pip_commands_name_our_package() -> None:
     assert found_in_texts(r"pip install ['\"]?(flynn(?!-llama\b)[\w.-]*)") == {}
 
 
@@ -276,33 +274,33 @@ def as_on_windows(program: str, *arguments: str) -> Tuple[int, str, str]:
     return ended.returncode, ended.stdout, ended.stderr
 
 
-def test_where_posix_is_missing_the_library_chats(httpserver: HTTPServer, endpoint: str) -> None:
+def test_without_posix_the_library_chats(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, reply(CHAT))
     program = "import flynn; print(flynn.LlamaCppClient(sys.argv[1]).chat('Hi').content)"
     assert as_on_windows(program, endpoint) == (0, "Hello!\n", "")
 
 
-def test_where_posix_is_missing_the_command_asks(httpserver: HTTPServer, endpoint: str) -> None:
+def test_without_posix_flynn_ask_answers(httpserver: HTTPServer, endpoint: str) -> None:
     by_route(httpserver, {"POST /v1/chat/completions": events(delta("Hello"))})
     program = "from flynn.cli import main; sys.exit(main())"
     assert as_on_windows(program, "ask", "Hi", "--endpoint", endpoint) == (0, "Hello\n", "")
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_where_posix_is_missing_a_command_is_imported(command: str) -> None:
+def test_without_posix_every_command_shows_its_help(command: str) -> None:
     program = "from flynn.cli import main; sys.exit(main())"
     code, output, errors = as_on_windows(program, command, "--help")
     assert (code, output.startswith(f"usage: flynn {command}"), errors) == (0, True, "")
 
 
-def test_where_posix_is_missing_the_chat_goes_on(httpserver: HTTPServer, endpoint: str) -> None:
+def test_without_posix_flynn_chat_answers(httpserver: HTTPServer, endpoint: str) -> None:
     by_route(httpserver, {"POST /v1/chat/completions": events(delta("Hello"))})
     program = "import io; sys.stdin = io.StringIO('Hi\\n'); from flynn.cli import main; sys.exit(main())"
     code, output, errors = as_on_windows(program, "chat", "--endpoint", endpoint)
     assert (code, output, errors) == (0, "Hello\n", "")
 
 
-def test_where_posix_is_missing_the_batch_of_an_output_file_says_so_in_one_line(tmp_path: Path) -> None:
+def test_without_posix_a_batch_to_a_file_is_a_one_line_error(tmp_path: Path) -> None:
     prompts = tmp_path / "in.jsonl"
     prompts.write_text('{"prompt": "Hi"}\n')
     program = "from flynn.cli import main; sys.exit(main())"
@@ -311,9 +309,7 @@ def test_where_posix_is_missing_the_batch_of_an_output_file_says_so_in_one_line(
     assert errors == "flynn: an output file needs POSIX locks, which this system lacks: leave out -o\n"
 
 
-def test_where_posix_is_missing_a_batch_writes_to_standard_output(
-    tmp_path: Path, httpserver: HTTPServer, endpoint: str
-) -> None:
+def test_without_posix_a_batch_writes_to_standard_output(tmp_path: Path, httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, reply(CHAT))
     prompts = tmp_path / "in.jsonl"
     prompts.write_text('{"prompt": "Hi"}\n')
@@ -322,7 +318,7 @@ def test_where_posix_is_missing_a_batch_writes_to_standard_output(
     assert (code, output.count("Hello!")) == (0, 1)
 
 
-def test_where_unix_sockets_are_missing_one_line_says_so() -> None:
+def test_without_unix_sockets_their_endpoint_is_a_one_line_error() -> None:
     program = "from flynn.cli import main; sys.exit(main())"
     code, _, errors = as_on_windows(program, "ask", "Hi", "--endpoint", "unix:///a")
     assert (code, len(errors.splitlines())) == (2, 1)

@@ -22,13 +22,13 @@ def server() -> Iterator[LlamaServer]:
         yield server
 
 
-def test_streams_that_are_cancelled_at_random_moments_leave_nothing(server: LlamaServer) -> None:
+def test_streams_cancelled_at_random_moments_leave_nothing(server: LlamaServer) -> None:
     counts = cancel_streams(server, 150)
     assert counts["cancelled"] > 75
     assert counts["memory"] < GROWTH
 
 
-def test_asynchronous_streams_that_are_cancelled_at_random_moments_leave_nothing(server: LlamaServer) -> None:
+def test_asynchronous_streams_cancelled_at_random_moments_leave_nothing(server: LlamaServer) -> None:
     counts = cancel_streams_async(server, 150)
     assert counts["cancelled"] > 75
     assert counts["memory"] < GROWTH

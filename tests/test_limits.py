@@ -1,4 +1,4 @@
-"""What a server can make large has a limit, and what it may make large works.
+"""Everything that a server can make large has a limit, and large but allowed responses work.
 
 Endless heads, trailers and errors: test_connections.py; endless events: test_sse.py; both without a client.
 """
@@ -64,12 +64,14 @@ def endlessly(start: bytes, more: bytes) -> Callable[[Peer], None]:
     ],
     ids=["headers", "header", "100 Continue", "status", "blank lines", "chunk size", "chunk extension", "trailer"],
 )
-def test_what_has_no_end_is_refused(call: Callable[[LlamaCppClient], Any], start: bytes, more: bytes) -> None:
+def test_an_endless_part_of_a_response_is_refused(
+    call: Callable[[LlamaCppClient], Any], start: bytes, more: bytes
+) -> None:
     with serve(endlessly(start, more)) as server, pytest.raises(ProtocolError):
         call(LlamaCppClient(server.endpoint, timeout=60))
 
 
-def test_a_reply_without_end_is_refused() -> None:
+def test_an_endless_reply_is_refused() -> None:
     refused = pytest.raises(ProtocolError, match="expected a response of at most 8388608 bytes, got more")
     with serve(endlessly(head("Content-Type: application/json"), b" ")) as server, refused:
         Transport(server.endpoint, timeout=60, max_reply=8 * 1024 * 1024).json("GET", "/props")
@@ -77,13 +79,13 @@ def test_a_reply_without_end_is_refused() -> None:
 
 @pytest.mark.parametrize("start", [STREAM_HEAD + b"ffffffff\r\ndata: ", head("Content-Type: text/event-stream") + b":"])
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_line_without_end_is_refused(start: bytes, resume: bool) -> None:
+def test_an_endless_line_is_refused(start: bytes, resume: bool) -> None:
     refused = pytest.raises(ProtocolError, match="expected a line of at most 67108864 bytes, got a longer one")
     with serve(endlessly(start, b"x")) as server, refused:
         list(LlamaCppClient(server.endpoint).chat_stream("Hi", resume=resume))
 
 
-def test_an_event_of_lines_without_end_is_refused() -> None:
+def test_an_endless_event_is_refused() -> None:
     refused = pytest.raises(ProtocolError, match="expected an event of at most 67108864 bytes, got a larger one")
     start = head("Content-Type: text/event-stream")
     with serve(endlessly(start, b"data: " + b"x" * 1_000_000 + b"\n")) as server, refused:
@@ -92,7 +94,7 @@ def test_an_event_of_lines_without_end_is_refused() -> None:
 
 @pytest.mark.parametrize("depth", [500, 5_000, 100_000, 5_000_000])
 @pytest.mark.parametrize("opening", [b"[", b'{"choices":', b'{"choices":['])
-def test_json_may_be_nested_as_deeply_as_it_likes(opening: bytes, depth: int) -> None:
+def test_json_nested_to_any_depth_is_a_flynn_error_at_most(opening: bytes, depth: int) -> None:
     nested = opening * (depth // len(opening))
     closed = b"[" * depth + b"]" * depth
     for body in nested, closed, b'{"error": ' + closed + b"}":
@@ -105,7 +107,7 @@ def test_json_may_be_nested_as_deeply_as_it_likes(opening: bytes, depth: int) ->
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"])
-def test_invalid_utf8_is_a_protocol_error_and_never_another_text(bad: bytes) -> None:
+def test_invalid_utf8_is_a_protocol_error_and_never_altered_text(bad: bytes) -> None:
     body = CHAT.replace(b"Hello", b"Hel" + bad + b"lo")
     piece = delta("Hello").replace(b"Hello", b"Hel" + bad + b"lo")
     with serve(answering(response(body), stream(delta("a"), piece))) as server:
@@ -123,7 +125,7 @@ def fragment(index: int, arguments: str) -> bytes:
     return delta(tool_calls=[{"index": index, "function": {"arguments": arguments}}])
 
 
-def test_10_000_fragments_of_tool_calls_assemble_in_no_more_than_linear_time() -> None:
+def test_10_000_fragments_of_tool_calls_are_joined_in_linear_time() -> None:
     def seconds(count: int) -> float:
         pieces = [fragment(number % 100, f"{number},") for number in range(count)]
         with serve(answering(stream(*pieces))) as server:
@@ -166,8 +168,8 @@ def test_a_stream_of_pings_is_read_in_constant_memory() -> None:
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_what_drips_in_after_done_does_not_keep_anyone(resume: bool) -> None:
-    """The connection would be wanted for the next call, but not at any price."""
+def test_bytes_that_drip_in_after_done_are_not_waited_for(resume: bool) -> None:
+    """Keeping the connection for the next call is not worth a long wait."""
 
     def script(peer: Peer) -> None:
         if peer.request().method == "DELETE":
@@ -184,17 +186,17 @@ def test_what_drips_in_after_done_does_not_keep_anyone(resume: bool) -> None:
         assert time.monotonic() < start + 15
 
 
-def test_a_call_that_drips_for_ever_ends_with_its_limit() -> None:
+def test_a_reply_that_drips_endlessly_ends_with_the_timeout() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(head("Content-Type: application/json", "Content-Length: 1000000"))
-        peer.send(b" " * 1000, slowly=0.05)
+        peer.send(b" " * 1000, pause=0.05)
 
     with serve(script) as server, pytest.raises(RequestTimeoutError):
         LlamaCppClient(server.endpoint, timeout=0.5).chat("Hi")
 
 
-def test_long_messages_of_errors_and_long_values_are_shown_in_part() -> None:
+def test_error_messages_shorten_long_values() -> None:
     long = json.dumps({"choices": [{"message": {"content": ["x" * 1_000_000]}}]}).encode()
     number = response(json.dumps({"input_tokens": "9" * 100_000}).encode())
     with serve(answering(response(long), stream(event({"choices": "x" * 1_000_000})), number)) as server:

@@ -1,4 +1,4 @@
-"""The lines of `/metrics`: read as Prometheus writes them, refused in time where they are not."""
+"""The lines of `/metrics`: read as Prometheus writes them; others are refused quickly."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("line", HOSTILE, ids=lambda line: repr(line[:20]))
-def test_a_hostile_line_is_refused_without_growing_with_the_square(line: bytes) -> None:
+def test_a_hostile_line_is_refused_in_linear_time(line: bytes) -> None:
     with pytest.raises(ProtocolError, match="expected a metric"):
-        decode_metrics(line)  # what grows with the square would take minutes
+        decode_metrics(line)  # quadratic time would be minutes
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,6 @@ def test_metrics_are_read_as_prometheus_writes_them(line: bytes, labels: Any, va
 
 
 @pytest.mark.parametrize("line", [b"a", b"a b", b"1a 1", b'a{b="c" 1', b'a{b="c"', b"a{b=c} 1", b"a 1 2 3", b"-a 1"])
-def test_what_is_not_a_metric_is_a_protocol_error(line: bytes) -> None:
+def test_an_invalid_metric_is_a_protocol_error(line: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode_metrics(line)

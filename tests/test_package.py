@@ -1,4 +1,4 @@
-"""The package: what importing it loads, where it works, what it offers."""
+"""The package: what importing it loads, where it works, and its public names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def python(*arguments: str, folder: Path = PACKAGE.parent) -> str:
     return ended.stdout
 
 
-def test_importing_flynn_loads_next_to_nothing() -> None:
+def test_importing_flynn_loads_almost_no_modules() -> None:
     program = """
 import sys; sys.path.insert(0, ".")
 before = set(sys.modules)
@@ -49,7 +49,7 @@ print(*set(sys.modules) - before)
     assert loaded <= {"flynn", "__future__"}
 
 
-def test_a_client_is_made_and_used_without_asyncio_or_argparse() -> None:
+def test_a_client_works_without_importing_asyncio_or_argparse() -> None:
     program = """
 import sys; sys.path.insert(0, ".")
 from flynn import LlamaCppClient
@@ -89,7 +89,7 @@ def test_every_public_name_exists_and_is_listed(name: str) -> None:
     assert name in dir(flynn)
 
 
-def test_what_type_checkers_see_is_what_there_is() -> None:
+def test_the_names_for_type_checkers_are_those_at_run_time() -> None:
     source = (PACKAGE / "__init__.py").read_text(encoding="utf-8")
     declared = {line.rpartition(" as ")[2] for line in source.splitlines() if line.startswith("    from .")}
     assert declared == set(flynn.__all__) - {"__version__"}

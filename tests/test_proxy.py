@@ -43,7 +43,7 @@ def tunnel_to(target: ScriptedServer) -> object:
     return script
 
 
-def test_plain_requests_are_given_to_the_proxy_with_the_whole_address(environment: pytest.MonkeyPatch) -> None:
+def test_http_requests_go_to_the_proxy_with_the_absolute_url(environment: pytest.MonkeyPatch) -> None:
     with serve(answering(response(CHAT), stream(delta("x")))) as proxy:
         environment.setenv("http_proxy", f"http://us%40er:pass%3Aword@localhost:{proxy.port}")
         client = LlamaCppClient(f"http://{HOST}:8080/prefix", auth_token="secret")
@@ -57,7 +57,7 @@ def test_plain_requests_are_given_to_the_proxy_with_the_whole_address(environmen
         assert request.headers["proxy-authorization"] == f"Basic {base64.b64encode(b'us@er:pass:word').decode()}"
 
 
-def test_https_goes_through_a_tunnel_and_the_proxy_sees_nothing_of_it(environment: pytest.MonkeyPatch) -> None:
+def test_https_goes_through_a_tunnel_that_the_proxy_cannot_read(environment: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()
     inside, outside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert(HOST).configure_cert(inside)
@@ -79,7 +79,7 @@ def test_https_goes_through_a_tunnel_and_the_proxy_sees_nothing_of_it(environmen
     assert "proxy-authorization" not in server.requests[0].headers
 
 
-def test_a_proxy_that_refuses_is_named_with_its_reason(environment: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_refusing_proxy_names_it_and_its_reason(environment: pytest.MonkeyPatch) -> None:
     refusal = response(b"", "407 Proxy Authentication Required")
     with serve(answering(refusal)) as proxy:
         environment.setenv("https_proxy", f"http://localhost:{proxy.port}")
@@ -98,7 +98,7 @@ def test_loopback_is_never_reached_through_a_proxy(host: str, environment: pytes
 
 
 @pytest.mark.parametrize("exception", [HOST, "invalid", ".example.invalid", f"{HOST}:8080", "other,  " + HOST, "*"])
-def test_hosts_in_no_proxy_are_reached_directly(exception: str, environment: pytest.MonkeyPatch) -> None:
+def test_hosts_in_no_proxy_are_connected_to_directly(exception: str, environment: pytest.MonkeyPatch) -> None:
     with serve(answering(response(CHAT))) as proxy:
         environment.setenv("http_proxy", f"http://localhost:{proxy.port}")
         environment.setenv("no_proxy", exception)
@@ -110,7 +110,7 @@ def test_hosts_in_no_proxy_are_reached_directly(exception: str, environment: pyt
 @pytest.mark.parametrize(
     "address", ["socks5://localhost:1080", "https://localhost:1", "http://localhost:port", "http://"]
 )
-def test_a_proxy_of_another_kind_is_refused_without_showing_its_password(
+def test_an_unsupported_proxy_is_refused_without_showing_its_password(
     address: str, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("http_proxy", address.replace("://", "://user:hunter2@"))
@@ -118,3 +118,10 @@ def test_a_proxy_of_another_kind_is_refused_without_showing_its_password(
         LlamaCppClient(f"http://{HOST}").chat("Hi")
     assert "hunter2" not in str(caught.value)
     assert "no_proxy" in str(caught.value)
+
+
+def test_a_proxy_that_is_down_is_named(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("http_proxy", "http://localhost:1")
+    with pytest.raises(ServerNotRunningError) as caught:
+        LlamaCppClient(f"http://{HOST}").chat("Hi")
+    assert caught.value.hint == "the proxy localhost:1: Connection refused"

@@ -53,7 +53,7 @@ def busy(client: LlamaCppClient) -> bool:
 # --- chat -------------------------------------------------------------------------------------------------------------
 
 
-def test_chat(client: LlamaCppClient) -> None:
+def test_chat_returns_a_complete_response(client: LlamaCppClient) -> None:
     reply = client.chat("Why is the sky blue?", max_tokens=16, seed=1)
     assert reply.content
     assert reply.message == Message("assistant", reply.content)
@@ -67,7 +67,7 @@ def test_chat(client: LlamaCppClient) -> None:
     assert (reply.model, reply.raw["object"]) == ("SmolLM2-135M-Instruct", "chat.completion")
 
 
-def test_a_stream_says_what_chat_says(client: LlamaCppClient) -> None:
+def test_a_stream_yields_the_same_answer_as_chat(client: LlamaCppClient) -> None:
     request = ChatRequest([Message("user", "Count to ten.")], max_tokens=24, temperature=0, cache_prompt=False)
     with client.chat_stream(request) as stream:
         events = list(stream)
@@ -81,7 +81,7 @@ def test_a_stream_says_what_chat_says(client: LlamaCppClient) -> None:
     assert stream.response.finish_reason == "length"
 
 
-def test_a_conversation_goes_on(client: LlamaCppClient) -> None:
+def test_a_conversation_continues_with_its_history(client: LlamaCppClient) -> None:
     messages = [Message("system", "Be brief."), Message("user", "Hi, I am Eve.")]
     for text in ("What is my name?", "And again?"):
         messages += [client.chat(messages, max_tokens=8).message, Message("user", text)]
@@ -97,14 +97,14 @@ def test_an_assistants_message_at_the_end_is_continued(client: LlamaCppClient) -
     assert client.chat(prefill, max_tokens=8, temperature=0).content != client.chat(prefill[:1], max_tokens=8).content
 
 
-def test_text_of_any_language_comes_back(client: LlamaCppClient) -> None:
+def test_text_of_any_language_survives_the_round_trip(client: LlamaCppClient) -> None:
     text = "é ☃ 😀 \u2028 日本"
     reply = client.chat("Hi", grammar=f'root ::= "{text}"', max_tokens=60)
     assert reply.content == text
     assert "".join(client.chat_stream("Hi", grammar=f'root ::= "{text}"', max_tokens=60).text()) == text
 
 
-def test_a_json_schema_is_obeyed(client: LlamaCppClient) -> None:
+def test_the_answer_matches_a_json_schema(client: LlamaCppClient) -> None:
     schema = {
         "type": "object",
         "properties": {"name": {"type": "string", "maxLength": 10}, "age": {"type": "integer", "maximum": 99}},
@@ -139,7 +139,7 @@ def test_tools_are_called(tool_server: RealServer, tool_request: Dict[str, Any])
     assert client.chat(history, tools=tool_request["tools"], max_tokens=8).usage is not None
 
 
-def test_a_named_tool_is_the_one_that_is_called(tool_server: RealServer, tool_request: Dict[str, Any]) -> None:
+def test_a_named_tool_is_called(tool_server: RealServer, tool_request: Dict[str, Any]) -> None:
     other = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
     reply = LlamaCppClient(tool_server.endpoint).chat(
         tool_request["messages"],
@@ -151,7 +151,7 @@ def test_a_named_tool_is_the_one_that_is_called(tool_server: RealServer, tool_re
     assert [call.name for call in reply.tool_calls] == ["get_weather"]
 
 
-def test_log_probabilities_come_with_each_token(client: LlamaCppClient) -> None:
+def test_each_token_has_its_log_probability(client: LlamaCppClient) -> None:
     options: Dict[str, Any] = {"max_tokens": 6, "logprobs": True, "top_logprobs": 2, "ignore_eos": True}
     reply = client.chat("Hi", **options)
     assert len(reply.logprobs) == 6
@@ -161,7 +161,7 @@ def test_log_probabilities_come_with_each_token(client: LlamaCppClient) -> None:
     assert len(stream.response.logprobs) == 6
 
 
-def test_two_choices(client: LlamaCppClient) -> None:
+def test_a_request_has_two_choices(client: LlamaCppClient) -> None:
     reply = client.chat("Name a colour.", n=2, max_tokens=8, temperature=1.5, seed=3)
     assert len(reply.choices) == 2
     with client.chat_stream("Name a colour.", n=2, max_tokens=8, ignore_eos=True) as stream:
@@ -199,7 +199,7 @@ def test_threads_share_the_server(client: LlamaCppClient) -> None:
 # --- what else the server tells ---------------------------------------------------------------------------------------
 
 
-def test_tokens_are_counted_made_and_read(client: LlamaCppClient) -> None:
+def test_tokens_are_counted_and_converted_both_ways(client: LlamaCppClient) -> None:
     tokens = client.tokenize("Hello, ☃!")
     assert len(tokens) > 3
     assert client.detokenize(tokens) == "Hello, ☃!"
@@ -210,7 +210,7 @@ def test_tokens_are_counted_made_and_read(client: LlamaCppClient) -> None:
     assert client.count_tokens("Hello there") == reply.usage.prompt_tokens
 
 
-def test_the_server_says_what_it_is(client: LlamaCppClient) -> None:
+def test_health_props_models_and_slots_describe_the_server(client: LlamaCppClient) -> None:
     props = client.props()
     assert (props.total_slots, props.n_ctx, props.model_alias) == (4, 1024, "SmolLM2-135M-Instruct")
     assert props.model_path.endswith(".gguf")
@@ -229,7 +229,7 @@ def test_the_server_says_what_it_is(client: LlamaCppClient) -> None:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_that_is_too_long_is_told_with_its_numbers(client: LlamaCppClient) -> None:
+def test_the_error_of_a_too_long_prompt_has_its_numbers_of_tokens(client: LlamaCppClient) -> None:
     for call in (client.chat, lambda prompt: list(client.chat_stream(prompt))):
         with pytest.raises(ContextSizeError, match="context") as caught:
             call("word " * 3000)
@@ -239,7 +239,7 @@ def test_a_prompt_that_is_too_long_is_told_with_its_numbers(client: LlamaCppClie
         assert caught.value.status == 400
 
 
-def test_what_the_server_refuses_is_told_in_its_words(client: LlamaCppClient) -> None:
+def test_a_refusal_has_the_servers_message(client: LlamaCppClient) -> None:
     with pytest.raises(ServerError) as caught:
         client.chat("Hi", grammar="root ::= (")
     assert caught.value.status == 400
@@ -247,7 +247,7 @@ def test_what_the_server_refuses_is_told_in_its_words(client: LlamaCppClient) ->
     assert client.chat("Hi", max_tokens=1).content
 
 
-def test_a_wrong_key_and_none_are_refused_and_the_right_one_works(
+def test_only_the_right_key_is_accepted(
     start_server: Callable[..., RealServer],
 ) -> None:
     server = start_server(api_key="sesame")
@@ -286,7 +286,7 @@ def test_a_server_that_stops_answering_is_a_timeout(start_server: Callable[..., 
     assert client.chat("Hi", max_tokens=1, timeout=60).content
 
 
-def test_a_model_that_loads_is_waited_for(loading_server: Tuple[RealServer, Callable[[], None]]) -> None:
+def test_a_call_waits_for_a_loading_model(loading_server: Tuple[RealServer, Callable[[], None]]) -> None:
     server, model_arrives = loading_server
     client = LlamaCppClient(server.endpoint)
     assert client.health().status == "loading"
@@ -297,7 +297,7 @@ def test_a_model_that_loads_is_waited_for(loading_server: Tuple[RealServer, Call
     assert client.chat("Hi", max_tokens=2).content
 
 
-def test_a_unix_socket(start_server: Callable[..., RealServer], tmp_path: Path) -> None:
+def test_a_real_server_answers_on_a_unix_socket(start_server: Callable[..., RealServer], tmp_path: Path) -> None:
     server = start_server(host=tmp_path / "llama.sock")
     client = LlamaCppClient(server.endpoint)
     assert server.endpoint.startswith("unix://")
@@ -305,7 +305,7 @@ def test_a_unix_socket(start_server: Callable[..., RealServer], tmp_path: Path) 
     assert "".join(client.chat_stream("Hi", max_tokens=2).text())
 
 
-def test_tls(tls_server: Tuple[str, ssl.SSLContext]) -> None:
+def test_a_real_server_answers_behind_tls(tls_server: Tuple[str, ssl.SSLContext]) -> None:
     endpoint, context = tls_server
     client = LlamaCppClient(endpoint, ssl_context=context)
     assert client.chat("Hi", max_tokens=2).content
@@ -330,12 +330,14 @@ def fail(stream: Any) -> None:
 
 
 def forget(stream: Any) -> None:
-    """The caller does, too."""
+    """The caller drops the stream, too."""
 
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("end", [close, leave, fail, forget])
-def test_the_server_stops_generating(end: Callable[[Any], None], resume: bool, client: LlamaCppClient) -> None:
+def test_the_server_stops_generating_when_a_stream_ends(
+    end: Callable[[Any], None], resume: bool, client: LlamaCppClient
+) -> None:
     stream = client.chat_stream("Hi", resume=resume, **ENDLESS)
     next(stream)
     assert busy(client)
@@ -345,8 +347,8 @@ def test_the_server_stops_generating(end: Callable[[Any], None], resume: bool, c
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_the_server_stops_reading_a_prompt(resume: bool, client: LlamaCppClient) -> None:
-    """It looks for a reason to stop after each batch, which is all of this prompt."""
+def test_the_server_stops_reading_a_prompt_when_the_stream_ends(resume: bool, client: LlamaCppClient) -> None:
+    """The server checks for it after each batch, and this prompt is one batch."""
     stream = client.chat_stream(LONG * 5, resume=resume, cache_prompt=False, **ENDLESS)
     reader = threading.Thread(target=list, args=(stream,))
     reader.start()
@@ -359,7 +361,7 @@ def test_the_server_stops_reading_a_prompt(resume: bool, client: LlamaCppClient)
 
 
 @pytest.mark.parametrize("to_its_end", [False, True])
-def test_a_stream_that_was_read_leaves_nothing_on_the_server(real_server: RealServer, to_its_end: bool) -> None:
+def test_an_ended_stream_leaves_nothing_on_the_server(real_server: RealServer, to_its_end: bool) -> None:
     with Proxy(real_server.endpoint) as proxy, LlamaCppClient(proxy.endpoint) as client:
         stream = client.chat_stream("Hi", resume=True, max_tokens=4, ignore_eos=True)
         next(stream)

@@ -1,4 +1,4 @@
-"""A stream that is cut goes on where it was, or says what there was of it; and nothing of it stays on the server."""
+"""Resuming: a cut stream goes on where it was, or keeps its partial response; nothing of it stays on the server."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def text_of(stream: Any) -> str:
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
 @pytest.mark.parametrize("stream", sorted(STREAMS))
-def test_wherever_a_stream_is_cut_it_goes_on_with_nothing_lost_and_nothing_twice(
+def test_a_resumed_stream_yields_every_event_once_wherever_it_is_cut(
     server: LlamaServer, stream: str, how: str
 ) -> None:
     """At every byte in `make stress`."""
@@ -68,13 +68,11 @@ def test_wherever_a_stream_is_cut_it_goes_on_with_nothing_lost_and_nothing_twice
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
 @pytest.mark.parametrize("stream", sorted(STREAMS))
-def test_wherever_a_stream_is_cut_without_resuming_what_came_is_kept(
-    server: LlamaServer, stream: str, how: str
-) -> None:
+def test_a_stream_cut_without_resuming_keeps_its_partial_response(server: LlamaServer, stream: str, how: str) -> None:
     assert cut_everywhere(server, stream, how, resume=False, step=127) > 20
 
 
-def test_the_recorded_streams_have_what_they_are_named_after() -> None:
+def test_the_recorded_streams_contain_what_they_are_named_after() -> None:
     assert "ç" in expected_choices(STREAMS["content"])[0][0]
     assert all(expected_choices(STREAMS["reasoning"])[0][:2])
     assert expected_choices(STREAMS["tool_calls"])[0][2][0][1:] == ["get_weather", '{"city": "Paris"}']
@@ -82,37 +80,37 @@ def test_the_recorded_streams_have_what_they_are_named_after() -> None:
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
-def test_a_stream_may_be_cut_again_and_again(client: LlamaCppClient, server: LlamaServer, how: str) -> None:
+def test_a_stream_can_be_cut_and_resumed_many_times(client: LlamaCppClient, server: LlamaServer, how: str) -> None:
     """Before the first byte, in the headers, before the replay's first byte, and in the replay."""
     cuts = [0, 0, 50, 200, 0, 120, 1, 300, 119]
     replays = server.state["replays"]
     stream = resumed(client, {**TEN, "faults": [["cut", after, how] for after in cuts]})
     assert text_of(stream) == TEN_TOKENS
-    # A replay that was cut before its head was whole did not go on.
+    # A replay that is cut within its head does not count as a resume.
     assert 3 <= stream.resumes <= len(cuts)
     assert server.state["replays"] - replays == len(cuts)
 
 
-def test_a_replay_that_goes_on_while_tokens_are_generated(client: LlamaCppClient) -> None:
+def test_a_replay_continues_while_tokens_are_generated(client: LlamaCppClient) -> None:
     stream = resumed(client, {"tokens": 40, "pace": 0.02, "faults": [["cut", 700]]})
     assert text_of(stream) == "".join(f"{number} " for number in range(40))
     assert stream.resumes == 1
 
 
-def test_what_was_generated_meanwhile_is_not_lost(client: LlamaCppClient) -> None:
+def test_tokens_generated_between_cut_and_resume_are_not_lost(client: LlamaCppClient) -> None:
     stream = iter(resumed(client, {"tokens": 20, "pace": 0.001, "faults": [["cut", 300]]}))
     events = [next(stream)]
-    time.sleep(0.3)  # the generation ends, with nobody there
+    time.sleep(0.3)  # the generation ends meanwhile
     events += stream
     assert text_of(events) == "".join(f"{number} " for number in range(20))
 
 
-def test_a_stream_that_was_not_cut_has_no_resumes(client: LlamaCppClient) -> None:
+def test_a_stream_that_is_not_cut_has_no_resumes(client: LlamaCppClient) -> None:
     stream = resumed(client, TEN)
     assert (text_of(stream), stream.resumes) == (TEN_TOKENS, 0)
 
 
-def test_resuming_is_a_default_of_the_client_as_well(server: LlamaServer) -> None:
+def test_resume_can_be_a_default_of_the_client(server: LlamaServer) -> None:
     script = {"script": {**TEN, "faults": [["cut", 400]]}}
     client = LlamaCppClient(server.endpoint, defaults={"resume": True})
     assert text_of(client.chat_stream("Hi", extra=script)) == TEN_TOKENS
@@ -120,7 +118,7 @@ def test_resuming_is_a_default_of_the_client_as_well(server: LlamaServer) -> Non
         text_of(client.chat_stream("Hi", extra=script, resume=False))
 
 
-# --- a server that cannot ---------------------------------------------------------------------------------------------
+# --- streams that cannot ----------------------------------------------------------------------------------------------
 
 
 def interrupted(stream: Any) -> StreamInterruptedError:
@@ -133,8 +131,8 @@ def interrupted(stream: Any) -> StreamInterruptedError:
 
 
 @pytest.mark.parametrize(("status", "message"), [(404, "Stream offset lost"), (400, "Stream offset lost")])
-def test_a_server_that_has_lost_the_stream_ends_it_at_once(client: LlamaCppClient, status: int, message: str) -> None:
-    """404: it was restarted, or is too old; 400: the ring is too small for a consumer so slow."""
+def test_a_stream_that_the_server_has_lost_ends_at_once(client: LlamaCppClient, status: int, message: str) -> None:
+    """404: the server was restarted, or is too old; 400: the consumer was too slow for the server's buffer."""
     start = time.monotonic()
     error = interrupted(resumed(client, {**TEN, "faults": [["cut", 500]], "replays": [status]}))
     assert error.partial
@@ -144,7 +142,7 @@ def test_a_server_that_has_lost_the_stream_ends_it_at_once(client: LlamaCppClien
     assert time.monotonic() < start + 10
 
 
-def test_a_server_that_is_too_old_for_it_ends_the_stream_with_what_came() -> None:
+def test_a_server_too_old_to_resume_ends_the_stream_with_its_partial_response() -> None:
     def script(peer: Peer) -> None:
         while peer.request().method != "POST":
             peer.send(response(error(404, "File Not Found", "not_found_error"), "404 Not Found"))
@@ -157,7 +155,7 @@ def test_a_server_that_is_too_old_for_it_ends_the_stream_with_what_came() -> Non
     assert [request.method for request in server.requests] == ["POST", "GET", "DELETE"]
 
 
-def test_a_server_that_does_not_begin_is_interrupted_soon(client: LlamaCppClient) -> None:
+def test_a_stream_cut_before_it_begins_is_given_up_soon(client: LlamaCppClient) -> None:
     start = time.monotonic()
     error = interrupted(resumed(client, {**TEN, "faults": [["cut", 0]], "replays": [404] * 1000}))
     assert error.partial
@@ -166,30 +164,30 @@ def test_a_server_that_does_not_begin_is_interrupted_soon(client: LlamaCppClient
 
 
 @pytest.mark.parametrize("statuses", [[502], [502, 502, 502], [503, 502]])
-def test_a_proxy_that_finds_no_server_is_asked_again(client: LlamaCppClient, statuses: List[int]) -> None:
+def test_a_replay_is_requested_again_after_the_502_of_a_proxy(client: LlamaCppClient, statuses: List[int]) -> None:
     stream = resumed(client, {**TEN, "faults": [["cut", 500]], "replays": list(statuses)})
     assert (text_of(stream), stream.resumes) == (TEN_TOKENS, 1)
 
 
-def test_a_stream_is_given_up_when_its_time_is_over(client: LlamaCppClient) -> None:
+def test_a_stream_is_given_up_after_resume_for_seconds(client: LlamaCppClient) -> None:
     start = time.monotonic()
     error = interrupted(resumed(client, {**TEN, "faults": [["cut", 500]], "replays": [502] * 1000}, resume_for=0.6))
     assert 0.5 < time.monotonic() - start < 10
     assert isinstance(error.__cause__, ServerError)
 
 
-def test_the_time_counts_from_each_cut_anew(client: LlamaCppClient) -> None:
+def test_resume_for_counts_from_each_cut(client: LlamaCppClient) -> None:
     faults = [["cut", after] for after in (300, 300, 300, 300, 300, 300)]
     stream = resumed(client, {"tokens": 30, "pace": 0.05, "faults": faults}, resume_for=0.5)
     assert text_of(stream) == "".join(f"{number} " for number in range(30))
     assert stream.resumes == len(faults)
 
 
-def test_no_time_to_resume_is_no_resuming(client: LlamaCppClient) -> None:
+def test_resume_for_0_disables_resuming(client: LlamaCppClient) -> None:
     interrupted(resumed(client, {**TEN, "faults": [["cut", 500]]}, resume_for=0))
 
 
-def test_a_server_that_has_gone_is_waited_for_as_long_as_the_time_allows() -> None:
+def test_a_stopped_server_is_waited_for_during_resume_for_seconds() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         server.stop_listening()
@@ -202,7 +200,7 @@ def test_a_server_that_has_gone_is_waited_for_as_long_as_the_time_allows() -> No
     assert 0.4 < time.monotonic() - start < 10
 
 
-def test_a_replay_that_needs_another_token_is_not_asked_for_again() -> None:
+def test_a_replay_refused_for_its_token_is_not_requested_again() -> None:
     def script(peer: Peer) -> None:
         while peer.request().method != "POST":
             peer.send(response(error(401, "Invalid API Key", "authentication_error"), "401 Unauthorized"))
@@ -213,22 +211,22 @@ def test_a_replay_that_needs_another_token_is_not_asked_for_again() -> None:
     assert isinstance(failure.__cause__, AuthenticationError)
 
 
-def test_a_replay_that_is_silent_for_too_long_is_a_timeout(client: LlamaCppClient) -> None:
+def test_a_replay_that_is_silent_times_out(client: LlamaCppClient) -> None:
     with pytest.raises(RequestTimeoutError):
         text_of(resumed(client, {**TEN, "faults": [["cut", 500], ["stall", 150]]}, timeout=0.3))
 
 
-def test_a_replay_that_is_none_is_a_protocol_error(client: LlamaCppClient) -> None:
+def test_a_replay_that_is_not_an_event_stream_is_a_protocol_error(client: LlamaCppClient) -> None:
     with pytest.raises(ProtocolError, match="expected an event stream, got 'text/html'"):
         text_of(resumed(client, {**TEN, "faults": [["cut", 500], ["html"]]}))
 
 
-def test_a_body_that_ends_with_its_connection_is_resumed_too(client: LlamaCppClient) -> None:
+def test_a_body_without_chunks_is_resumed_too(client: LlamaCppClient) -> None:
     stream = resumed(client, {**TEN, "chunks": False, "faults": [["cut", 500]]})
     assert (text_of(stream), stream.resumes) == (TEN_TOKENS, 1)
 
 
-def test_a_stream_that_another_has_deleted_is_interrupted(client: LlamaCppClient, server: LlamaServer) -> None:
+def test_a_stream_deleted_by_another_client_is_interrupted(client: LlamaCppClient, server: LlamaServer) -> None:
     stream = resumed(client, {"tokens": 1000, "pace": 0.01})
     next(stream)
     server.delete_all_streams()
@@ -236,7 +234,7 @@ def test_a_stream_that_another_has_deleted_is_interrupted(client: LlamaCppClient
         list(stream)
 
 
-# --- what stays on the server -----------------------------------------------------------------------------------------
+# --- cleaning up on the server ----------------------------------------------------------------------------------------
 
 
 def exhaust(stream: Any) -> None:
@@ -282,19 +280,19 @@ def be_refused(stream: Any) -> None:
         (be_refused, {"tokens": 10_000, "pace": 0.005, "faults": [["cut", 300]], "replays": [400]}),
     ],
 )
-def test_a_session_is_deleted_however_its_stream_ends(
+def test_a_stream_is_deleted_on_the_server_however_it_ends(
     client: LlamaCppClient, server: LlamaServer, end: Callable[[Any], None], script: Dict[str, Any]
 ) -> None:
-    """The fixture looks whether any is left."""
+    """The fixture `client` checks that none is left."""
     deleted = server.state["deleted"]
     end(resumed(client, {**script}, timeout=1.0))
     eventually(lambda: server.state["deleted"] == deleted + 1)
 
 
-def test_a_stream_that_is_closed_before_the_server_has_noticed_it_is_deleted_when_it_has(
+def test_a_stream_closed_before_the_server_accepts_it_is_deleted_once_it_does(
     client: LlamaCppClient, server: LlamaServer
 ) -> None:
-    """Deleted earlier, it would begin afterwards, and go on to its end with nobody there."""
+    """If it were deleted earlier, it would begin afterwards and run to its end without a client."""
     streams = server.state["streams"]
     stream = resumed(client, {"tokens": 10_000, "pace": 0.005, "late": 0.7})
     timer = Timer(0.1, stream.close)
@@ -304,7 +302,7 @@ def test_a_stream_that_is_closed_before_the_server_has_noticed_it_is_deleted_whe
     assert server.state["streams"] == streams + 1
 
 
-def test_a_server_that_is_too_old_is_not_waited_for() -> None:
+def test_closing_a_stream_does_not_wait_for_a_server_too_old_to_resume() -> None:
     def script(peer: Peer) -> None:
         while peer.request().method != "POST":
             peer.send(response(error(404, "File Not Found", "not_found_error"), "404 Not Found"))
@@ -332,8 +330,8 @@ def test_a_stream_can_be_closed_while_it_waits_to_be_resumed(client: LlamaCppCli
 # --- a real server ----------------------------------------------------------------------------------------------------
 
 
-def test_a_real_stream_cut_at_random_bytes_is_the_one_that_was_not_cut(start_server: Callable[..., Any]) -> None:
-    """One slot and no prompt cache: else the same request may be computed in another order, and rounded differently."""
+def test_a_real_stream_cut_at_random_bytes_equals_the_uncut_one(start_server: Callable[..., Any]) -> None:
+    """One slot and no prompt cache: otherwise the same request may be computed in another order, and rounded so."""
     random_ = random.Random(1)
     request = {"max_tokens": 8, "temperature": 0.0, "seed": 1, "cache_prompt": False}
     server = start_server(parallel=1)
@@ -352,7 +350,7 @@ def test_a_real_stream_cut_at_random_bytes_is_the_one_that_was_not_cut(start_ser
         assert caught.value.status == 404
 
 
-def test_a_real_server_that_was_restarted_has_lost_the_stream(start_server: Callable[..., Any]) -> None:
+def test_a_restart_of_a_real_server_interrupts_the_stream(start_server: Callable[..., Any]) -> None:
     server = start_server(parallel=1)
     stream = LlamaCppClient(server.endpoint).chat_stream("Tell a long story.", max_tokens=800, resume=True)
     for event in stream:
@@ -368,10 +366,10 @@ def test_a_real_server_that_was_restarted_has_lost_the_stream(start_server: Call
     assert caught.value.__cause__.status == 404
 
 
-def test_a_proxy_without_the_route_for_streams_is_learned_and_no_stream_is_named_any_more(
+def test_behind_a_proxy_without_the_stream_route_later_streams_have_no_name(
     httpserver: HTTPServer, endpoint: str
 ) -> None:
-    """Else llama-server would generate on when a stream is closed: the proxy passes no DELETE on."""
+    """Otherwise llama-server would go on generating after a stream is closed: the proxy forwards no DELETE."""
     httpserver.expect_request("/v1/chat/completions").respond_with_handler(events(delta("x")))
     httpserver.expect_request("/v1/stream").respond_with_handler(reply(b"404 page not found", 404, "text/plain"))
     client = LlamaCppClient(endpoint)
@@ -382,7 +380,7 @@ def test_a_proxy_without_the_route_for_streams_is_learned_and_no_stream_is_named
     assert [request.method for request in sent(httpserver)] == ["POST", "DELETE", "POST", "POST"]
 
 
-def test_a_stream_that_a_restarted_server_has_lost_says_so(httpserver: HTTPServer, endpoint: str) -> None:
+def test_the_error_of_a_stream_lost_in_a_restart_says_so(httpserver: HTTPServer, endpoint: str) -> None:
     lost = reply(error(404, "File Not Found", "not_found_error"), 404)
     in_turn(httpserver, events(delta("a"), done=False), lost, reply(status=204))
     with pytest.raises(StreamInterruptedError, match="it was restarted") as caught:

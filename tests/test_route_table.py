@@ -21,7 +21,7 @@ Route = Tuple[str, str]
 
 
 def rows() -> Iterator[Tuple[str, str]]:
-    """The table's rows: a route, or routes of one meaning, and what Flynn has for it."""
+    """The table's rows: one or more routes of one meaning, and Flynn's method for them."""
     section = REFERENCE.read_text(encoding="utf-8").partition("## All of llama-server")[2].partition("\n## ")[0]
     for line in section.splitlines():
         if line.startswith("| `"):
@@ -68,7 +68,7 @@ def is_there(server: RealServer, route: Route) -> bool:
         connection.close()
 
 
-def test_every_route_of_the_installed_server_has_a_row_and_every_row_a_route(real_server: RealServer) -> None:
+def test_the_table_has_exactly_the_routes_of_the_installed_server(real_server: RealServer) -> None:
     paths = paths_in_the_program(real_server)
     assert {"/completion", "/v1/chat/completions", "/slots/:id_slot"} <= paths
     served = {(method, path) for path in paths for method in METHODS if is_there(real_server, (method, path))}
@@ -76,7 +76,7 @@ def test_every_route_of_the_installed_server_has_a_row_and_every_row_a_route(rea
 
 
 @pytest.mark.parametrize("routes, flynn", list(rows()))
-def test_what_a_row_names_is_there(routes: str, flynn: str) -> None:
+def test_every_method_named_in_the_table_exists(routes: str, flynn: str) -> None:
     assert re.fullmatch(r"`(GET|POST|DELETE)`( `/[^`]+`)+( \(several models\))?", routes)
     for name in re.findall(r"`(\w+)`", flynn):
         assert hasattr(LlamaCppClient, name) or name == "Audio"

@@ -204,7 +204,7 @@ def test_a_model_that_fails_to_load_is_an_error(client: LlamaCppClient) -> None:
 
 
 def check(events: List[ModelEvent]) -> None:
-    """What a client hears of the loading of `a`."""
+    """The events that a client receives about the loading of `a`."""
     assert {event.model for event in events} == {"a"}
     assert {event.status for event in events[:-1]} == {"loading"}
     assert events[-1].status == "loaded"

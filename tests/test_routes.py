@@ -185,7 +185,7 @@ def test_the_model_of_the_client_goes_to_every_route(httpserver: HTTPServer, end
         try:
             ROUTES[route](client)
         except ProtocolError:
-            pass  # what came is not what the route answers
+            pass  # the reply is not one of this route
     (request,) = sent(httpserver)
     target = f"{request.method} {request.environ['REQUEST_URI']}"
     if request.method == "POST":

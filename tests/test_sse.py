@@ -17,13 +17,13 @@ RECORDED = (DATA / "chat_stream.sse").read_bytes()
 
 
 def decode(stream: bytes) -> List[bytes]:
-    """Of a stream in lines, as they are read from the connection: up to an LF each, and what is not ended dropped."""
+    """Decode a stream in lines as read from the connection: each up to an LF, an unfinished one dropped."""
     ended = stream[: max(stream.rfind(b"\n"), stream.rfind(b"\r")) + 1]
     return list(read_events(io.BytesIO(ended)))
 
 
 def by_the_book(stream: bytes) -> List[bytes]:
-    """The same, of a whole stream, in the words of the specification."""
+    """Decode a whole stream, in the words of the specification."""
     if stream.startswith(b"\xef\xbb\xbf"):
         stream = stream[3:]
     events = []
@@ -81,25 +81,25 @@ def by_the_book(stream: bytes) -> List[bytes]:
         (b"", []),
     ],
 )
-def test_a_stream_is_read_as_specified(stream: bytes, events: List[bytes]) -> None:
+def test_events_are_read_as_the_specification_says(stream: bytes, events: List[bytes]) -> None:
     assert by_the_book(stream) == events
     assert decode(stream) == events
 
 
 @pytest.mark.parametrize("unfinished", [b"data: one", b"data: one\n", b"data: one\r", b"data: one\r\n"])
-def test_an_event_that_no_blank_line_ends_is_dropped(unfinished: bytes) -> None:
+def test_an_event_without_its_blank_line_is_dropped(unfinished: bytes) -> None:
     assert decode(b"data: whole\n\n" + unfinished) == [b"whole"]
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
-def test_a_recorded_stream_gives_the_same_events_whatever_ends_its_lines(line_end: bytes) -> None:
+def test_a_recorded_stream_has_the_same_events_with_any_line_ending(line_end: bytes) -> None:
     events = by_the_book(RECORDED)
     assert len(events) > 10
     assert events[-1] == b"[DONE]"
     assert decode(RECORDED.replace(b"\n", line_end)) == events
 
 
-def test_random_streams_mean_what_the_specification_says() -> None:
+def test_random_streams_are_read_as_the_specification_says() -> None:
     chance = random.Random(20260205)
     pieces = [
         b"data",
@@ -120,7 +120,7 @@ def test_random_streams_mean_what_the_specification_says() -> None:
         assert decode(stream) == by_the_book(stream), stream
 
 
-def test_events_are_given_as_soon_as_their_blank_line_has_come() -> None:
+def test_an_event_is_yielded_as_soon_as_its_blank_line_arrives() -> None:
     taken = []
 
     def lines() -> Iterator[bytes]:
@@ -133,7 +133,7 @@ def test_events_are_given_as_soon_as_their_blank_line_has_come() -> None:
     assert (next(events), taken[-1]) == (b"two", b"\r\n")
 
 
-def test_an_event_of_8_mib_is_fine() -> None:
+def test_an_event_of_8_mib_is_read() -> None:
     data = b"x" * (8 * 1024 * 1024)
     assert decode(b"data: " + data + b"\n\n") == [data]
 
@@ -148,6 +148,6 @@ def test_an_event_larger_than_the_limit_is_refused(line: bytes) -> None:
         list(read_events([line] * 1000, max_event=1000))
 
 
-def test_the_limit_is_for_each_event_not_for_all_of_them() -> None:
+def test_the_size_limit_is_for_each_event() -> None:
     lines = [b"data: " + b"x" * 80 + b"\n", b"\n"] * 100
     assert len(list(read_events(lines, max_event=100))) == 100

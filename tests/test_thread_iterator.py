@@ -1,4 +1,4 @@
-"""ThreadIterator with plain iterators: what it gives, when its thread waits, and that the thread ends."""
+"""ThreadIterator with plain iterators: the items, when its thread waits, and that the thread ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 class Source:
-    """An iterator that counts what it gave, and knows whether it was closed and in which thread."""
+    """An iterator that counts its items, and records the threads in which it was closed."""
 
     def __init__(self, count: Optional[int] = None, error: Optional[BaseException] = None) -> None:
         self.given = 0
@@ -76,16 +76,16 @@ async def collect(iterator: ThreadIterator[Any]) -> List[Any]:
     return [item async for item in iterator]
 
 
-# --- what it gives ----------------------------------------------------------------------------------------------------
+# --- items ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 1000])
 @pytest.mark.parametrize("buffer", [1, 2, 256])
-def test_it_gives_all_items_in_their_order(count: int, buffer: int) -> None:
+def test_it_yields_all_items_in_order(count: int, buffer: int) -> None:
     assert asyncio.run(collect(ThreadIterator(range(count), buffer=buffer))) == list(range(count))
 
 
-def test_it_gives_all_items_whoever_is_faster() -> None:
+def test_it_yields_all_items_whichever_side_is_faster() -> None:
     async def read() -> List[int]:
         random_ = random.Random(1)
         items = []
@@ -105,7 +105,7 @@ def test_it_gives_all_items_whoever_is_faster() -> None:
     assert asyncio.run(read()) == list(range(1000))
 
 
-def test_an_exhausted_one_stays_exhausted() -> None:
+def test_an_exhausted_iterator_stays_exhausted() -> None:
     async def read() -> None:
         iterator = ThreadIterator([1])
         assert await iterator.__anext__() == 1
@@ -118,7 +118,7 @@ def test_an_exhausted_one_stays_exhausted() -> None:
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt("now"), asyncio.CancelledError("odd")])
 @pytest.mark.parametrize("count", [0, 1, 5, 300])
-def test_an_exception_comes_after_the_items_before_it(error: BaseException, count: int) -> None:
+def test_an_exception_of_the_iterable_is_raised_after_the_items_before_it(error: BaseException, count: int) -> None:
     source = Source(count, error)
 
     async def read() -> None:
@@ -136,19 +136,19 @@ def test_an_exception_comes_after_the_items_before_it(error: BaseException, coun
     assert len(source.closed_in) == 1
 
 
-def test_an_exception_of_close_comes_too() -> None:
+def test_an_exception_of_close_is_raised() -> None:
     source = Source(3)
     source.close = lambda: 1 / 0  # type: ignore[assignment,method-assign]
     with pytest.raises(ZeroDivisionError):
         asyncio.run(collect(ThreadIterator(source)))
 
 
-def test_what_cannot_be_iterated_is_an_exception_of_the_first_item() -> None:
+def test_an_object_that_is_not_iterable_raises_at_the_first_item() -> None:
     with pytest.raises(TypeError, match="not iterable"):
         asyncio.run(collect(ThreadIterator(5)))  # type: ignore[arg-type]
 
 
-def test_context_variables_are_those_of_whoever_begins_and_changes_stay_inside() -> None:
+def test_the_thread_runs_in_a_copy_of_the_context_of_the_first_iteration() -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="default")
 
     def see() -> Iterator[str]:
@@ -175,7 +175,7 @@ def test_a_buffer_holds_at_least_one_item() -> None:
 # --- the thread -------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_begins_before_it_is_asked_for() -> None:
+def test_no_thread_starts_before_iteration() -> None:
     source = Source()
 
     async def make() -> None:
@@ -188,7 +188,7 @@ def test_nothing_begins_before_it_is_asked_for() -> None:
     assert source.given == 0
 
 
-def test_entering_the_block_begins() -> None:
+def test_entering_the_block_starts_the_thread() -> None:
     source = Source()
 
     async def enter() -> None:
@@ -199,7 +199,7 @@ def test_entering_the_block_begins() -> None:
     asyncio.run(enter())
 
 
-def test_it_has_a_thread_of_its_own_and_leaves_the_executor_alone() -> None:
+def test_it_runs_in_its_own_thread_not_in_the_executor() -> None:
     async def read() -> Set[str]:
         free = threading.Event()
         loop = asyncio.get_running_loop()
@@ -256,7 +256,7 @@ def test_the_loop_is_woken_once_for_many_items() -> None:
 # --- ending -----------------------------------------------------------------------------------------------------------
 
 
-def test_leaving_the_block_ends_the_thread_which_closes_the_iterable() -> None:
+def test_leaving_the_block_ends_the_thread_and_closes_the_iterable_in_it() -> None:
     source = Source()
 
     async def read() -> None:
@@ -264,7 +264,7 @@ def test_leaving_the_block_ends_the_thread_which_closes_the_iterable() -> None:
         async with ThreadIterator(source) as iterator:
             async for _ in iterator:
                 break
-        eventually(lambda: threading.active_count() == before, 1.0)  # it tells its end with the last thing that it does
+        eventually(lambda: threading.active_count() == before, 1.0)  # reporting its end is the last thing that it does
         await iterator.aclose()
         assert await collect(iterator) == []
 
@@ -272,7 +272,7 @@ def test_leaving_the_block_ends_the_thread_which_closes_the_iterable() -> None:
     assert [thread.name for thread in source.closed_in] == ["flynn-iterator"]
 
 
-def test_what_was_closed_before_it_began_gives_nothing() -> None:
+def test_an_iterator_closed_before_it_starts_yields_nothing() -> None:
     source = Source()
 
     async def read() -> None:
@@ -313,7 +313,7 @@ async def forgotten(iterator: ThreadIterator[Any]) -> None:
 
 
 @pytest.mark.parametrize("end", [cancelled, timed_out, broken_out_of, forgotten])
-def test_however_it_is_ended_a_blocked_iterable_is_interrupted_once(end: Callable[..., Any]) -> None:
+def test_a_blocked_iterable_is_interrupted_once_however_the_iteration_ends(end: Callable[..., Any]) -> None:
     blocking = Blocking(count=3)
     asyncio.run(end(ThreadIterator(blocking, interrupt=blocking.interrupt)))
     gc.collect()
@@ -322,14 +322,14 @@ def test_however_it_is_ended_a_blocked_iterable_is_interrupted_once(end: Callabl
 
 
 @pytest.mark.parametrize("end", [broken_out_of, forgotten])
-def test_one_that_waits_for_its_consumer_ends_as_well(end: Callable[..., Any]) -> None:
+def test_a_thread_that_waits_for_room_in_the_buffer_ends_too(end: Callable[..., Any]) -> None:
     source = Source()
     asyncio.run(end(ThreadIterator(source, buffer=2)))
     gc.collect()
     eventually(lambda: source.closed_in)
 
 
-def test_without_interrupt_it_ends_after_the_item_that_it_waits_for() -> None:
+def test_without_interrupt_the_thread_ends_after_the_current_item() -> None:
     waits, proceed = threading.Event(), threading.Event()
 
     def items() -> Iterator[int]:
@@ -354,8 +354,8 @@ def test_without_interrupt_it_ends_after_the_item_that_it_waits_for() -> None:
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_closed_loop_ends_the_thread(kept: bool) -> None:
-    """With the next item, if it reads; within a second or so, if its buffer is full."""
+def test_closing_the_event_loop_ends_the_thread(kept: bool) -> None:
+    """At the next item; about a second later if the buffer is full."""
     source = Source()
     iterator = ThreadIterator(source, buffer=2)
     loop = asyncio.new_event_loop()
@@ -366,7 +366,7 @@ def test_a_closed_loop_ends_the_thread(kept: bool) -> None:
     eventually(lambda: source.closed_in)
 
 
-def test_it_belongs_to_the_loop_that_it_began_in() -> None:
+def test_an_iterator_cannot_go_on_in_another_event_loop() -> None:
     iterator = ThreadIterator(Source(), buffer=1)
 
     async def read() -> None:
@@ -378,7 +378,7 @@ def test_it_belongs_to_the_loop_that_it_began_in() -> None:
         asyncio.run(read())
 
 
-def test_its_end_is_not_that_of_its_loop() -> None:
+def test_an_iteration_ended_by_its_event_loop_has_no_normal_end_in_another() -> None:
     source = Source()
     iterator = ThreadIterator(source, buffer=1)
     loop = asyncio.new_event_loop()
@@ -389,7 +389,7 @@ def test_its_end_is_not_that_of_its_loop() -> None:
         asyncio.run(collect(iterator))
 
 
-def test_tasks_that_read_at_once_share_the_items() -> None:
+def test_concurrent_tasks_share_the_items() -> None:
     async def read() -> List[List[int]]:
         iterator = ThreadIterator(slow(), buffer=3)
         return list(await asyncio.gather(*[collect(iterator) for _ in range(4)]))
@@ -404,7 +404,7 @@ def test_tasks_that_read_at_once_share_the_items() -> None:
     assert parts == [sorted(part) for part in parts]
 
 
-def test_closing_while_another_task_reads_ends_that_one_cleanly() -> None:
+def test_closing_ends_a_task_that_is_reading_without_an_error() -> None:
     blocking = Blocking(count=3)
 
     async def read() -> None:

@@ -19,7 +19,7 @@ import flynn
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy, since setuptools leaves files beside its sources."""
+    """A copy, because setuptools leaves files beside its sources."""
     source = tmp_path_factory.mktemp("source")
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
     shutil.copytree(environment.ROOT, source, ignore=ignored, dirs_exist_ok=True)
@@ -28,7 +28,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made from what is installed: no network."""
+    """Built with the installed setuptools: no network."""
     target = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-build-isolation", "--no-deps"]
     subprocess.run([*pip, "--wheel-dir", str(target), str(source)], check=True, stdout=subprocess.DEVNULL)
@@ -36,7 +36,7 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_contains_only_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert held == _package()
@@ -47,7 +47,7 @@ def _package() -> Set[str]:
     return {"flynn/py.typed", *(path.relative_to(environment.ROOT).as_posix() for path in sources)}
 
 
-def test_what_it_is_built_from_holds_the_package_and_no_scripts(source: Path, tmp_path: Path) -> None:
+def test_the_source_distribution_contains_only_the_package(source: Path, tmp_path: Path) -> None:
     program = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=source, stdout=subprocess.DEVNULL)
     (made,) = tmp_path.glob("*.tar.gz")
@@ -58,7 +58,7 @@ def test_what_it_is_built_from_holds_the_package_and_no_scripts(source: Path, tm
     assert held == _package() | {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg"}
 
 
-def test_it_asks_for_python_3_9_and_for_no_other_package(wheel: Path) -> None:
+def test_the_wheel_requires_python_3_9_and_no_package(wheel: Path) -> None:
     info = f"flynn_llama-{flynn.__version__}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
         metadata = message_from_bytes(archive.read(f"{info}/METADATA"))
@@ -70,7 +70,7 @@ def test_it_asks_for_python_3_9_and_for_no_other_package(wheel: Path) -> None:
     assert len(licences) == 1
 
 
-def test_the_command_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
+def test_the_installed_command_works(wheel: Path, tmp_path: Path) -> None:
     install = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--prefix", str(tmp_path), str(wheel)]
     subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
     (packages,) = tmp_path.glob("lib/python*/site-packages")

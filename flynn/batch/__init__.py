@@ -2,18 +2,16 @@
 
     requests   requests, and their lines                                      no I/O
     schema     whether an answer fits a JSON schema                           no I/O
-    results    the result of a request, and its line in OpenAI's form         no I/O
+    results    results, their lines in OpenAI's form, and running totals      no I/O
     queue      in which order requests are sent                               no I/O
     scheduler  how many are under way, which are tried again, and until when  no I/O
-    workers    who sends them: threads, or an executor
+    workers    threads that send them, to a server or through an executor
     runner     all of it together: `run`
 
 and for the command:
 
-    done       which requests have a result                                   no I/O
-    input      the file of requests
-    output     the files of results and failures
-    tally      running totals
+    input      the file of requests, and which of them are still to be sent
+    output     the files of results and failures, each a `line_file`
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The input of the command: a file of requests, prompts or values, read one entry at a time."""
+"""The input of the command: a file of requests, prompts or values, and which of its requests are still to be sent."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Op
 
 from ..errors import FileError, RequestError
 from ..files import refuse_constant
-from .done import Done, InputChanged
 from .requests import Defaults, Request, id_of, make_request, retry_of
-from .results import Result, is_failure
+from .results import Result, as_json, is_failure
 
 MAX_LINE = 64 * 1024 * 1024  # bytes
 _BOM = b"\xef\xbb\xbf"
 _PLACE = re.compile(r"\{\{\s*(\w(?:[\w .-]*\w)?)\s*\}\}")
+_ASKED = b"asked"  # in place of a digest
 
 
 class Entry(NamedTuple):
-    """An entry of the input.
+    """A line of the input, or an entry that takes several.
 
     Attributes:
         number: the line, counted from 1; the last one of several.
-        source: what the entry says, as bytes.
-        value: the request in any of its forms, or values for a template; a RequestError if it is neither.
+        source: the bytes that identify the entry.
+        value: the text of a line, a request in any of its forms, or values for a template; else a RequestError.
     """
 
     number: int
@@ -34,81 +34,71 @@ class Entry(NamedTuple):
 
 
 class Lines:
-    """The lines of a file, each with its number, without a byte order mark.
-
-    Args:
-        file: at its beginning.
-        name: of the file, for errors.
-        size: bytes to read, None for all there are.
-        longest: bytes that a line may have. Of a longer one the beginning is returned, which is too long as well.
+    """The lines of a file that is at its beginning, without a byte order mark.
 
     Attributes:
+        name: the name of the file, for errors.
         read: bytes that were read.
+        size: bytes to read, None for all there are.
     """
 
-    def __init__(
-        self, file: BinaryIO, name: str = "input", *, size: Optional[int] = None, longest: int = MAX_LINE
-    ) -> None:
-        self._file, self.size = file, size
-        self.name, self.longest = name, longest
+    def __init__(self, file: BinaryIO, name: str = "input", *, longest: int = MAX_LINE) -> None:
+        self._file, self.name, self._longest = file, name, longest
         self.read = self._count = 0
-        self._ahead: List[Tuple[int, bytes]] = []
+        self.size: Optional[int] = None
+        self._ahead: Optional[Entry] = None
 
-    def __iter__(self) -> Iterator[Tuple[int, bytes]]:
+    def __iter__(self) -> Iterator[Entry]:
         return self
 
-    def __next__(self) -> Tuple[int, bytes]:
+    def __next__(self) -> Entry:
         if self._ahead:
-            return self._ahead.pop()
-        line = self._readline(self.longest + len(_BOM) + 1)
+            entry, self._ahead = self._ahead, None
+            return entry
+        line = rest = self._readline(self._longest + len(_BOM) + 1)
         if not line:
             raise StopIteration
+        while len(rest) > self._longest and not rest.endswith(b"\n"):
+            rest = self._readline(self._longest + 1)
         self._count += 1
-        rest = line
-        while len(rest) > self.longest and not rest.endswith(b"\n"):
-            rest = self._readline(self.longest + 1)
-        return self._count, line.removeprefix(_BOM) if self._count == 1 else line
+        if self._count == 1:
+            line = line.removeprefix(_BOM)
+        return Entry(self._count, line, self._decode(line))
 
     def peek(self) -> bytes:
         """Return the first line without taking it; b"" if there is none."""
-        self._ahead = [line for line in [next(self, None)] if line]
-        return self._ahead[0][1] if self._ahead else b""
+        self._ahead = next(self, None)
+        return self._ahead.source if self._ahead else b""
 
     def _readline(self, most: int) -> bytes:
         line = self._file.readline(most if self.size is None else min(most, self.size - self.read))
         self.read += len(line)
         return line
 
-    def decode(self, line: bytes) -> str:
-        """Return the text of a line. Raises RequestError if it is too long, or not UTF-8."""
-        if len(line) > self.longest:
-            raise RequestError(f"more than {self.longest} bytes")
+    def _decode(self, line: bytes) -> Union[str, RequestError]:
+        if len(line.rstrip(b"\r\n")) > self._longest:
+            return RequestError(f"more than {self._longest} bytes")
         try:
             return line.decode("utf-8")
         except UnicodeDecodeError:
-            raise RequestError("not UTF-8") from None
+            return RequestError("not UTF-8")
 
 
 def read_jsonl(lines: Lines) -> Iterator[Entry]:
-    """Yield each line as an object.
-
-    Raises:
-        FileError: the first line is not an object, so this is a file of another kind.
-    """
+    """Yield each line as an object. Raises FileError if the first one is not: then this is a file of another kind."""
     advice = "give --text if each line is a prompt, or --template FILE if INPUT is a table of values"
     is_first = True
-    for number, line in lines:
+    for number, line, text in lines:
         if source := line.strip():
             if is_first and (not source.startswith(b"{") or source == b"{"):
                 raise FileError(f"not a JSON object on one line; {advice}", lines.name, number)
             is_first = False
-            yield Entry(number, source, _parse(lines, source))
+            yield Entry(number, source, text if isinstance(text, RequestError) else _parse(text.strip()))
 
 
-def _parse(lines: Lines, source: bytes) -> Any:
-    """Return the object in a line, or the RequestError that says why there is none."""
+def _parse(text: str) -> Union[Dict[str, Any], RequestError]:
     try:
-        value = _DECODE(lines.decode(source))
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=refuse_constant)
     except RequestError as error:
         return error
     except (ValueError, RecursionError) as error:
@@ -128,41 +118,38 @@ def _duplicate(names: Sequence[str]) -> str:
     return next((name for place, name in enumerate(names) if name and name in names[:place]), "")
 
 
-_DECODE = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=refuse_constant).decode
-
-
 def read_text(lines: Lines) -> Iterator[Entry]:
-    """Yield each line as a prompt."""
-    for number, line in lines:
-        source = line.rstrip(b"\r\n")
-        if source.strip():
-            try:
-                yield Entry(number, source, lines.decode(source))
-            except RequestError as error:
-                yield Entry(number, source, error)
+    """Yield each line that is not empty as a prompt."""
+    for number, line, text in lines:
+        if line.strip():
+            prompt = text if isinstance(text, RequestError) else text.rstrip("\r\n")
+            yield Entry(number, line.rstrip(b"\r\n"), prompt)
 
 
 def read_table(lines: Lines, wanted: Sequence[str]) -> Iterator[Entry]:
     """Yield each row of a CSV file as an object, by the names in its header.
 
-    Raises:
-        FileError: the header lacks a name that is wanted, or has one twice, or cannot be read.
+    Raises FileError if the header lacks a name that is wanted, or has one twice, or cannot be read.
     """
-    header: Optional[List[str]] = None
-    for number, row in _rows(lines):
-        if header is None:
-            if isinstance(row, RequestError):
-                raise FileError(str(row), lines.name, number)
-            header = row
-            _check_header(header, wanted, lines.name, number)
-        elif isinstance(row, RequestError):
+    rows = _rows(lines)
+    number, header = next(rows, (0, list(wanted)))
+    if isinstance(header, RequestError):
+        raise FileError(str(header), lines.name, number)
+    if name := _duplicate(header):
+        raise FileError(f"the header has {name!r} twice", lines.name, number)
+    for name in wanted:
+        if name not in header:
+            problem = f"no column {name!r} for the template (the header has: {', '.join(header)})"
+            raise FileError(problem, lines.name, number)
+    for number, row in rows:
+        if isinstance(row, RequestError):
             yield Entry(number, b"", row)
         elif len(row) != len(header):
-            problem = RequestError(f"the row has {len(row)} values, and the header {len(header)}")
-            yield Entry(number, json.dumps(row).encode(), problem)
+            error = RequestError(f"the row has {len(row)} values, and the header {len(header)}")
+            yield Entry(number, as_json(row), error)
         else:
             values = dict(zip(header, row))
-            yield Entry(number, json.dumps(values).encode(), values)
+            yield Entry(number, as_json(values), values)
 
 
 def _rows(lines: Lines) -> Iterator[Tuple[int, Union[List[str], RequestError]]]:
@@ -170,18 +157,17 @@ def _rows(lines: Lines) -> Iterator[Tuple[int, Union[List[str], RequestError]]]:
     problems: List[RequestError] = []
 
     def texts() -> Iterator[str]:
-        for _, line in lines:
-            try:
-                yield lines.decode(line)
-            except RequestError as error:
-                problems.append(error)
-                yield line.decode("utf-8", "replace")  # the row that it belongs to is not used
+        for _, line, text in lines:
+            if isinstance(text, RequestError):
+                problems.append(text)
+                text = line.decode("utf-8", "replace")  # the row that it belongs to is not used
+            yield text
 
-    csv.field_size_limit(lines.longest)
+    csv.field_size_limit(MAX_LINE)
     reader = csv.reader(texts())
     while True:
         try:
-            row: Optional[List[str]] = next(reader, None)
+            row = next(reader, None)
         except csv.Error as error:
             problems.append(RequestError(f"not CSV: {error}"))
             row = []
@@ -194,44 +180,79 @@ def _rows(lines: Lines) -> Iterator[Tuple[int, Union[List[str], RequestError]]]:
             yield reader.line_num, row
 
 
-def _check_header(header: Sequence[str], wanted: Sequence[str], file: str, line: int) -> None:
-    if name := _duplicate(header):
-        raise FileError(f"the header has {name!r} twice", file, line)
-    missing = [name for name in wanted if name not in header]
-    if missing:
-        raise FileError(f"no column {missing[0]!r} for the template (the header has: {', '.join(header)})", file, line)
+def read_template(lines: Lines, template: str) -> Iterator[Entry]:
+    """Yield the prompt that each entry makes: of CSV, or of JSON lines if the first begins as an object does.
+
+    A template is a prompt with places for values, `Translate to {{language}}: {{text}}`. Single braces stand for
+    themselves. Raises RequestError if there is no place.
+    """
+    names = list(dict.fromkeys(_PLACE.findall(template)))
+    if not names:
+        raise RequestError("the template has no {{name}} for a value")
+    is_json = lines.peek().lstrip().startswith(b"{")
+    for number, source, values in read_jsonl(lines) if is_json else read_table(lines, names):
+        yield Entry(number, source, values if isinstance(values, RequestError) else _fill(template, names, values))
 
 
-class Template:
-    """A prompt with places for values: `Translate to {{language}}: {{text}}`. Single braces stand for themselves.
+def _fill(template: str, names: Sequence[str], values: Dict[str, Any]) -> Union[Dict[str, Any], RequestError]:
+    texts: Dict[str, str] = {}
+    for name in names:
+        value = values.get(name)
+        if value is None:
+            return RequestError(f"no value for {{{{{name}}}}} (there are: {', '.join(values)})")
+        texts[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    prompt: Dict[str, Any] = {"prompt": _PLACE.sub(lambda match: texts[match[1]], template)}
+    custom_id = values.get("custom_id")
+    return prompt if custom_id in (None, "") else {**prompt, "custom_id": custom_id}
 
-    Raises:
-        RequestError: it has no place for a value.
+
+class InputChanged(RequestError):
+    """The result under this ID is of another request."""
+
+
+class Done:
+    """Which requests have a result, and which were asked for in this run, by their IDs as JSON. A million take 170 MB.
+
+    Attributes:
+        order: the IDs that were asked for.
+        left: how many results belong to no request that was asked for.
     """
 
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._names = list(dict.fromkeys(_PLACE.findall(text)))
-        if not self._names:
-            raise RequestError("the template has no {{name}} for a value")
+    def __init__(self) -> None:
+        self.order: List[bytes] = []
+        self.left = 0
+        self._digests: Dict[bytes, bytes] = {}
 
-    def read(self, lines: Lines) -> Iterator[Entry]:
-        """Yield the prompt that each entry makes: of CSV, or of JSON lines if the first begins as an object does."""
-        is_json = lines.peek().lstrip().startswith(b"{")
-        for number, source, values in read_jsonl(lines) if is_json else read_table(lines, self._names):
-            yield Entry(number, source, values if isinstance(values, RequestError) else self._fill(values))
+    def add(self, name: bytes, digest: bytes) -> bool:
+        """Add a result. Returns False if there is one of this ID already."""
+        if name in self._digests:
+            return False
+        self._digests[name] = digest
+        self.left += 1
+        return True
 
-    def _fill(self, values: Dict[str, Any]) -> Any:
-        for name in self._names:
-            if values.get(name) is None:
-                return RequestError(f"no value for {{{{{name}}}}} (there are: {', '.join(values)})")
-        prompt = _PLACE.sub(lambda match: _text_of(values[match[1]]), self._text)
-        name = values.get("custom_id")
-        return {"prompt": prompt, **({"custom_id": name} if name not in (None, "") else {})}
+    def knows(self, custom_id: str) -> bool:
+        """Return whether an ID has a result, or was asked for in this run."""
+        return as_json(custom_id) in self._digests
 
+    def ask(self, custom_id: str, digest: str) -> bool:
+        """Note that a request is asked for. Returns False if it has a result.
 
-def _text_of(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        Raises RequestError if an earlier request has this ID, InputChanged if its result is of something else.
+        """
+        name = as_json(custom_id)
+        known = self._digests.get(name)
+        if known == _ASKED:
+            raise RequestError(f"an earlier line has the custom_id {custom_id!r} too")
+        if known not in (None, digest.encode()):
+            raise InputChanged(
+                f"{custom_id!r} has a result already, but of something else: this line or the options have changed "
+                "since; give another output, or remove the old one"
+            )
+        self._digests[name] = _ASKED
+        self.order.append(name)
+        self.left -= known is not None
+        return known is None
 
 
 def requests(
@@ -239,14 +260,9 @@ def requests(
 ) -> Iterator[Union[Request, Result]]:
     """Yield the requests that have no result yet, and a failure for what is not a request.
 
-    A line of an errors file is the request that failed: asked again, unless it has a result by now.
-
-    Args:
-        file: the name of the input, for errors.
-        fingerprint: of everything else that decides the requests, such as a template; 32 bytes at most.
-
-    Raises:
-        FileError: a request has a result, but of something else; see `Done.ask`.
+    A line of an errors file is the request that failed: asked again, unless it has a result by now. `fingerprint`, of
+    32 bytes at most, stands for everything else that decides the requests, such as a template. Raises FileError, with
+    the name of the input, if a request has a result, but of something else.
     """
     keyed = blake2b(digest_size=8, key=defaults.key + fingerprint)
     for number, source, value in entries:
@@ -262,12 +278,9 @@ def requests(
                 line = value["error"].get("line")
                 number = line if isinstance(line, int) else number
                 request = retry_of(value, number, defaults, digest)
-                if done.knows(request.custom_id):
-                    continue
-                done.ask(request.custom_id)
-                yield request
-            elif not done.has(custom_id, digest):
-                done.ask(custom_id)
+                if not done.knows(request.custom_id) and done.ask(request.custom_id, request.digest):
+                    yield request
+            elif done.ask(custom_id, digest):
                 yield make_request(value, number, defaults, digest)
         except InputChanged as error:
             raise FileError(str(error), file, number) from None

@@ -12,84 +12,67 @@ import stat
 import time
 from typing import Iterable, Iterator, Tuple
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from ..errors import FileError, FlynnError
 from .results import PREFIX, is_torn
 
 _BLOCK = 1024 * 1024  # bytes
 
 
-def lock(file: int) -> None:
-    """Lock an open file until it is closed.
-
-    Raises:
-        BlockingIOError: another process has locked it.
-        FlynnError: this system has no such locks.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        raise FlynnError("an output file needs POSIX locks, which this system lacks: leave out -o") from None
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 class LineFile:
-    """A file of whole lines, opened for appending.
+    """A file of whole lines, opened for appending, and locked until it is closed. It is created if it is not there.
 
-    Links are followed: the file at their end is read, written and replaced, and the links stay.
-
-    Args:
-        path: as the user gave it, for messages too.
+    Links are followed: the file at their end is read, written and replaced, and the links stay. Errors name the path as
+    the user gave it.
 
     Attributes:
-        real: the path of the file itself.
-        file: its descriptor, -1 while it is closed.
-
-    Raises, from every method:
-        OSError: the file cannot be read or written, or is not at its place any more.
-        FileError: it is not a regular file.
+        file: the descriptor.
+        removes_empty: whether `close` removes the file if it is empty. At first that is whether it was created here.
     """
 
     def __init__(self, path: str) -> None:
+        if fcntl is None:
+            raise FlynnError("an output file needs POSIX locks, which this system lacks: leave out -o")
         self.path = path
-        with named(path):
-            self.real = os.path.realpath(path)
-        self._draft = f"{self.real}.draft"
-        self.file = -1
+        with _named(path):
+            self._real = os.path.realpath(path)
+            self._draft = f"{self._real}.draft"
+            self._open()
+            while not self._is_in_place():  # a run that just ended has put another file there
+                os.close(self.file)
+                self._open()
         self._synced = time.monotonic()
 
-    def open(self, *, create: bool) -> bool:
-        """Open the file. Returns False if there is none, unless it is to be created."""
-        with named(self.path):
-            try:
-                if not stat.S_ISREG(os.stat(self.path).st_mode):  # to open a FIFO may take for ever
-                    raise FileError("not a regular file; without -o results go to standard output", self.path)
-            except FileNotFoundError:
-                if not create:
-                    return False
-            flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
-            self.file = os.open(self.real, flags, 0o666)
-        return True
-
-    @property
-    def size(self) -> int:
-        return os.fstat(self.file).st_size
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the path leads to the open file: otherwise what is written would be lost."""
+    def _open(self) -> None:
+        self.removes_empty = not os.path.exists(self.path)
+        if not self.removes_empty and not os.path.isfile(self.path):  # to open a FIFO may take for ever
+            raise FileError("not a regular file; without -o results go to standard output", self.path)
+        self.file = os.open(self._real, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            return os.path.samestat(os.stat(self.real), os.fstat(self.file))
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self.file)
+            raise FileError("another flynn batch is writing it", self.path) from None
+
+    def _is_in_place(self) -> bool:
+        """Return whether the path leads to the open file: otherwise what is written would be lost."""
+        try:
+            return os.path.samestat(os.stat(self._real), os.fstat(self.file))
         except FileNotFoundError:
             return False
 
     def check_place(self) -> None:
-        """Raise OSError if the file is not at its place any more."""
-        if not self.is_in_place:
+        """Raise OSError if the file is not in its place any more."""
+        if not self._is_in_place():
             raise OSError(None, "the file was removed, renamed or replaced while the batch wrote to it", self.path)
 
     def end_of_lines(self) -> int:
         """Return the offset after the last whole line."""
-        end = self.size
+        end = os.fstat(self.file).st_size
         while end:
             start = max(0, end - _BLOCK)
             newline = os.pread(self.file, end - start, start).rfind(b"\n")
@@ -108,39 +91,38 @@ class LineFile:
                 yield offset, line
                 offset += len(line)
 
+    def lines_at(self, offsets: Iterable[int]) -> Iterator[bytes]:
+        with open(self.file, "rb", closefd=False) as file:
+            for offset in offsets:
+                file.seek(offset)
+                yield file.readline()
+
     def append(self, lines: bytes) -> None:
-        """Append whole lines."""
-        if not lines:
-            return
-        self.check_place()
-        with named(self.path):
+        if lines:
+            self.check_place()
+        with _named(self.path):
             left = memoryview(lines)
             while left:
                 left = left[os.write(self.file, left) :]
 
-    def cut_torn_line(self) -> int:
-        """Cut off a last line that is not whole. Returns its length in bytes."""
-        end, size = self.end_of_lines(), self.size
+    def mend(self) -> int:
+        """Remove what a crash has left: a draft, and an unfinished last line. Returns the length of the line."""
+        self._remove_draft()
+        end, size = self.end_of_lines(), os.fstat(self.file).st_size
         if end < size:
-            with named(self.path):
+            with _named(self.path):
                 os.ftruncate(self.file, end)
         return size - end
 
-    def copy(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes from one offset to another."""
-        while start < end:
-            piece = os.pread(self.file, min(_BLOCK, end - start), start)
-            yield piece
-            start += len(piece)
-
     def replace(self, pieces: Iterable[bytes]) -> None:
-        """Replace all of the file by pieces, which may be read from it meanwhile. The lock goes with it."""
+        """Replace the content by pieces, which may be read from the file meanwhile."""
         self.check_place()
-        self.remove_draft()
-        with named(self._draft):
-            draft = os.open(self._draft, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        self._remove_draft()
+        with _named(self._draft):
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            draft = os.open(self._draft, flags, 0o600)
             try:
-                lock(draft)
+                fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 with open(draft, "wb", closefd=False) as target:
                     target.writelines(pieces)
                 old = os.fstat(self.file)
@@ -148,7 +130,7 @@ class LineFile:
                     os.fchown(draft, old.st_uid, old.st_gid)
                 os.fchmod(draft, stat.S_IMODE(old.st_mode))
                 os.fsync(draft)
-                os.replace(self._draft, self.real)
+                os.replace(self._draft, self._real)
             except BaseException:
                 os.close(draft)
                 with contextlib.suppress(FileNotFoundError):
@@ -157,12 +139,8 @@ class LineFile:
         os.close(self.file)
         self.file = draft
 
-    def remove_draft(self) -> None:
-        """Remove the draft of a run that was killed.
-
-        Raises:
-            FileError: there is a file of that name, and no batch has written it.
-        """
+    def _remove_draft(self) -> None:
+        """Remove the draft of a run that was killed. Raises FileError for a file of that name that is not a draft."""
         try:
             file = os.open(self._draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -179,20 +157,18 @@ class LineFile:
     def sync(self, after: float = 0.0) -> None:
         """Write everything to the disk (fsync), if the last time is `after` seconds ago."""
         if time.monotonic() >= self._synced + after:
-            with named(self.path):
+            with _named(self.path):
                 os.fsync(self.file)
             self._synced = time.monotonic()
 
-    def close(self, *, remove_empty: bool = False) -> None:
-        if self.file >= 0:
-            if remove_empty and not self.size and self.is_in_place:
-                os.unlink(self.real)
-            os.close(self.file)
-            self.file = -1
+    def close(self) -> None:
+        if self.removes_empty and not os.fstat(self.file).st_size and self._is_in_place():
+            os.unlink(self._real)
+        os.close(self.file)
 
 
 @contextlib.contextmanager
-def named(path: str) -> Iterator[None]:
+def _named(path: str) -> Iterator[None]:
     """Make the errors of the system name a path as the user knows it."""
     try:
         yield

@@ -9,6 +9,7 @@ The format is that of OpenAI's batch files (https://platform.openai.com/docs/gui
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass, field, replace
@@ -35,13 +36,13 @@ class Request:
     """A request as it is sent.
 
     Attributes:
-        custom_id: its name, which its result has too.
+        custom_id: the ID, also of the result.
         path: the route.
         body: JSON in UTF-8, on one line. What the model reads comes first, so that bodies sort by it.
-        number: its place among the requests, counted from 1.
-        digest: 16 hexadecimal digits that change with the content of the request; empty where nobody needs them.
-        schema: the JSON schema that the answer has to fit; None for no schema.
-        defaulted: the names of the defaults that are in its body.
+        number: place among the requests, counted from 1.
+        digest: 16 hexadecimal digits that change with the content of the request; empty where no file records it.
+        schema: the JSON schema that the answer must fit; None for no schema.
+        defaulted: the names of the defaults that are in the body.
     """
 
     custom_id: str
@@ -54,7 +55,7 @@ class Request:
 
 
 class Defaults:
-    """What applies to every request that does not say otherwise.
+    """What applies to every request that does not set it.
 
     Args:
         system: system prompt of chats that have none.
@@ -67,7 +68,7 @@ class Defaults:
 
     @property
     def key(self) -> bytes:
-        """16 bytes that change with the defaults, but not with the order or the spelling of options."""
+        """16 bytes that identify the defaults, whatever the order and the spelling of the options."""
         from hashlib import blake2b
 
         try:
@@ -78,7 +79,7 @@ class Defaults:
 
 
 def _canonical(value: Any) -> Any:
-    """Return the value with keys in alphabetical order where order means nothing, and 1 for 1.0."""
+    """Return the value with its keys sorted where their order means nothing, and with 1 for 1.0."""
     if isinstance(value, dict):
         return {key: value[key] if key in _IN_ORDER else _canonical(value[key]) for key in sorted(value, key=str)}
     if isinstance(value, (list, tuple)):
@@ -87,20 +88,23 @@ def _canonical(value: Any) -> Any:
 
 
 def id_of(value: Any, number: int) -> str:
-    """Return the `custom_id` of a request; one without is called `request-NUMBER`. Raises RequestError if it is bad."""
+    """Return the `custom_id` of a request, `request-NUMBER` if it has none. Raises RequestError if it is invalid."""
     if not isinstance(value, dict) or value.get("custom_id") is None:
         return f"request-{number}"
-    name = value["custom_id"]
-    if not isinstance(name, str) or not name:
-        raise RequestError(f"custom_id must be a string that is not empty, not {_shown(name)}")
-    return name
+    custom_id = value["custom_id"]
+    if not isinstance(custom_id, str) or not custom_id:
+        raise RequestError(f"custom_id must be a string that is not empty, not {_shown(custom_id)}")
+    return custom_id
 
 
 def make_request(source: AnyRequest, number: int, defaults: Defaults, digest: str = "") -> Request:
-    """Return the request that any of its forms describes. Raises RequestError for anything else."""
+    """Build a request from any of its forms. Raises RequestError for anything else."""
     if isinstance(source, Request):
-        schema = _schema_in(source.body) if source.schema is None else source.schema
-        return Request(source.custom_id, source.path, source.body, number, digest, schema)
+        schema = source.schema
+        if schema is None:
+            with contextlib.suppress(ValueError, RecursionError):
+                schema = _schema(json.loads(source.body))
+        return replace(source, number=number, schema=schema)
     value: Any = source
     if isinstance(source, str):
         value = {"prompt": source}
@@ -108,7 +112,7 @@ def make_request(source: AnyRequest, number: int, defaults: Defaults, digest: st
         value = encode_prompt(source)
     if not isinstance(value, dict):
         raise RequestError(f"a request must be an object, not {_shown(value)}")
-    name = id_of(value, number)
+    custom_id = id_of(value, number)
     path, body = _full(value) if "url" in value or "body" in value else (CHAT, _short(value))
     if body.get("stream"):
         raise RequestError('a batch cannot stream: leave out "stream"')
@@ -116,7 +120,7 @@ def make_request(source: AnyRequest, number: int, defaults: Defaults, digest: st
     if path in (CHAT, COMPLETIONS):
         defaulted = [option for option in defaults.options if option not in body]
         body = {**defaults.options, **body}
-    if path == CHAT and _wants_system(body["messages"]) and defaults.system is not None:
+    if path == CHAT and _lacks_system(body["messages"]) and defaults.system is not None:
         defaulted.append(_SYSTEM)
         body["messages"] = [{"role": "system", "content": defaults.system}, *body["messages"]]
     first = ROUTES[path]
@@ -124,40 +128,35 @@ def make_request(source: AnyRequest, number: int, defaults: Defaults, digest: st
         encoded = encode_json({first: body[first], **body})
     except (ValueError, TypeError, RecursionError) as error:
         raise RequestError(f"JSON cannot hold the request: {error}") from None
-    return Request(name, path, encoded, number, digest, _schema(body), tuple(defaulted))
+    return Request(custom_id, path, encoded, number, digest, _schema(body), tuple(defaulted))
 
 
 def retry_of(failure: Mapping[str, Any], number: int, defaults: Defaults, digest: str) -> Request:
-    """Return the request of a line of an errors file: as it was, with the defaults of now in place of those of then.
+    """Return the request in a line of an errors file, with today's defaults in place of those it was sent with.
 
-    Args:
-        failure: the line; see `flynn.batch.results.encode_result`.
-        digest: of the request if it is another one now.
-
-    Raises:
-        RequestError: the line does not hold a request, since none was made of the line that failed.
+    It keeps the digest in the line if its body stays the same, and gets `digest` otherwise. Raises RequestError if what
+    failed was not a request.
     """
     request = failure.get("request")
     if not isinstance(request, dict) or not isinstance(request.get("body"), dict):
-        error = failure.get("error")
-        message = error.get("message") if isinstance(error, dict) else None
+        message = failure["error"].get("message")
         raise RequestError(message if isinstance(message, str) else "this line of an errors file holds no request")
-    then = make_request(request, number, Defaults())
+    original = make_request(request, number, Defaults())
     names, body = failure.get("defaults"), dict(request["body"])
     names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
     for name in set(names) & set(defaults.options):
         body.pop(name, None)
-    if _SYSTEM in names and defaults.system is not None and not _wants_system(body["messages"][:1]):
+    if _SYSTEM in names and defaults.system is not None and not _lacks_system(body["messages"][:1]):
         body["messages"] = body["messages"][1:]
-    now = make_request({**request, "body": body}, number, defaults, digest)
-    known = str(failure.get("id"))[len("batch_req_") :]
-    if json.loads(now.body) == json.loads(then.body) and re.fullmatch("[0-9a-f]{16}", known):
-        digest = known
-    return replace(now, digest=digest, defaulted=tuple(dict.fromkeys([*names, *now.defaulted])))
+    retry = make_request({**request, "body": body}, number, defaults, digest)
+    recorded = str(failure.get("id"))[len("batch_req_") :]
+    if json.loads(retry.body) == json.loads(original.body) and re.fullmatch("[0-9a-f]{16}", recorded):
+        digest = recorded
+    return replace(retry, digest=digest, defaulted=tuple(dict.fromkeys([*names, *retry.defaulted])))
 
 
-def _full(value: Dict[str, Any]) -> Any:
-    """Return route and body of OpenAI's form."""
+def _full(value: Dict[str, Any]) -> Tuple[str, Dict[str, Any]]:
+    """Return the route and the body of a request in OpenAI's form."""
     for name in value:
         if name not in _OWN_FIELDS:
             raise RequestError(f"unknown field {name!r} beside url and body{suggestion(name, _OWN_FIELDS)}")
@@ -169,13 +168,13 @@ def _full(value: Dict[str, Any]) -> Any:
     if not isinstance(body, dict) or ROUTES[path] not in body:
         raise RequestError(f'the body for {path} must be an object with "{ROUTES[path]}"')
     if path == CHAT:
-        _wants_system(body["messages"])
+        _lacks_system(body["messages"])
     return path, dict(body)
 
 
 def _short(value: Mapping[str, Any]) -> Dict[str, Any]:
     """Return the body of a chat in the short form."""
-    body = {name: content for name, content in value.items() if name not in ("custom_id", "method")}
+    body = {name: member for name, member in value.items() if name not in ("custom_id", "method")}
     if ("prompt" in body) == ("messages" in body):
         raise RequestError('a request must have "prompt", or "messages", or "url" and "body"')
     if "prompt" in body:
@@ -186,31 +185,21 @@ def _short(value: Mapping[str, Any]) -> Dict[str, Any]:
     return body
 
 
-def _wants_system(messages: Any) -> bool:
+def _lacks_system(messages: Any) -> bool:
     """Return whether messages have no system prompt. Raises RequestError if they are not messages."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise RequestError('"messages" must be a list of objects')
     return not any(message.get("role") in ("system", "developer") for message in messages)
 
 
-def _schema_in(body: bytes) -> Optional[Mapping[str, Any]]:
-    """Return the JSON schema in an encoded body."""
-    if b'"json_schema"' not in body:
-        return None
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return _schema(value) if isinstance(value, dict) else None
-
-
-def _schema(body: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
+def _schema(body: Any) -> Optional[Mapping[str, Any]]:
     """Return the JSON schema that a body asks for, None if it asks for none."""
+    if not isinstance(body, dict):
+        return None
     schema = body.get("json_schema")
-    if schema is None and isinstance(named := body.get("response_format"), dict):
-        schema = named.get("schema")
-        if isinstance(inner := named.get("json_schema"), dict):
-            schema = inner.get("schema")
+    if schema is None and isinstance(response_format := body.get("response_format"), dict):
+        named = response_format.get("json_schema")
+        schema = (named if isinstance(named, dict) else response_format).get("schema")
     return schema if isinstance(schema, dict) else None
 
 

@@ -12,7 +12,7 @@ from ..threads import start
 from .requests import AnyRequest, Defaults, Request, id_of, make_request
 from .results import Result
 from .scheduler import Scheduler
-from .workers import ExecutorWorkers, ThreadWorkers, Workers
+from .workers import ExecutorWorkers, Workers
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -40,15 +40,16 @@ def run(
     retries: int = DEFAULT_RETRIES,
     executor: Optional[Executor] = None,
 ) -> Run:
-    """Answer many requests, and yield each result when it is there.
+    """Answer many requests, and yield each result as soon as it is there.
 
     Args:
         requests: prompts, mappings in the form of a batch file's lines (see `flynn.batch.requests`), `ChatRequest`s.
             They are read as they are needed, some thousands ahead, in a thread.
-        client: of the server. With an executor it may be None: each worker then makes its own client, from its own
-            environment and configuration.
+        client: client of the server. With an executor it may be None: then each worker makes its own client, from its
+            own environment and configuration.
         jobs: requests under way at a time; by default as many as the server has slots that nobody else uses, looked up
-            every 2 seconds. With an executor, tasks at a time, each of them a second of requests; 32 by default.
+            every 2 seconds. With an executor, tasks at a time, each with as many requests as take a second; 32 by
+            default.
         ordered: yield results in the order of the requests, each as soon as all before it are there.
         system: system prompt of chats that have none.
         defaults: fields of chats and completions that do not have them, such as `max_tokens`.
@@ -57,19 +58,18 @@ def run(
         wait: seconds without any answer after which to give up, 600 by default, None for no limit.
         max_failures: failed requests after which to give up, None (the default) for no limit.
         retries: how often to ask again for an answer that does not fit the request's JSON schema, 2 by default.
-        executor: any `concurrent.futures.Executor`, to send requests from there.
+        executor: any `concurrent.futures.Executor`: its workers send the requests.
 
     Returns:
-        An iterator of `Result`, also an asynchronous one. A request that failed is a result with `error`. What the
-        server itself refuses (4xx, 501) fails at once. Everything else is tried again, and fails after 10 failures
-        while the server answered other requests.
+        An iterator of `Result`, also an asynchronous one. A request that failed is a result with `error`. A request
+        that the server itself refuses (4xx, 501) fails at once. Every other failure is tried again; a request has
+        failed after 10 failures while the server answered other requests.
 
     Raises, from the iterator:
         FlynnError: no request was answered for `wait` seconds: the last failure, such as ServerNotRunningError,
-            ModelLoadingError or RequestTimeoutError.
+            ModelLoadingError or RequestTimeoutError. Or `max_failures` requests have failed.
         AuthenticationError: the token is missing or wrong.
         ConfigError: the environment's settings for proxies are wrong, or this Python lacks ssl for `https:`.
-        FlynnError: `max_failures` requests have failed.
         Exception: what `requests` raises.
 
     Example:
@@ -86,22 +86,21 @@ def run(
         one_server=executor is None, wait=wait, max_failures=max_failures, retries=retries, ordered=ordered
     )
     if executor is not None:
-        workers = ExecutorWorkers(executor, plain, scheduler, timeout, jobs or _EXECUTOR_JOBS)
-        return Run(prepared, scheduler, workers)
+        return Run(prepared, scheduler, ExecutorWorkers(executor, plain, scheduler, timeout, jobs or _EXECUTOR_JOBS))
     if client is None:
         raise RequestError("a batch without an executor needs a client")
-    return Run(prepared, scheduler, ThreadWorkers(plain, scheduler, timeout, jobs))
+    return Run(prepared, scheduler, Workers(plain, scheduler, timeout, jobs))
 
 
 def prepare(requests: Iterable[Union[AnyRequest, Result]], defaults: Defaults) -> Iterator[Union[Request, Result]]:
-    """Yield each request, ready to be sent, or the result that says why it is not one."""
+    """Yield each request ready to be sent, or the result that says why it is not a request."""
     for number, source in enumerate(requests, 1):
-        if isinstance(source, Result) or (isinstance(source, Request) and source.number):
+        if isinstance(source, Result) or (isinstance(source, Request) and source.number):  # prepared by the command
             yield source
             continue
         custom_id = id_of(None, number)
         try:
-            custom_id = source.custom_id if isinstance(source, Request) else id_of(source, number)
+            custom_id = id_of(source, number)
             yield make_request(source, number, defaults)
         except RequestError as error:
             yield Result(custom_id, number, error=error)
@@ -117,8 +116,8 @@ def defaults_of(client: Optional[LlamaCppClient]) -> Dict[str, Any]:
 class Run:
     """A batch under way: an iterator of results, and an asynchronous one. See `run`.
 
-    It begins with the first result that is asked for, and ends with the last one, with `close`, or at the end of `with`
-    or `async with`.
+    It begins when the first result is asked for, and ends with the last one, with `close`, or at the end of `with` or
+    `async with`.
     """
 
     def __init__(self, requests: Iterator[Union[Request, Result]], scheduler: Scheduler, workers: Workers) -> None:
@@ -142,11 +141,11 @@ class Run:
         return self._scheduler.results(timeout)
 
     def drain(self) -> None:
-        """Begin no more requests. Those under way still yield their results."""
+        """Begin no more requests. Those under way still yield results."""
         self._scheduler.stop()
 
     def close(self) -> None:
-        """Abort everything, also the requests under way. Closing twice is fine."""
+        """Abort the requests under way, and begin no more. Closing twice is fine."""
         self._scheduler.stop()
         self._workers.abort()
 
@@ -158,14 +157,13 @@ class Run:
     @property
     def away(self) -> float:
         """Seconds for which no request was answered; 0 while the server answers."""
-        away = self._scheduler.away
-        return 0.0 if away is None else away[0]
+        return self._scheduler.away()[0]
 
     @property
     def trouble(self) -> str:
         """Why no request is answered; empty while the server answers."""
-        away = self._scheduler.away
-        return "" if away is None else str(away[1])
+        error = self._scheduler.away()[1]
+        return "" if error is None else str(error)
 
     def _iterate(self) -> Iterator[Result]:
         try:
@@ -194,8 +192,8 @@ class Run:
         return self._async
 
     def __del__(self) -> None:
-        # At the end of the interpreter a thread that holds the lock of `Scheduler` never gives it back.
-        if getattr(self, "_begun", False) and not sys.is_finalizing():
+        # While the interpreter ends, a thread that holds the lock of the scheduler never releases it.
+        if self._begun and not sys.is_finalizing():
             self.close()
 
     async def __aenter__(self) -> Run:
@@ -211,7 +209,7 @@ def _read(requests: Iterator[Union[Request, Result]], scheduler: Scheduler) -> N
     """Read the requests, in a thread of their own: a pipe may deliver them slowly."""
     try:
         for item in requests:
-            if not (scheduler.add_failed(item) if isinstance(item, Result) else scheduler.add(item)):
+            if not scheduler.add(item):
                 break
         scheduler.end()
     except BaseException as error:

@@ -5,10 +5,11 @@ This decides how many requests are under way, which are sent again, which have f
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 import time
-from collections import deque
-from typing import Callable, Deque, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple, Union
 
 from ..errors import (
     AuthenticationError,
@@ -16,15 +17,16 @@ from ..errors import (
     FlynnError,
     ModelLoadingError,
     NotSupportedError,
+    RequestTimeoutError,
     ServerError,
     ServerNotRunningError,
 )
 from ..retry import is_temporary, pause
-from .queue import WINDOW, Outage, Queue, Task
+from .queue import Outage, Queue, Task
 from .requests import Request
 from .results import Result, failure
 
-ATTEMPTS = 10  # that fail by a request's own fault
+ATTEMPTS = 10  # failed attempts, by a request's own fault, after which it has failed
 REFUSALS = 5  # refusals before any answer that mean that the token is wrong, and not that one request is refused
 _UNCLAIMED = 256  # results; with more of them no request is begun
 
@@ -34,12 +36,8 @@ class Scheduler:
 
     Args:
         one_server: whether one server answers all requests, so that it is away for all when it is away for one.
-        wait: seconds without an answer after which the run gives up; None for no limit.
-        max_failures: failed requests after which the run gives up; None for no limit.
-        retries: how often a request is asked again whose answer did not fit its schema.
-        ordered: whether results come in the order of the requests.
-        pause: returns the seconds before the next attempt, given how many have failed before the last one and what the
-            server asked for.
+        wait, max_failures, retries, ordered: see `flynn.batch.run`.
+        pause: see `flynn.retry.pause`.
 
     Attributes:
         limit: how many requests may be under way.
@@ -57,201 +55,177 @@ class Scheduler:
         ordered: bool = False,
         pause: Callable[[int, Optional[float]], float] = pause,
     ) -> None:
-        self._lock = threading.RLock()  # reentrant: the garbage collector may run `Run.__del__` while it is held
-        self._tasks = threading.Condition(self._lock)
-        self._room = threading.Condition(self._lock)
-        self._news = threading.Condition(self._lock)
+        # Its lock is reentrant: the garbage collector may run `Run.__del__` while it is held.
+        self._changed = threading.Condition()
         self._one_server, self._wait, self._max_failures, self._retries = one_server, wait, max_failures, retries
-        self._pause = pause
+        self._ordered, self._pause = ordered, pause
         self.limit = self.in_flight = 0
         self.stopping = False
         self._answered = self._failed = self._refused = 0
         self._error: Optional[BaseException] = None
         self._queue = Queue()
         self._outage = Outage()
-        self._results: Deque[Result] = deque()
-        self._places = 0  # of the requests that were added
-        self._held: Optional[Dict[int, Result]] = {} if ordered else None  # results by place, before their turn
-        self._next_place = 0
+        self._results: List[Result] = []
+        self._held: Dict[int, Result] = {}  # by place: results of an ordered run that wait for an earlier one
+        self._places = itertools.count()
+        self._next_place = 0  # of the result that comes next in an ordered run
 
     # --- called by the reader -----------------------------------------------------------------------------------------
 
-    def add(self, request: Request) -> bool:
-        """Add a request. Waits while there are many. Returns False if no more are wanted."""
-        with self._lock:
-            while not self.stopping and self._queue.is_full:
-                self._tasks.notify()
-                self._room.wait()
-            if self._queue.add(Task(request, self._new_place()), time.monotonic()):
-                self._tasks.notify()
-            return not self.stopping
+    def add(self, item: Union[Request, Result]) -> bool:
+        """Add a request, or the failure of what is not one. Waits while there are many.
 
-    def add_failed(self, result: Result) -> bool:
-        """Add the failure of a line that is not a request. Waits and returns as `add`."""
-        with self._lock:
-            while not self.stopping and len(self._results) >= _UNCLAIMED:
-                self._room.wait()
-            self._put(result, self._new_place())
+        Returns False if no more are wanted.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.stopping or not (self._queue.is_full or len(self._results) >= _UNCLAIMED)
+            )
+            if isinstance(item, Result):
+                self._put(item, next(self._places))
+                self._changed.notify_all()
+            elif self._queue.add(Task(item, next(self._places)), time.monotonic()) or self._queue.is_full:
+                self._changed.notify_all()
             return not self.stopping
 
     def end(self) -> None:
-        """Record that there are no more requests."""
-        with self._lock:
+        with self._changed:
             self._queue.ended = True
-            self._wake_all()
+            self._changed.notify_all()
 
     # --- called by workers --------------------------------------------------------------------------------------------
 
     def take(self, worker: int, most: int = 1) -> List[Task]:
-        """Wait for tasks and return them; none if there will be none.
+        """Wait for tasks, and return `most` of them at most; none at the end of the run.
 
-        Args:
-            most: how many tasks. One that has failed before comes alone, or last: it may fail again, and all with it.
+        A task that has failed before comes alone, or last: if it breaks the worker, the others fail with it.
         """
-        with self._lock:
+        with self._changed:
             while not self._is_over():
+                was_full = self._queue.is_full
                 tasks, delay = self._begin(worker, most)
+                if was_full and not self._queue.is_full:
+                    self._changed.notify_all()
                 if tasks:
-                    if self._queue and self.in_flight < self.limit:
-                        self._tasks.notify()
-                    if not self._queue.is_full:
-                        self._room.notify()
                     return tasks
-                self._tasks.wait(delay)
+                self._changed.wait(min(delay, threading.TIMEOUT_MAX))
             return []
 
-    def succeed(self, task: Task, result: Result) -> None:
-        """Record the answer of a task. An answer that does not fit the request's schema is asked for again."""
-        with self._lock:
-            self._finish(task)
-            self._answered += 1
-            if self._outage.end():
-                self._tasks.notify_all()
-            self._tasks.notify()
-            if result.error is not None and task.mismatches < self._retries:
-                task.mismatches += 1
+    def finish(self, task: Task, outcome: Union[Result, FlynnError, None]) -> None:
+        """Record the answer to a task, or why an attempt failed, or None if it was not sent or was aborted."""
+        with self._changed:
+            self.in_flight -= 1
+            if self._outage.trial is task:
+                self._outage.trial = None
+            if isinstance(outcome, Result):
+                self._succeed(task, outcome)
+            elif outcome is not None:
+                self._fail(task, outcome)
+            else:
                 self._queue.put_back(task, time.monotonic())
-            else:
-                self._put(result, task.place)
-
-    def fail(self, task: Task, error: FlynnError) -> None:
-        """Record a failed attempt: the task is tried again, or has failed for good, or the run gives up."""
-        with self._lock:
-            self._finish(task)
-            task.failed(error)
-            if self._is_for_all(error):
-                self._give_up(error)
-            else:
-                is_its_own = self._is_its_own(task, error)
-                task.failures += is_its_own
-                refused = is_final(error) or (isinstance(error, AuthenticationError) and self._answered > 0)
-                if refused or task.failures >= ATTEMPTS:
-                    self._put(failure(task.request, error), task.place)
-                else:
-                    self._try_again(task, error, is_its_own=is_its_own)
-            self._wake_all()
-
-    def give_back(self, task: Task) -> None:
-        """Take back a task that was not begun."""
-        with self._lock:
-            self._finish(task)
-            self._queue.put_back(task, time.monotonic())
-            self._wake_all()
-
-    def drop(self, task: Task) -> None:
-        """Record that a task was stopped."""
-        with self._lock:
-            self._finish(task)
-            self._wake_all()
+            self._changed.notify_all()
 
     # --- called by the owner ------------------------------------------------------------------------------------------
 
     def results(self, timeout: Optional[float]) -> Optional[List[Result]]:
         """Wait for results, `timeout` seconds at most, and return all that are there; None at the end of the run.
 
-        Raises:
-            BaseException: the reason why the run gave up, after the last result.
+        After the last result it raises the reason why the run gave up.
         """
-        with self._lock:
-            if not self._results and not self._is_over(done=True):
-                self._news.wait(timeout)
-            if self._held and self._is_over(done=True):  # an earlier one will not come any more
-                self._results.extend(self._held.pop(place) for place in sorted(self._held))
-            if self._results:
-                results = list(self._results)
-                self._results.clear()
-                if len(results) >= _UNCLAIMED:
-                    self._wake_all()
+        with self._changed:
+            self._changed.wait_for(lambda: self._results or self._is_done(), timeout)
+            if self._is_done():  # an earlier result will not come any more
+                self._results += [self._held[place] for place in sorted(self._held)]
+                self._held.clear()
+            results, self._results = self._results, []
+            if len(results) >= _UNCLAIMED:
+                self._changed.notify_all()
+            if results or not self._is_done():
                 return results
-            if not self._is_over(done=True):
-                return []
             error, self._error = self._error, None
             if error is not None:
                 raise error
             return None
 
     def set_limit(self, limit: int) -> None:
-        with self._lock:
+        with self._changed:
             self.limit = limit
-            self._tasks.notify_all()
+            self._changed.notify_all()
 
     def stop(self, error: Optional[BaseException] = None) -> None:
         """Begin no more requests, and raise `error` at the end."""
-        with self._lock:
-            self._give_up(error)
+        with self._changed:
+            self.stopping = True
+            self._error = self._error or error
+            self._changed.notify_all()
 
-    @property
-    def away(self) -> Optional[Tuple[float, Optional[FlynnError]]]:
-        """The seconds since the last answer, and the last failure; None while the server answers."""
-        with self._lock:
+    def away(self) -> Tuple[float, Optional[FlynnError]]:
+        """Return the seconds since the last answer, and the last failure; 0 and None while the server answers."""
+        with self._changed:
             since = self._outage.since
-            return None if since is None else (time.monotonic() - since, self._outage.error)
+            return 0.0 if since is None else time.monotonic() - since, self._outage.error
 
     # --- within the lock ----------------------------------------------------------------------------------------------
 
-    def _new_place(self) -> int:
-        self._places += 1
-        return self._places - 1
+    def _is_over(self) -> bool:
+        """Return whether nothing is left to begin."""
+        return self.stopping or not (self._queue or not self._queue.ended or self.in_flight)
 
-    def _is_over(self, *, done: bool = False) -> bool:
-        """Return whether nothing is left to begin, and, if `done`, nothing is under way."""
-        left = self._queue or not self._queue.ended
-        if done:
-            return not self.in_flight and (self.stopping or not left)
-        return self.stopping or not (left or self.in_flight)
+    def _is_done(self) -> bool:
+        """Return whether nothing is left to begin, and nothing is under way."""
+        return self._is_over() and not self.in_flight
 
-    def _begin(self, worker: int, most: int) -> Tuple[List[Task], Optional[float]]:
-        """Return tasks, or the seconds after which there may be one."""
+    def _begin(self, worker: int, most: int) -> Tuple[List[Task], float]:
+        """Return tasks, or none and the seconds until there may be one."""
         tasks: List[Task] = []
-        delay: Optional[float] = None
+        delay = math.inf
         while len(tasks) < most and self.in_flight < self.limit and len(self._results) < _UNCLAIMED:
             now = time.monotonic()
-            if self._one_server and (delay := self._outage.delay(now)) != 0:
+            is_away = self._one_server and self._outage.since is not None
+            if is_away and (delay := self._outage.delay(now)) > 0:
                 break
             # The request may be at fault, and not the server: another request shows it.
-            untried_first = self._one_server and self._outage.since is not None
-            task, delay = self._queue.take(worker, now, untried_first=untried_first)
+            task, delay = self._queue.take(worker, now, untried_first=is_away)
             if task is None:
                 break
             self.in_flight += 1
-            self._outage.begin(task)
-            if not task.attempts:
-                task.answered = self._answered
+            if is_away:
+                self._outage.trial = task
             tasks.append(task)
             if task.attempts:
                 break
+            task.answered = self._answered
         return tasks, delay
 
-    def _finish(self, task: Task) -> None:
-        self.in_flight -= 1
-        self._outage.finish(task)
+    def _succeed(self, task: Task, result: Result) -> None:
+        self._answered += 1
+        if self._outage.since is not None:
+            self._outage = Outage()
+        if result.error is not None and task.mismatches < self._retries:  # the answer does not fit the schema
+            task.mismatches += 1
+            self._queue.put_back(task, time.monotonic())
+        else:
+            self._put(result, task.place)
+
+    def _fail(self, task: Task, error: FlynnError) -> None:
+        task.attempts += 1
+        task.timeouts += isinstance(error, RequestTimeoutError)
+        is_its_own = self._is_its_own(task, error)
+        task.failures += is_its_own
+        is_refused = is_final(error) or (isinstance(error, AuthenticationError) and self._answered > 0)
+        if self._is_for_all(error):
+            self.stop(error)
+        elif is_refused or task.failures >= ATTEMPTS:
+            self._put(failure(task.request, error), task.place)
+        else:
+            self._try_again(task, error, is_its_own=is_its_own)
 
     def _is_for_all(self, error: FlynnError) -> bool:
         """Return whether all other requests would fail too. A 401 or 403 is one request's if others are answered."""
         if isinstance(error, AuthenticationError):
             self._refused += 1
-            its_own_words = error.status == 401 and error.type == "authentication_error"  # llama-server's
-            return its_own_words or (not self._answered and self._refused >= REFUSALS)
+            is_llama_server_s = error.status == 401 and error.type == "authentication_error"
+            return is_llama_server_s or (not self._answered and self._refused >= REFUSALS)
         return isinstance(error, ConfigError)
 
     def _is_its_own(self, task: Task, error: FlynnError) -> bool:
@@ -265,42 +239,28 @@ class Scheduler:
 
     def _try_again(self, task: Task, error: FlynnError, *, is_its_own: bool) -> None:
         now = time.monotonic()
-        asked = error.retry_after if isinstance(error, ServerError) else None
+        retry_after = error.retry_after if isinstance(error, ServerError) else None
         task.answered = self._answered
-        self._queue.put_back(task, now + self._pause(task.attempts - 1, asked))
+        self._queue.put_back(task, now + self._pause(task.attempts - 1, retry_after))
         if is_temporary(error) or not (is_its_own or isinstance(error, AuthenticationError)):
-            self._outage.failed(error, now, self._pause(self._outage.failures, asked))
+            self._outage.failed(error, now, self._pause(self._outage.failures, retry_after))
             seconds = now - (self._outage.since or now)
             if self._wait is not None and seconds > self._wait:
-                self._give_up(error.advise(f"nothing was answered for {seconds:.0f} s; wait= or --wait sets the limit"))
+                self.stop(error.advise(f"nothing was answered for {seconds:.0f} s; wait= or --wait sets the limit"))
 
     def _put(self, result: Result, place: int) -> None:
         if result.error is not None:
             self._failed += 1
             if self._max_failures is not None and self._failed >= self._max_failures:
-                self._give_up(FlynnError(f"gave up after {self._failed} failed requests, the last one: {result.error}"))
-        if self._held is None:
-            self._results.append(result)
-        else:
+                self.stop(FlynnError(f"gave up after {self._failed} failed requests, the last one: {result.error}"))
+        if self._ordered:
             self._held[place] = result
             while self._next_place in self._held:
                 self._results.append(self._held.pop(self._next_place))
                 self._next_place += 1
             self._queue.held = len(self._held)
-            if self._queue.held < WINDOW:
-                self._tasks.notify()
-        self._news.notify()
-        if not self.in_flight and self._is_over():
-            self._wake_all()
-
-    def _give_up(self, error: Optional[BaseException]) -> None:
-        self.stopping = True
-        self._error = self._error or error
-        self._wake_all()
-
-    def _wake_all(self) -> None:
-        for condition in (self._tasks, self._room, self._news):
-            condition.notify_all()
+        else:
+            self._results.append(result)
 
 
 def is_final(error: FlynnError) -> bool:

@@ -1,20 +1,20 @@
 """Whether a value fits a JSON schema. No I/O.
 
 llama-server's grammar fails open: it drops a pattern that it cannot express, bounds of numbers that are not integers,
-`not` and `if` (llama.cpp, common/json-schema-to-grammar.cpp). What is not here either, `if` or `format`, goes
-unchecked.
+`not` and `if` (llama.cpp, common/json-schema-to-grammar.cpp). What is not here either, `if` or `format`, is not
+checked.
 Source: https://json-schema.org/draft/2020-12/json-schema-validation
 """
 
 from __future__ import annotations
 
 import json
-import operator
 import re
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import unquote
 
 from ..structured.mismatch import NAMES, Key, Mismatch, refuse
+from ..structured.nodes import LIMITS
 
 Keys = Tuple[Key, ...]
 
@@ -28,18 +28,9 @@ _IS: Dict[str, Callable[[Any], bool]] = {
     "integer": lambda value: _IS["number"](value) and value == value // 1,
 }
 _ARTICLES = {name.split()[-1]: name for name in NAMES.values()}
-# By keyword: of values of which type, and whether a value keeps to the limit.
-_LIMITS: Dict[str, Tuple[str, Callable[[Any, Any], object]]] = {
-    "minimum": ("number", operator.ge),
-    "maximum": ("number", operator.le),
-    "exclusiveMinimum": ("number", operator.gt),
-    "exclusiveMaximum": ("number", operator.lt),
-    "minLength": ("string", lambda value, limit: len(value) >= limit),
-    "maxLength": ("string", lambda value, limit: len(value) <= limit),
-    "pattern": ("string", lambda value, limit: re.search(limit, value)),
-    "minItems": ("array", lambda value, limit: len(value) >= limit),
-    "maxItems": ("array", lambda value, limit: len(value) <= limit),
-}
+# The keywords of `flynn.Limits`, here for any number, and with a pattern that may match anywhere in the string.
+_LIMITS = {keyword: ("number" if kind == "integer" else kind, keeps) for keyword, (kind, keeps) in LIMITS.items()}
+_LIMITS["pattern"] = ("string", lambda value, limit: re.search(limit, value))
 
 
 def check(schema: Mapping[str, Any], value: Any) -> Optional[str]:
@@ -59,7 +50,7 @@ def check(schema: Mapping[str, Any], value: Any) -> Optional[str]:
 class _Checker:
     """Checks parts of one value against parts of one schema.
 
-    Each pair of them is checked once: otherwise `anyOf` within `anyOf` would take a time exponential in the depth.
+    Each pair of them is checked once: otherwise `anyOf` within `anyOf` would take time exponential in the depth.
     """
 
     def __init__(self, root: Mapping[str, Any]) -> None:
@@ -70,56 +61,51 @@ class _Checker:
         """Return why a value does not fit, None if it does."""
         pair = id(schema), id(value)
         if pair not in self._mismatches:
-            self._mismatches[pair] = None  # a schema that leads back to itself for the same value says nothing more
+            self._mismatches[pair] = None  # a schema that leads back to itself for the same value adds nothing
             try:
                 self._check(schema, value, keys)
             except Mismatch as mismatch:
                 self._mismatches[pair] = mismatch if mismatch.keys else Mismatch(mismatch.problem, keys=keys)
         return self._mismatches[pair]
 
-    def _require(self, schema: Any, value: Any, keys: Keys) -> None:
-        mismatch = self.mismatch(schema, value, keys)
-        if mismatch is not None:
-            raise mismatch
-
     def _check(self, schema: Any, value: Any, keys: Keys) -> None:
+        if schema is False:
+            raise Mismatch("not allowed")
         if not isinstance(schema, dict):
-            if schema is False:
-                raise Mismatch("not allowed")
             return
         _check_value(schema, value)
-        if "$ref" in schema:
-            self._require(self._resolve(schema["$ref"]), value, keys)
-        for part in _list(schema, "allOf"):
-            self._require(part, value, keys)
+        for part, member, path in self._required(schema, value, keys):
+            if mismatch := self.mismatch(part, member, path):
+                raise mismatch
         for keyword in ("anyOf", "oneOf"):
-            if parts := _list(schema, keyword):
-                results = [self.mismatch(part, value, keys) for part in parts]
-                mismatches = [mismatch for mismatch in results if mismatch is not None]
-                if len(mismatches) == len(parts):
-                    raise max(mismatches, key=lambda mismatch: len(mismatch.keys))
-                if keyword == "oneOf" and len(mismatches) < len(parts) - 1:
-                    raise Mismatch("fits more than one of oneOf")
+            results = [self.mismatch(part, value, keys) for part in _list(schema, keyword)]
+            mismatches = [mismatch for mismatch in results if mismatch]
+            if results and len(mismatches) == len(results):
+                raise max(mismatches, key=lambda mismatch: len(mismatch.keys))
+            if keyword == "oneOf" and len(mismatches) < len(results) - 1:
+                raise Mismatch("fits more than one of oneOf")
         if "not" in schema and self.mismatch(schema["not"], value, keys) is None:
             raise Mismatch("fits what `not` excludes")
+
+    def _required(self, schema: Mapping[str, Any], value: Any, keys: Keys) -> Iterator[Tuple[Any, Any, Keys]]:
+        """Yield the parts of the schema that must all fit, each with its part of the value and the keys to that."""
+        if "$ref" in schema:
+            yield self._resolve(schema["$ref"]), value, keys
+        for part in _list(schema, "allOf"):
+            yield part, value, keys
         if isinstance(value, dict):
-            self._check_object(schema, value, keys)
+            for name in _list(schema, "required"):
+                if name not in value:
+                    raise Mismatch("missing", keys=(*keys, name))
+            properties = schema.get("properties")
+            named = properties if isinstance(properties, dict) else {}
+            others = True if "patternProperties" in schema else schema.get("additionalProperties", True)
+            for name, member in value.items():
+                yield named.get(name, others), member, (*keys, name)
         elif isinstance(value, list):
             first = _list(schema, "prefixItems")
             for index, item in enumerate(value):
-                part = first[index] if index < len(first) else schema.get("items", True)
-                self._require(part, item, (*keys, index))
-
-    def _check_object(self, schema: Mapping[str, Any], value: Dict[str, Any], keys: Keys) -> None:
-        for name in _list(schema, "required"):
-            if name not in value:
-                raise Mismatch("missing", keys=(*keys, name))
-        properties = schema.get("properties")
-        for name, member in value.items():
-            if isinstance(properties, dict) and name in properties:
-                self._require(properties[name], member, (*keys, name))
-            elif "patternProperties" not in schema:
-                self._require(schema.get("additionalProperties", True), member, (*keys, name))
+                yield first[index] if index < len(first) else schema.get("items", True), item, (*keys, index)
 
     def _resolve(self, reference: Any) -> Any:
         """Return the part of the schema that a reference names; True, which anything fits, if there is none."""
@@ -139,8 +125,10 @@ def _check_value(schema: Mapping[str, Any], value: Any) -> None:
     if names and not any(_IS[name](value) for name in names):
         refuse(" or ".join(_ARTICLES[name] for name in names), value)
     allowed = [schema["const"]] if "const" in schema else schema.get("enum")
-    if isinstance(allowed, list) and not any(_is_same(other, value) for other in allowed):
-        refuse(" or ".join(json.dumps(other, ensure_ascii=False) for other in allowed[:10]), value)
+    if isinstance(allowed, list):
+        equal = [other for other in allowed if other == value]
+        if not any(isinstance(other, bool) == isinstance(value, bool) for other in equal):  # for Python True is 1
+            refuse(" or ".join(json.dumps(other, ensure_ascii=False) for other in allowed[:10]), value)
     for keyword, (kind, keeps) in _LIMITS.items():
         if keyword in schema and _IS[kind](value):
             try:
@@ -149,11 +137,6 @@ def _check_value(schema: Mapping[str, Any], value: Any) -> None:
                 continue
             if not fits:
                 refuse(f"{keyword} {schema[keyword]}", value)
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    """Compare values of JSON: for Python True is 1."""
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _list(schema: Mapping[str, Any], keyword: str) -> List[Any]:

@@ -1,72 +1,62 @@
-"""The workers, which send the requests: threads, to one server, or an executor, whose workers may have others.
+"""The workers: threads that send the requests to one server, or through an executor to the servers of its workers.
 
-To hand a task to an executor may cost more than the answer. So a task of it is several requests, as many as are
-answered within a second, one after the other, and their answers come back together. A worker that dies costs no more
-than that; where answers take longer than a second, each is a task of its own.
+Handing a task to an executor may cost more than the answer. So a task is as many requests as are answered within a
+second: they are sent one after the other, and their replies come back together. A worker that dies costs no more than
+that. Where answers take longer than a second, each request is a task of its own.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import mmap
 import pickle
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from ..errors import FlynnError, ProtocolError, RequestError, ServerError, ServerNotRunningError
 from ..http.limits import CallAborted, CancelScope
 from ..models.local.llamacpp import LlamaCppClient
 from ..threads import start
 from .queue import Task
-from .results import answer
+from .results import Result, answer
 from .scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor, Future
+    from concurrent.futures import Executor
 
-# Route, body and time limit in seconds of a request.
-Job = Tuple[str, bytes, Optional[float]]
-# The results of some jobs, in their order, and the seconds that they took.
-JobResults = Tuple[List[Union[bytes, FlynnError]], float]
+Job = Tuple[str, bytes, Optional[float]]  # route, body and time limit in seconds of a request
+Reply = Union[bytes, FlynnError]
 
 _LOOK = 2.0  # seconds between two looks at the server's slots
-# Bytes of address space that must be left for another thread: its stack, and what glibc reserves for what it allocates
-# (malloc/arena.c). With less, threads do begin, and then fail anywhere.
+# Bytes of address space that another thread needs: its stack, and what glibc reserves for its allocations
+# (malloc/arena.c). With less, threads start, and then fail anywhere.
 _ROOM = (8 + 64) * 1024 * 1024
-_UNKNOWN_SLOTS = 4  # the number of slots of a server that does not say
+_UNKNOWN_SLOTS = 4  # slots of a server that does not say how many it has
 _MOST_SLOTS = 256  # that a server is believed to have
-TOGETHER = 1.0  # seconds after which a worker begins no more of the requests of one task
+TOGETHER = 1.0  # seconds after which a worker of an executor begins no more of the requests of one task
 MOST_TOGETHER = 64
-_WAIT = 30.0  # seconds that a worker waits for its server before another worker gets the request
+_WAIT = 30.0  # seconds that a worker of an executor waits for its server before another one gets the request
 
 
-class Workers(Protocol):
-    """The workers of a run."""
+class Workers:
+    """Threads that take tasks from the scheduler, send them to the server, and report the replies.
 
-    def begin(self) -> None:
-        """Start to send requests. Called once."""
-
-    def abort(self) -> None:
-        """Abort the requests under way; the scheduler has been stopped."""
-
-
-class ThreadWorkers:
-    """Threads, as many as `jobs`, or, if that is None, as the server has slots free.
-
-    Args:
-        timeout: seconds for one attempt, None for no limit.
+    There are `jobs` threads, or, if that is None, as many as the server has free slots.
     """
 
     def __init__(
-        self, client: LlamaCppClient, scheduler: Scheduler, timeout: Optional[float], jobs: Optional[int]
+        self, client: Optional[LlamaCppClient], scheduler: Scheduler, timeout: Optional[float], jobs: Optional[int]
     ) -> None:
-        self._client, self._scheduler, self._timeout, self._jobs = client, scheduler, timeout, jobs
-        self._count = 0
+        self._client: Any = client  # None only for an executor
+        self._scheduler, self._timeout, self._jobs = scheduler, timeout, jobs
+        self._threads = 0
+        self._together = 1  # requests that a thread takes at a time
         self._others = sys.maxsize  # slots that others used at the last look
-        self._scopes: Dict[int, CancelScope] = {}
         self._aborted = threading.Event()
+        self._aborts: Dict[int, Callable[[], object]] = {}  # by thread: what aborts the call that it waits for
 
     def begin(self) -> None:
         if self._jobs is not None:
@@ -75,64 +65,67 @@ class ThreadWorkers:
             start(self._watch_slots, name="flynn-batch-slots")
 
     def abort(self) -> None:
+        """Abort the requests under way; the scheduler has been stopped."""
         self._aborted.set()
-        for scope in list(self._scopes.values()):
-            scope.abort()
+        for abort in list(self._aborts.values()):
+            abort()
 
-    def _use(self, jobs: int) -> None:
-        """Start threads until there are so many, or as many as there is room for, but at least one."""
-        self._scheduler.set_limit(jobs)
+    def _on_abort(self, thread: int, abort: Callable[[], object]) -> None:
+        self._aborts[thread] = abort
+        if self._aborted.is_set():
+            abort()
+
+    def _use(self, threads: int) -> None:
+        """Start threads until there are this many, or as many as there is room for; without any the run ends."""
+        self._scheduler.set_limit(threads)
         try:
-            for number in range(self._count + 1, jobs + 1):
+            for number in range(self._threads + 1, threads + 1):
                 if number > 1:
                     mmap.mmap(-1, _ROOM).close()
                 start(self._work, number, name=f"flynn-batch-{number}")
-                self._count = number
-        except (FlynnError, OSError):
-            if not self._count:
-                raise
-            self._scheduler.set_limit(self._count)
+                self._threads = number
+        except (FlynnError, OSError) as error:
+            if not self._threads:
+                self._scheduler.stop(error)
 
-    def _scope(self, worker: int) -> CancelScope:
-        scope = self._scopes[worker] = CancelScope()
-        if self._aborted.is_set():
-            scope.abort()
+    def _work(self, thread: int) -> None:
+        while tasks := self._scheduler.take(thread, self._together):
+            jobs = [(task.request.path, task.request.body, task.time_limit(self._timeout)) for task in tasks]
+            outcomes: List[Union[Result, FlynnError]] = []
+            try:
+                outcomes = [_outcome(task, reply) for task, reply in zip(tasks, self._send(thread, jobs))]
+            except BaseException as error:
+                self._scheduler.stop(error)
+            for task, outcome in itertools.zip_longest(tasks, outcomes):
+                self._scheduler.finish(task, outcome)
+
+    def _send(self, thread: int, jobs: List[Job]) -> List[Reply]:
+        """Send requests, and return the replies, in their order; fewer if some were not sent, or aborted."""
+        ((path, body, timeout),) = jobs
+        try:
+            with self._scope(thread):
+                return [self._client.transport.fetch("POST", path, body, timeout)]
+        except CallAborted:
+            return []
+        except FlynnError as error:
+            return [error]
+
+    def _scope(self, thread: int) -> CancelScope:
+        scope = CancelScope()
+        self._on_abort(thread, scope.abort)
         return scope
 
-    def _work(self, worker: int) -> None:
-        scheduler = self._scheduler
-        while tasks := scheduler.take(worker):
-            (task,) = tasks
-            request = task.request
-            try:
-                with self._scope(worker):
-                    limit = task.time_limit(self._timeout)
-                    raw = self._client.transport.fetch("POST", request.path, request.body, limit)
-                result = answer(request, raw)
-            except CallAborted:
-                scheduler.drop(task)
-            except FlynnError as error:
-                scheduler.fail(task, error)
-            except BaseException as error:
-                scheduler.stop(error)
-                scheduler.drop(task)
-            else:
-                scheduler.succeed(task, result)
-
     def _watch_slots(self) -> None:
-        """Set the number of threads to that of the slots that nobody else uses, at least one."""
+        """Use as many threads as the server has slots that nobody else uses, at least one."""
         while self._jobs is None:
             try:
                 with self._scope(0):
                     jobs = self._free_slots()
             except FlynnError:  # the requests will fail too, and say it
                 jobs = max(1, self._scheduler.limit)
-            try:
-                self._use(jobs)
-            except FlynnError as error:
-                return self._scheduler.stop(error)
+            self._use(jobs)
             if self._aborted.wait(_LOOK) or self._scheduler.stopping:
-                return None
+                return
 
     def _free_slots(self) -> int:
         ours = self._scheduler.in_flight
@@ -141,31 +134,34 @@ class ThreadWorkers:
         except (ServerError, ProtocolError) as error:
             if isinstance(error, ServerError) and error.status not in (404, 405, 501):
                 raise
-            self._jobs = self._count_slots()  # a server with --no-slots, or a proxy that does not know the route
+            self._jobs = self._total_slots()  # a server with --no-slots, or a proxy that does not know the route
             return self._jobs
         ours = max(ours, self._scheduler.in_flight)
-        others = max(0, sum(slot.is_processing for slot in slots) - ours)
+        others: int = max(0, sum(slot.is_processing for slot in slots) - ours)
         # A slot may be busy for a moment after its answer has come: a slot is another's if two looks say so.
         used, self._others = min(others, self._others), others
         return min(max(1, len(slots) - used), _MOST_SLOTS)
 
-    def _count_slots(self) -> int:
-        """Return the number of slots by the server's properties."""
+    def _total_slots(self) -> int:
         try:
-            slots = self._client.props(timeout=_LOOK).total_slots
+            slots: int = self._client.props(timeout=_LOOK).total_slots
         except (ServerError, ProtocolError):
             slots = 0
         return min(slots, _MOST_SLOTS) if slots > 0 else _UNKNOWN_SLOTS
 
 
-class ExecutorWorkers:
-    """The workers of an executor.
+def _outcome(task: Task, reply: Reply) -> Union[Result, FlynnError]:
+    try:
+        return reply if isinstance(reply, FlynnError) else answer(task.request, reply)
+    except FlynnError as error:
+        return error
 
-    Args:
-        client: sent to the workers; None where each has a client of its own.
-        timeout: as for `ThreadWorkers`.
-        jobs: tasks that the executor has at a time.
-        together: seconds that a task of several requests may take.
+
+class ExecutorWorkers(Workers):
+    """Threads that each hand a task to an executor, and wait for its replies.
+
+    The client is sent along; where it is None, each worker of the executor makes its own. `together` is the seconds
+    that a task of several requests may take.
     """
 
     def __init__(
@@ -177,92 +173,51 @@ class ExecutorWorkers:
         jobs: int,
         together: float = TOGETHER,
     ) -> None:
-        self._executor, self._client, self._scheduler, self._timeout = executor, client, scheduler, timeout
-        self._futures: Set[Future[JobResults]] = set()
-        self._free = threading.Semaphore(jobs)
-        self._seconds = together
-        self._together = 1
+        super().__init__(client, scheduler, timeout, jobs)
+        self._executor, self._seconds = executor, together
 
     def begin(self) -> None:
+        super().begin()
         self._scheduler.set_limit(sys.maxsize)
-        start(self._submit, name="flynn-batch-submit")
 
-    def abort(self) -> None:
-        """Cancel the tasks that have not begun; an executor cannot stop the others."""
-        for future in list(self._futures):
-            future.cancel()
-
-    def _submit(self) -> None:
-        while self._free.acquire() and (tasks := self._scheduler.take(0, self._together)):
-            jobs = [(task.request.path, task.request.body, task.time_limit(self._timeout)) for task in tasks]
-            try:
-                future = self._executor.submit(do, self._client, jobs, self._seconds)
-            except BaseException as error:  # it was shut down, or is broken
-                self._stop(tasks, error)
-                return
-            self._futures.add(future)
-            future.add_done_callback(functools.partial(self._done, tasks))
-
-    def _done(self, tasks: List[Task], future: Future[JobResults]) -> None:
-        self._futures.discard(future)
+    def _send(self, thread: int, jobs: List[Job]) -> List[Reply]:
+        future = self._executor.submit(do, self._client, jobs, self._seconds)
+        self._on_abort(thread, future.cancel)  # only a task that has not begun: an executor cannot stop the others
         try:
-            results, seconds = future.result()
+            replies, seconds = future.result()
         except (TypeError, AttributeError, pickle.PicklingError) as error:  # AttributeError: of a lambda
-            self._stop(tasks, RequestError(f"the executor cannot take the request: {error}; give it client=None"))
+            self._scheduler.stop(RequestError(f"the executor cannot take the request: {error}; give it client=None"))
+            return []
         except BaseException as error:  # a worker that died, a task that was cancelled
             failed = error if isinstance(error, FlynnError) else FlynnError(f"a worker failed: {error!r}")
-            for task in tasks:
-                if self._scheduler.stopping:
-                    self._scheduler.drop(task)
-                else:
-                    self._scheduler.fail(task, failed)
-        else:
-            at_this_rate = int(self._seconds * len(results) / max(seconds, 1e-6))
-            self._together = max(1, min(at_this_rate, 2 * len(results), MOST_TOGETHER))
-            for task, result in zip(tasks, results):
-                self._settle(task, result)
-            for task in tasks[len(results) :]:
-                self._scheduler.give_back(task)
-        self._free.release()
-
-    def _settle(self, task: Task, result: Union[bytes, FlynnError]) -> None:
-        try:
-            if isinstance(result, FlynnError):
-                raise result
-            answered = answer(task.request, result)
-        except FlynnError as error:
-            self._scheduler.fail(task, error)
-        else:
-            self._scheduler.succeed(task, answered)
-
-    def _stop(self, tasks: List[Task], error: BaseException) -> None:
-        self._scheduler.stop(error)
-        for task in tasks:
-            self._scheduler.drop(task)
+            return [] if self._scheduler.stopping else [failed] * len(jobs)
+        at_this_rate = int(self._seconds * len(replies) / max(seconds, 1e-6))
+        self._together = max(1, min(at_this_rate, 2 * len(replies), MOST_TOGETHER))
+        return replies
 
 
-def do(client: Optional[LlamaCppClient], jobs: Sequence[Job], seconds: float) -> JobResults:
-    """Send requests one after the other, in the worker, and begin no more of them after so many seconds.
+def do(client: Optional[LlamaCppClient], jobs: Sequence[Job], seconds: float) -> Tuple[List[Reply], float]:
+    """Send requests one after the other, in a worker of an executor, and begin no more after so many seconds.
 
-    Args:
-        client: None for the client that this process's environment and configuration describe.
+    Returns the replies, and the seconds that they took. Without a client it makes the one that the environment and the
+    configuration of this process describe.
     """
     client = client or _own_client()
     began = time.monotonic()
-    results: List[Union[bytes, FlynnError]] = []
+    replies: List[Reply] = []
     for path, body, timeout in jobs:
         fetch = functools.partial(client.transport.fetch, "POST", path, body, timeout)
         try:
             try:
-                results.append(fetch())
+                replies.append(fetch())
             except ServerNotRunningError:
                 client.wait_until_ready(_WAIT)
-                results.append(fetch())
+                replies.append(fetch())
         except FlynnError as error:
-            results.append(error)
+            replies.append(error)
         if time.monotonic() > began + seconds:
             break
-    return results, time.monotonic() - began
+    return replies, time.monotonic() - began
 
 
 @functools.cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Tuple
 
-from ..errors import FlynnError
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.messages import AnyMessage
 from ..models.types import ChatResponse, Message
@@ -145,10 +144,7 @@ def _cache_line(
     """Return a line about what the server read again of the last request, with a line feed before it, or nothing."""
     from ..conversation.cache import why_read_anew
 
-    try:
-        line = why_read_anew(client, before, client.count_tokens(before), messages, response)
-    except FlynnError as error:
-        line = f"the prompts cannot be compared: {error}"
+    line = why_read_anew(client, before, messages, response)
     return f"\n{line}" if line else ""
 
 

@@ -15,14 +15,12 @@ from itertools import chain, islice
 from types import FrameType
 from typing import Any, BinaryIO, Dict, Iterator, Match, Optional, Sequence, Tuple
 
-from ..batch.done import Done
-from ..batch.input import Entry, Lines, Template, read_jsonl, read_text, requests
+from ..batch.input import Done, Entry, Lines, read_jsonl, read_template, read_text, requests
 from ..batch.output import Record, errors_path
 from ..batch.requests import Defaults
-from ..batch.results import Result, encode_result
+from ..batch.results import Result, Tally, encode_result
 from ..batch.runner import DEFAULT_RETRIES, DEFAULT_TIMEOUT, DEFAULT_WAIT, Run, defaults_of
 from ..batch.runner import run as run_requests
-from ..batch.tally import Tally
 from ..errors import FileError
 from ..files import identity, parse_json, replace_file
 from ..files import read_text as read_file
@@ -93,10 +91,10 @@ def run(given: Given, terminal: Terminal) -> int:
     is_retry = _check_files(given, file)
     lines = Lines(file, given.input)
     entries, fingerprint = _entries(given, lines)
-    done = Done(keep_order=given.ordered and given.output is not None and not is_retry)
+    done = Done()
     with connect(given) as client, _workers(given) as (workers, jobs), _results(given, done, terminal) as results:
         if is_retry:  # not what this run adds
-            lines.size = results.errors.began
+            lines.size = results.errors_began
         defaults = Defaults(given.system, {**defaults_of(client), **options})
         batch = run_requests(
             requests(entries, defaults, done, given.input, fingerprint),
@@ -111,7 +109,7 @@ def run(given: Given, terminal: Terminal) -> int:
         )
         code = _Watch(given, terminal, batch, results, lines, done).until_end()
         if code in (DONE, FAILED):
-            results.finish(done)
+            results.finish(done, ordered=given.ordered and not is_retry)
             if done.left and not is_retry:
                 terminal.say(f"{given.output}: {done.left} results are of requests that {given.input} does not have")
         return code
@@ -162,7 +160,7 @@ def _entries(given: Given, lines: Lines) -> Tuple[Iterator[Entry], bytes]:
         entries, fingerprint = read_jsonl(lines), b""
     else:
         text = read_file(given.template).replace("\r\n", "\n")
-        entries, fingerprint = Template(text).read(lines), blake2b(text.encode(), digest_size=16).digest()
+        entries, fingerprint = read_template(lines, text), blake2b(text.encode(), digest_size=16).digest()
     return chain(list(islice(entries, 1)), entries), fingerprint
 
 
@@ -218,7 +216,7 @@ class _Printer:
     def sync(self, after: float = 0.0) -> None:
         pass
 
-    def finish(self, done: Done) -> None:
+    def finish(self, done: Done, *, ordered: bool) -> None:
         pass
 
 
@@ -232,8 +230,7 @@ class _Watch:
     def __init__(self, given: Given, terminal: Terminal, batch: Run, results: Any, lines: Lines, done: Done) -> None:
         self._given, self._terminal, self._batch = given, terminal, batch
         self._results, self._lines, self._done = results, lines, done
-        self._tally = Tally()
-        self._tally.before = results.before
+        self._tally = Tally(done_before=results.before)
         self._interrupts = 0
         self._shown_at = time.monotonic()
         self._was_away = False
@@ -296,9 +293,9 @@ class _Watch:
         """Return how many requests are still to be done, None if nobody knows: what is not read yet may be a guess."""
         if not self._size or not self._lines.read:
             return None
-        met, not_met = self._done.met, self._done.left
+        met, not_met = len(self._done.order), self._done.left
         unread = (self._size - self._lines.read) * met / self._lines.read
-        asked = met - (self._tally.before - not_met) + max(0.0, unread - not_met)
+        asked = met - (self._tally.done_before - not_met) + max(0.0, unread - not_met)
         return max(0.0, asked - self._tally.done - self._tally.failed)
 
     def _end(self) -> None:

@@ -41,22 +41,19 @@ def load_config(path: Optional[FilePath] = None, *, environ: Optional[Mapping[st
     """
     environ = os.environ if environ is None else environ
     file = _find(path, environ)
-    value: object = None
-    positions: Positions = {}
-    if file is not None:
-        try:
-            value, positions = parse_text(read_text(file, _MAX_SIZE), file)
-        except FileError as error:
-            raise ConfigError(error.problem, file=error.file, line=error.line, column=error.column) from None
+    try:
+        value, positions = (None, {}) if file is None else parse_text(read_text(file, _MAX_SIZE), file)
+    except FileError as error:
+        raise ConfigError(error.problem, file=error.file, line=error.line, column=error.column) from None
     source, variables = ConfigSource(file, positions), ConfigSource(None, {})
-    models = read_config(value, source).models
+    models = dict(read_config(value, source).models)
     model = models[DEFAULT_MODEL]
     if endpoint := environ.get("FLYNN_ENDPOINT"):
         model = replace(model, endpoint=variables.checked(endpoint, ("FLYNN_ENDPOINT",), check_endpoint))
     if token := environ.get("FLYNN_AUTH_TOKEN"):
         token = variables.checked(token, ("FLYNN_AUTH_TOKEN",), check_token)
         model = replace(model, auth_token=token, auth_token_file=None)
-    models = {**models, DEFAULT_MODEL: model}
+    models[DEFAULT_MODEL] = model
     return Config({name: _with_token(model, name, source) for name, model in models.items()})
 
 
@@ -79,19 +76,15 @@ def _find(path: Optional[FilePath], environ: Mapping[str, str]) -> Optional[str]
     places = ["flynn.yaml"]
     # A relative XDG_CONFIG_HOME is ignored: XDG Base Directory Specification, "Environment variables".
     folder = environ.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(folder):
+        folder = os.path.join(environ.get("HOME", ""), ".config")
     if os.path.isabs(folder):
         places.append(os.path.join(folder, "flynn", "config.yaml"))
-    elif environ.get("HOME"):
-        places.append(os.path.join(environ["HOME"], ".config", "flynn", "config.yaml"))
     return next((file for file in places if os.path.lexists(file)), None)
 
 
 def parse_text(text: str, file: str) -> Tuple[object, Positions]:
-    """Return the value of a text in the format of the file's suffix, and the positions of its keys if known.
-
-    Raises:
-        ConfigError, FileError: the text does not have that format, or no format has that suffix.
-    """
+    """Return the value of a text in the format of the file's suffix, and the positions of its keys if known."""
     suffix = os.path.splitext(file)[1].lower()
     if suffix in (".yaml", ".yml"):
         from .yaml import parse
@@ -123,10 +116,7 @@ def parse_text(text: str, file: str) -> Tuple[object, Positions]:
 
 
 def read_token_file(path: str) -> str:
-    """Return the token in a file that only its owner can open, without whitespace around it.
-
-    Args:
-        path: the file's path; a leading `~` is the home directory.
+    """Return the token in a file, without whitespace around it. A leading `~` of the path is the home directory.
 
     Raises:
         ConfigError: the file cannot be read, group or others can open it, or it holds no token.

@@ -84,11 +84,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A configuration.
-
-    Attributes:
-        models: by name; `local` always exists.
-    """
+    """A configuration: its models by name, of which `local` always exists."""
 
     models: Mapping[str, ModelConfig]
 
@@ -102,17 +98,13 @@ class ConfigSource:
 
     def error(self, path: Tuple[str, ...], message: str) -> ConfigError:
         line, column = self.positions.get(path, (None, None))
-        return ConfigError(message, file=self.file, line=line, column=column, key=".".join(map(_key, path)))
+        names = (name if name.isprintable() and len(name) <= 60 else _shown(name) for name in path)
+        return ConfigError(message, file=self.file, line=line, column=column, key=".".join(names))
 
     def mapping(
         self, value: object, path: Tuple[str, ...], allowed: Optional[Collection[str]] = None, known: str = ""
     ) -> Dict[str, Any]:
-        """Return the mapping at a path; an empty one for None.
-
-        Args:
-            allowed: the allowed keys; None for any.
-            known: a summary of the allowed keys, for errors.
-        """
+        """Return the mapping at a path, {} for None. Its keys must be `allowed`; `known` sums these up in errors."""
         if value is None:
             return {}
         if not isinstance(value, dict):
@@ -135,9 +127,6 @@ class ConfigSource:
 
 def read_config(value: object, source: ConfigSource) -> Config:
     """Return the Config in the plain values of a file; None stands for an empty file.
-
-    Raises:
-        ConfigError: a key is unknown, or a value is wrong.
 
     Example:
         >>> read_config({"models": {"local": {"timeout": 5}}}, ConfigSource(None, {})).models["local"].timeout
@@ -212,7 +201,3 @@ def _shown(value: object) -> str:
         text = repr(value)
         return text if len(text) <= 60 else text[:57] + "..."
     return _kind(value)
-
-
-def _key(name: str) -> str:
-    return name if name.isprintable() and len(name) <= 60 else _shown(name)

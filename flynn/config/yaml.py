@@ -16,7 +16,7 @@ from ..errors import ConfigError
 
 Scalar = Union[None, bool, int, float, str]
 Value = Union[Scalar, List[Scalar], Dict[str, "Value"]]
-KeyPath = Tuple[Union[str, int], ...]
+KeyPath = Tuple[str, ...]
 Positions = Dict[KeyPath, Tuple[int, int]]
 
 MAX_DEPTH = 16  # nested mappings
@@ -49,26 +49,18 @@ _ESCAPED = {
 }  # fmt: skip
 
 # The types of plain scalars: the patterns of PyYAML's resolver.py, which are those of yaml.org/type for YAML 1.1.
-_NULL = ("~", "null", "Null", "NULL")
-_BOOL = {
-    form: value
-    for words, value in (("yes true on", True), ("no false off", False))
-    for word in words.split()
-    for form in (word, word.capitalize(), word.upper())
+_WORDS: Dict[str, Optional[bool]] = {
+    **dict.fromkeys(("~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
+    **dict.fromkeys(("no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"), False),
 }
 _FLOAT = re.compile(
-    r"""[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?
-      | \.[0-9][0-9_]*(?:[eE][-+][0-9]+)?
+    r"""(?:[-+]?[0-9][0-9_]*\.[0-9_]* | \.[0-9][0-9_]*)(?:[eE][-+][0-9]+)?
       | [-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*
-      | [-+]?\.(?:inf|Inf|INF)
-      | \.(?:nan|NaN|NAN)""",
+      | [-+]?\.(?:inf|Inf|INF) | \.(?:nan|NaN|NAN)""",
     re.X,
 )
-_INT = re.compile(
-    r"""[-+]?0b[01_]+ | [-+]?0[0-7_]+ | [-+]?(?:0|[1-9][0-9_]*) | [-+]?0x[0-9a-fA-F_]+
-      | [-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+""",
-    re.X,
-)
+_INT = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*(?::[0-5]?[0-9])*)")
 _DATE = re.compile(
     r"""[0-9]{4}-[0-9]{2}-[0-9]{2}
       | [0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt]|[ ]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]*)?
@@ -80,12 +72,12 @@ _INDENTATION = (
     "unexpected indentation: the keys of one mapping begin in the same column, and a value stays on the line of its key"
 )
 _KEY = "expected 'key: value' on one line, with a space after the colon"
-_BLANK = "a tab or a no-break space: use plain spaces"
+_TAB = "a tab or a no-break space: use plain spaces"
 _COMMENT = "nothing but a comment, ' # ...', may follow here"
 _UNCLOSED = "the quote is not closed on this line"
 _QUOTE_IT = "if that is text, put it in quotes"
 _REFUSED = {  # by the character where a key or a value should begin
-    "\t": _BLANK,
+    "\t": _TAB,
     "{": "a mapping in braces: write each 'key: value' on a line of its own, indented below its parent",
     "[": "brackets: a list is read as the value of a key only, 'key: [a, b]', and holds single values",
     "&": f"an anchor: write the value out wherever it is needed; {_QUOTE_IT}",
@@ -103,17 +95,9 @@ _REFUSED = {  # by the character where a key or a value should begin
 
 
 def parse(text: str, file: Optional[str] = None) -> Tuple[Optional[Dict[str, Value]], Positions]:
-    r"""Read a YAML document.
+    r"""Return the mapping in a document, None if it is empty; and the line and column of every key, by its path.
 
-    Args:
-        text: the document, without a byte order mark.
-        file: its name, for errors.
-
-    Returns:
-        Its mapping, None if it is empty; and the line and column of every key and list item, by its path.
-
-    Raises:
-        ConfigError: it is not YAML, or outside the part described above.
+    Raises ConfigError, which names the file, if the text is not YAML, or is outside the part described above.
 
     Example:
         >>> parse("models:\n  local:\n    timeout: 1:30\n")[0]
@@ -136,10 +120,9 @@ class _Parser:
         """Go to the next line that is not blank or a comment; at the end, `indent` is -1."""
         for number, line in self.rest:
             self.number, self.line = number, line
-            bad = _UNREADABLE.search(line)
-            if bad:
-                code = f"{ord(bad[0]):04X}"
-                self.refuse(bad.start(), f'the character U+{code}: write it as "\\u{code}" in double quotes')
+            if unreadable := _UNREADABLE.search(line):
+                code = f"{ord(unreadable[0]):04X}"
+                self.refuse(unreadable.start(), f'the character U+{code}: write it as "\\u{code}" in double quotes')
             content = line.lstrip(" ")
             if content and content[0] != "#":
                 self.indent = len(line) - len(content)
@@ -156,7 +139,7 @@ class _Parser:
         return at
 
     def is_empty(self, at: int) -> bool:
-        """Return whether only a comment follows, or nothing."""
+        """Return whether nothing but a comment follows."""
         return self.line[at : at + 1] in ("", "#")
 
     def document(self) -> Optional[Dict[str, Value]]:
@@ -171,16 +154,17 @@ class _Parser:
         return value
 
     def mapping(self, indent: int, path: KeyPath) -> Dict[str, Value]:
+        """Return the mapping whose keys begin in this column."""
         if len(path) == MAX_DEPTH:
-            self.refuse(indent, f"more than {MAX_DEPTH} mappings in each other")
+            self.refuse(indent, f"more than {MAX_DEPTH} nested mappings")
         result: Dict[str, Value] = {}
         while self.indent == indent:
             key, at = self.key()
             if key in result:
                 self.refuse(indent, f"the key {key!r} is given twice")
-            place = (*path, key)
-            self.positions[place] = (self.number, indent + 1)
-            result[key] = self.value(at, indent, place)
+            key_path = (*path, key)
+            self.positions[key_path] = (self.number, indent + 1)
+            result[key] = self.value(at, indent, key_path)
         return result
 
     def key(self) -> Tuple[str, int]:
@@ -190,8 +174,8 @@ class _Parser:
         key, end = self.scalar(self.indent, _PLAIN)
         colon = self.skip(end)
         if self.line[colon : colon + 2] not in (":", ": "):
-            blank = re.search("[\t\xa0]", self.line)
-            self.refuse(blank.start() if blank else self.indent, _BLANK if blank else _KEY)
+            tab = re.search("[\t\xa0]", self.line)
+            self.refuse(tab.start() if tab else self.indent, _TAB if tab else _KEY)
         if not isinstance(key, str):
             self.refuse(self.indent, f"the key {self.line[self.indent : end]} is read as {key!r}: put it in quotes")
         if colon - self.indent > _MAX_KEY:
@@ -203,7 +187,7 @@ class _Parser:
         if self.is_empty(at):
             self.advance()
             if _ITEM.match(self.line) and self.indent >= indent:
-                return self.items(self.indent, path)
+                return self.items(self.indent)
             return self.mapping(self.indent, path) if self.indent > indent else None
         value: Value
         value, end = self.brackets(at) if self.line[at] == "[" else self.scalar(at, _PLAIN)
@@ -211,15 +195,13 @@ class _Parser:
         self.advance()
         return value
 
-    def items(self, indent: int, path: KeyPath) -> List[Scalar]:
+    def items(self, indent: int) -> List[Scalar]:
         """Return a list whose items are lines that begin with "- "."""
         result: List[Scalar] = []
         while self.indent == indent and _ITEM.match(self.line):
             at = self.skip(indent + 1)
             item, end = (None, at) if self.is_empty(at) else self.scalar(at, _PLAIN)
             self.expect_end(end, f"a mapping in a list: a list holds single values; {_QUOTE_IT}")
-            place = (*path, len(result))
-            self.positions[place] = (self.number, at + 1)
             result.append(item)
             self.advance()
         return result
@@ -273,15 +255,13 @@ class _Parser:
         end = self.skip(at)
         after = self.line[end : end + 1]
         if after and not (after == "#" and self.line[end - 1] == " "):
-            self.refuse(end, colon if after == ":" else _BLANK if after == "\t" else _COMMENT)
+            self.refuse(end, colon if after == ":" else _TAB if after == "\t" else _COMMENT)
 
 
 def _resolve(text: str) -> Scalar:
     """Return the value of a plain scalar. Raises ValueError for one that is not read."""
-    if text in _NULL:
-        return None
-    if text in _BOOL:
-        return _BOOL[text]
+    if text in _WORDS:
+        return _WORDS[text]
     if text in ("<<", "=") or _DATE.fullmatch(text):
         raise ValueError(f"{text} is not plain text in YAML: put it in quotes")
     if not (_INT.fullmatch(text) or _FLOAT.fullmatch(text)):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
-from ..errors import ContextSizeError, FlynnError
+from ..errors import ContextSizeError
 from ..models.local.encode import chat_request, with_defaults
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.local.stream import ChatStream
@@ -22,7 +22,7 @@ from ..models.types import ChatResponse, Message, Prompt
 from ..trace import nothing, reporter
 from .cache import why_read_anew
 from .file import read_messages, write_messages
-from .fitting import Turn, droppable, how_many, without
+from .fitting import Turn, droppable, number_to_drop, without
 from .stream import ConversationStream
 from .token_count import LIMITS, TokenCount, size, whole_size
 
@@ -59,7 +59,7 @@ class Conversation:
 
     It always sends the system prompt, the user's last message and the messages that the answer follows, and never the
     result of a tool without its call. If the whole is too long, the oldest turns are dropped, many at a time (see
-    `fitting.how_many`).
+    `fitting.number_to_drop`).
 
     A call that fails leaves the conversation as it was. Use it from one thread at a time.
 
@@ -107,11 +107,7 @@ class Conversation:
 
     @property
     def n_ctx(self) -> Optional[int]:
-        """The context in tokens; None if the server tells it only when a prompt is too long.
-
-        Raises:
-            FlynnError: the server cannot be asked.
-        """
+        """The context in tokens; None if the server tells it only when a prompt is too long. Raises FlynnError."""
         return self._token_count.n_ctx
 
     def chat(self, /, prompt: Prompt, **options: Any) -> ChatResponse:
@@ -151,19 +147,13 @@ class Conversation:
     def save(self, path: str) -> None:
         """Write the whole conversation to a file, dropped messages included, as a JSON list of messages.
 
-        It replaces the file of a conversation, as a whole or not at all, and no other file.
-
-        Raises:
-            FileError: the file exists and is not a conversation, or it cannot be written.
+        It replaces a file of a conversation, as a whole or not at all. Raises FileError if the file is another, or
+        cannot be written.
         """
         write_messages(path, [*self._instructions, *self.dropped, *self.messages])
 
     def load(self, path: str) -> None:
-        """Continue the conversation in a file.
-
-        Raises:
-            FileError: the file cannot be read, or is not a conversation.
-        """
+        """Continue the conversation in a file. Raises FileError if it cannot be read, or is not a conversation."""
         messages = read_messages(path)
         self.system = None
         if messages and messages[0]["role"] == "system" and isinstance(messages[0].get("content"), str):
@@ -199,19 +189,12 @@ class Conversation:
                 return  # some templates refuse two prompts in a row
         self._keep(turn, [*turn.prompt, message])
         self._token_count.learn(turn.request, response)
-        self._explain(turn.request, response)
-
-    def _explain(self, request: ChatRequest, response: ChatResponse) -> None:
-        """Report why the server read the prompt again, if it did and anybody listens."""
-        last, self._last = self._last, (request, response)
+        last, self._last = self._last, (turn.request, response)
         report = reporter(self._client.transport.trace)
         if report is not nothing and last and last[1].usage:
-            try:
-                message = why_read_anew(self._client, last[0], last[1].usage.prompt_tokens, request, response)
-            except FlynnError as error:
-                message = f"the prompts cannot be compared: {error}"
-            if message:
-                report("cache", message=message)
+            why = why_read_anew(self._client, last[0], turn.request, response, expected=last[1].usage.prompt_tokens)
+            if why:
+                report("cache", message=why)
 
     def _keep(self, turn: Turn, more: List[AnyMessage]) -> None:
         self.messages[:] = [*turn.history, *more]
@@ -234,45 +217,41 @@ class Conversation:
         whole = Turn(request, list(self.messages), new, [])
         if self.n_ctx is None:
             return whole
-        room = self.n_ctx - self._reserve(request, self.n_ctx)
+        limits = [limit for name in LIMITS if (limit := getattr(request, name) or 0) > 0]
+        reserve = min([self.n_ctx // 2, *(limits or [self.n_ctx // 4])]) if self.reserve is None else self.reserve
+        room = self.n_ctx - reserve
         if tokens is None:
             if self._token_count.at_most(request) <= room:
                 return whole
             tokens = self._token_count.count(request)
         return whole if tokens <= room else self._shortened(whole, tokens, room, self.n_ctx)
 
-    def _reserve(self, request: ChatRequest, n_ctx: int) -> int:
-        if self.reserve is not None:
-            return self.reserve
-        limits = [limit for name in LIMITS if (limit := getattr(request, name) or 0) > 0]
-        return min([n_ctx // 2, *(limits or [n_ctx // 4])])
-
     def _shortened(self, whole: Turn, tokens: int, room: int, n_ctx: int) -> Turn:
         messages = [*whole.history, *whole.prompt]
         groups = droppable(messages)
         sizes = [whole_size(whole.request)]
         for group in groups:
-            sizes.append(sizes[-1] - sum(size(messages[place]) for place in group))
+            sizes.append(sizes[-1] - sum(size(messages[index]) for index in group))
 
         def count(number: int) -> int:
             return self._token_count.count(self._with(whole.request, without(messages, groups[:number])))
 
-        number, tokens = how_many(sizes, tokens, room, count)
+        number, tokens = number_to_drop(sizes, tokens, room, count)
         if tokens > (n_ctx - 1 if self.reserve is None else room) and self._token_count.counts:
             raise _too_long(tokens, n_ctx, self.reserve)
-        gone = groups[:number]
-        old = [messages[place] for group in gone for place in group]
-        history, rest = without(whole.history, gone), without(messages, gone)
-        instead = self._instead_of(old, whole.request.model) if old else []
-        request = self._with(whole.request, [*instead, *rest])
-        if tokens + sum(map(size, instead)) > room and self._token_count.count(request) > room:
-            instead, request = [], self._with(whole.request, rest)
-        dropped = [message for message in old if not any(message is other for other in instead)]
-        return Turn(request, [*instead, *history], rest[len(history) :], dropped)
+        old = [messages[index] for group in groups[:number] for index in group]
+        history, rest = without(whole.history, groups[:number]), without(messages, groups[:number])
+        summary = self._apply_rule(old, whole.request.model) if old else []
+        request = self._with(whole.request, [*summary, *rest])
+        if tokens + sum(map(size, summary)) > room and self._token_count.count(request) > room:
+            summary, request = [], self._with(whole.request, rest)
+        dropped = [message for message in old if not any(message is other for other in summary)]
+        return Turn(request, [*summary, *history], rest[len(history) :], dropped)
 
-    def _instead_of(self, old: List[AnyMessage], model: Optional[str]) -> List[AnyMessage]:
+    def _apply_rule(self, old: List[AnyMessage], model: Optional[str]) -> List[AnyMessage]:
+        """Return the messages that take the place of the old ones."""
         oldest = Conversation(self._client, self.system, model=model)
-        oldest.messages[:] = old
+        oldest.messages = old[:]
         oldest._token_count = self._token_count  # which knows the context
         return list(self.rule(oldest))
 

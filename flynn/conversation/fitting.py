@@ -21,10 +21,6 @@ class Turn:
     dropped: List[AnyMessage]  # messages that are no longer sent
 
 
-def _role(message: AnyMessage) -> str:
-    return str(message.get("role", "")) if hasattr(message, "get") else message.role
-
-
 def droppable(messages: Sequence[AnyMessage]) -> List[List[int]]:
     """Return the messages that can be dropped, as groups of indices, the oldest first. A group is dropped as a whole.
 
@@ -36,16 +32,16 @@ def droppable(messages: Sequence[AnyMessage]) -> List[List[int]]:
         >>> droppable([{"role": "system"}, {"role": "user"}, {"role": "assistant"}, {"role": "user"}])
         [[1, 2]]
     """
-    roles = [_role(message) for message in messages]
-    newest = max((place for place, who in enumerate(roles) if who == "user"), default=-1)
+    roles = [str(message.get("role", "")) if hasattr(message, "get") else message.role for message in messages]
+    newest = max((index for index, role in enumerate(roles) if role == "user"), default=-1)
     groups: List[List[int]] = []
-    for place, who in enumerate(roles):
-        if who in _INSTRUCTIONS or place == newest:
+    for index, role in enumerate(roles):
+        if role in _INSTRUCTIONS or index == newest:
             continue
-        begins = who == "user" if place < newest else who != "tool"
-        if begins or not groups or groups[-1][-1] < newest < place:
+        begins = role == "user" if index < newest else role != "tool"
+        if begins or not groups or groups[-1][-1] < newest < index:
             groups.append([])
-        groups[-1].append(place)
+        groups[-1].append(index)
     if groups and groups[-1][-1] > newest:
         groups.pop()
     return groups
@@ -53,12 +49,12 @@ def droppable(messages: Sequence[AnyMessage]) -> List[List[int]]:
 
 def without(messages: Sequence[AnyMessage], groups: Iterable[Sequence[int]]) -> List[AnyMessage]:
     """Return the messages without these groups."""
-    gone = {place for group in groups for place in group}
-    return [message for place, message in enumerate(messages) if place not in gone]
+    dropped = {index for group in groups for index in group}
+    return [message for index, message in enumerate(messages) if index not in dropped]
 
 
-def how_many(sizes: Sequence[int], tokens: int, room: int, count: Callable[[int], int]) -> Tuple[int, int]:
-    """Return how many of the oldest groups must be dropped for the rest to fit.
+def number_to_drop(sizes: Sequence[int], tokens: int, room: int, count: Callable[[int], int]) -> Tuple[int, int]:
+    """Return how many of the oldest groups to drop for the rest to fit.
 
     It clears half of their room, because the server reads the whole prompt again each time its beginning changes.
     (llama.cpp itself discards half when a context is full.) Few requests are counted: the sizes give an estimate, and
@@ -70,14 +66,13 @@ def how_many(sizes: Sequence[int], tokens: int, room: int, count: Callable[[int]
         room: the largest number of tokens that fits.
         count: returns the request's tokens with a number of groups dropped.
 
-    Returns:
-        The number of groups, and the tokens left: more than `room` if dropping all is not enough.
+    Returns the number of groups, and the tokens left: more than `room` if dropping all is not enough.
     """
-    gone, last = 0, len(sizes) - 1
-    while tokens > room and gone < last:
-        per_token = sizes[gone] / tokens
-        wanted = (sizes[last] + room * per_token) / 2
-        likely = next((number for number in range(gone + 1, last) if sizes[number] <= wanted), last)
-        gone = max(likely, (gone + 1 + last) // 2) if gone else likely
-        tokens = count(gone)
-    return gone, tokens
+    dropped, last = 0, len(sizes) - 1
+    while tokens > room and dropped < last:
+        per_token = sizes[dropped] / tokens
+        target = (sizes[last] + room * per_token) / 2
+        estimate = next((number for number in range(dropped + 1, last) if sizes[number] <= target), last)
+        dropped = max(estimate, (dropped + 1 + last) // 2) if dropped else estimate
+        tokens = count(dropped)
+    return dropped, tokens

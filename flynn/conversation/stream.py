@@ -52,13 +52,13 @@ class ConversationStream:
 
     def __next__(self) -> StreamEvent:
         stream = self._open()
+        if stream is None:
+            raise StopIteration
         try:
-            if stream is not None:
-                return next(stream)
+            return next(stream)
         except BaseException:  # StopIteration is one of them
             self._join()
             raise
-        raise StopIteration
 
     def __enter__(self) -> ConversationStream:
         self._open()
@@ -77,8 +77,7 @@ class ConversationStream:
     def abort(self) -> None:
         """End the stream without blocking, from any thread. Call `close` afterwards: it tells the server."""
         self._closed = True
-        if self._stream is None:
-            self._scope.abort()
+        self._scope.abort()
         if self._stream is not None:
             self._stream.abort()
 

@@ -179,7 +179,8 @@ def _connected(endpoint: Endpoint, proxy: Optional[Proxy], call: Call) -> socket
     assert failure is not None  # a name that resolves has an address
     if failure.errno in _OUT_OF:
         raise FlynnError(f"no connection to {endpoint.text} can be opened: {failure.strerror}") from failure
-    raise ServerNotRunningError.at(endpoint.text).advise(f"{target.authority}: {failure.strerror}") from failure
+    through = f"the proxy {target.authority}: " if proxy else ""
+    raise ServerNotRunningError.at(endpoint.text).advise(f"{through}{failure.strerror}") from failure
 
 
 def _addresses(target: Endpoint) -> List[Tuple[int, Any]]:

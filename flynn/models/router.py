@@ -23,20 +23,20 @@ def _llamacpp(model: ModelConfig) -> LlamaCppClient:
     )
 
 
-Maker = Callable[[ModelConfig], ModelClient]
-# The function that creates a client, by provider.
-PROVIDERS: Mapping[str, Maker] = {Provider.LLAMACPP: _llamacpp}
+ClientFactory = Callable[[ModelConfig], ModelClient]
+# By provider.
+PROVIDERS: Mapping[str, ClientFactory] = {Provider.LLAMACPP: _llamacpp}
 
 
 def create_client(
-    config: Config, role: str = DEFAULT_MODEL, *, providers: Mapping[str, Maker] = PROVIDERS
+    config: Config, role: str = DEFAULT_MODEL, *, providers: Mapping[str, ClientFactory] = PROVIDERS
 ) -> ModelClient:
     """Create the client of a model in the configuration.
 
     Args:
         config: from `load_config`.
         role: the model's key under `models`; `"local"` by default.
-        providers: functions that create a client, by provider; a program may add its own.
+        providers: the function that creates a client, by provider; a program may add its own.
 
     Raises:
         ConfigError: the configuration has no such model, or its provider is unknown.
@@ -55,11 +55,7 @@ def create_client(
 
 
 def create_llamacpp_client(config: Config, role: str = DEFAULT_MODEL) -> LlamaCppClient:
-    """Create a client as `create_client` does, for features that only llama-server has.
-
-    Raises:
-        ConfigError: see `create_client`, or the model has another provider.
-    """
+    """Create a client for features that only llama-server has. Raises ConfigError also for another provider."""
     client = create_client(config, role)
     if not isinstance(client, LlamaCppClient):
         raise ConfigError(f"models.{role} needs the provider {Provider.LLAMACPP.value!r} for this")

@@ -1,7 +1,8 @@
 """Typed answers: from a Python type to a JSON schema, and from the JSON that a model writes back to the type.
 
-    annotations  from a type to its node; formats: types that are strings in JSON
-    nodes        from a JSON value to an instance; mismatch: why a value does not match
+    annotations  from a type to its node
+    nodes        each kind of type: its schema, and how a JSON value is read; mismatch: why a value does not match
+    formats      types that are strings in JSON
     schema       from a node to a JSON schema; grammar: the schema as llama.cpp obeys it
     partial      JSON that is still growing
     answer       what is sent for an answer of a type, and how a reply becomes an instance

@@ -5,22 +5,20 @@ from __future__ import annotations
 import collections.abc
 import json
 from dataclasses import replace
-from typing import Any, Callable, Dict, Generic, List, Mapping, TypeVar
+from typing import Any, AsyncIterator, Callable, Dict, Generic, Iterator, List, Mapping, TypeVar
 
 from ..errors import StructuredOutputError
 from ..files import refuse_constant
 from ..models.local.encode import chat_request
-from ..models.local.stream import ChatStream
 from ..models.types import ChatRequest, ChatResponse, Message, Prompt, StreamEvent
 from .annotations import node_of
 from .grammar import narrow
 from .mismatch import Mismatch, key_path
-from .nodes import Anything, Node, build
+from .nodes import ANYTHING, Node, build
 from .partial import PartialJSON
 from .schema import schema_of
 
 T = TypeVar("T")
-S = TypeVar("S")
 
 
 class TypedAnswer(Generic[T]):
@@ -33,7 +31,7 @@ class TypedAnswer(Generic[T]):
     def __init__(self, answer_type: object) -> None:
         if isinstance(answer_type, collections.abc.Mapping):
             self.schema: Mapping[str, Any] = narrow(answer_type)
-            self._node: Node = Anything()
+            self._node: Node = ANYTHING
         else:
             self._node = node_of(answer_type)
             self.schema = schema_of(self._node)
@@ -62,7 +60,7 @@ class TypedAnswer(Generic[T]):
             raise StructuredOutputError(f"the answer does not fit: {mismatch}", chosen) from mismatch
 
     def ask(self, chat: Callable[[ChatRequest], ChatResponse], request: Prompt, retries: int) -> T:
-        """Ask for the answer, again at most `retries` times, each time with what was wrong."""
+        """Ask for the answer, and up to `retries` times again, with what was wrong."""
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries must be a whole number, 0 or more, not {retries!r:.60}")
         attempt = chat_request(request, {})
@@ -81,7 +79,7 @@ class TypedAnswer(Generic[T]):
 
 
 def _unreadable(response: ChatResponse, error: Exception) -> StructuredOutputError:
-    """Why the text of a response is not JSON, or not all of it."""
+    """Return why the text of a response is not JSON, or not all of it."""
     partial = PartialJSON()
     problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     try:
@@ -105,9 +103,9 @@ def _out_of_tokens(response: ChatResponse, place: str = "") -> StructuredOutputE
     return StructuredOutputError(message, response)
 
 
-class _Growing(Generic[S, T]):
-    def __init__(self, stream: S, answer: TypedAnswer[T]) -> None:
-        self._stream: Any = stream
+class _JSONStream(Generic[T]):
+    def __init__(self, stream: Any, answer: TypedAnswer[T]) -> None:
+        self._stream = stream  # a ChatStream or an AsyncChatStream
         self._answer = answer
         self._partial = PartialJSON()
         self._results: List[T] = []
@@ -132,14 +130,12 @@ class _Growing(Generic[S, T]):
     @property
     def response(self) -> ChatResponse:
         """The response so far; complete once the stream is exhausted."""
-        response: ChatResponse = self._stream.response
-        return response
+        return self._stream.response  # type: ignore[no-any-return]
 
     @property
     def resumes(self) -> int:
         """How often the stream was cut and resumed."""
-        resumes: int = self._stream.resumes
-        return resumes
+        return self._stream.resumes  # type: ignore[no-any-return]
 
     def _grow(self, event: StreamEvent) -> bool:
         """Add an event. Returns whether `value` has changed."""
@@ -153,11 +149,11 @@ class _Growing(Generic[S, T]):
             raise _unreadable(self.response, error) from error
 
 
-class JSONStream(_Growing[ChatStream, T]):
+class JSONStream(_JSONStream[T], Iterator[Any]):
     """A JSON value as it grows: an iterator, and a context manager. `LlamaCppClient.chat_json_stream` returns it.
 
-    Each item is the value so far, as plain lists, dicts, strings and so on. Items are the same lists and dicts each
-    time: copy what you keep, and change nothing. Strings grow; numbers, literals and keys appear once complete.
+    Each item is the value so far, as plain lists, dicts, strings and so on. The lists and dicts are the same objects
+    each time: copy what you keep, and change nothing. Strings grow; numbers, literals and keys appear once complete.
 
     It is closed, resumed and interrupted as a `ChatStream` is. Raises, while iterating, what `ChatStream` raises, and:
         StructuredOutputError: the text is not JSON or, at its end, incomplete or not of the type.
@@ -173,9 +169,6 @@ class JSONStream(_Growing[ChatStream, T]):
         >>> stream.result
         Person(name='Ada', age=36)
     """
-
-    def __iter__(self) -> JSONStream[T]:
-        return self
 
     def __next__(self) -> Any:
         try:
@@ -199,11 +192,8 @@ class JSONStream(_Growing[ChatStream, T]):
         self._stream.close()
 
 
-class AsyncJSONStream(_Growing[Any, T]):
+class AsyncJSONStream(_JSONStream[T], AsyncIterator[Any]):
     """`JSONStream` for asyncio: an asynchronous iterator, and an asynchronous context manager."""
-
-    def __aiter__(self) -> AsyncJSONStream[T]:
-        return self
 
     async def __anext__(self) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Python types that are strings in JSON: the format of each, and what reads it."""
+"""Python types that are strings in JSON: the format of each, and the function that reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _iso(kind: Any, text: str) -> object:
 
 
 def _duration(kind: Any, text: str) -> object:
-    """ISO 8601's duration, in days, hours, minutes and seconds."""
+    """Read an ISO 8601 duration in days, hours, minutes and seconds."""
     match = _DURATION.fullmatch(text)
     if not match or not any(match.groups()):
         raise ValueError
@@ -29,7 +29,7 @@ def _decimal(kind: Any, text: str) -> object:
     return number
 
 
-# By name, so that none of these modules is imported for it.
+# By the name of the class, so that none of these modules is imported for it.
 FORMATS: Dict[str, Tuple[str, Callable[[Any, str], object]]] = {
     "datetime.date": ("date", _iso),
     "datetime.time": ("time", _iso),

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import sys
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 # Patterns for string formats that llama.cpp does not know, as strict as a model needs to fill them in.
 _FORMATS = {
@@ -25,17 +25,10 @@ MAX_REPEATS = 2000  # MAX_REPETITION_THRESHOLD in llama-grammar.cpp
 
 
 def narrow(schema: Any) -> Any:
-    """Return a schema that llama.cpp obeys, and that allows nothing that `schema` does not.
-
-    Args:
-        schema: a JSON schema, or a list of them.
+    """Return a JSON schema, or a list of them, that llama.cpp obeys, and that allows nothing that `schema` does not.
 
     Raises:
         TypeError: a pattern or a limit cannot be expressed in a grammar.
-
-    Example:
-        >>> narrow({"type": "string", "pattern": r"\\d{5}"})
-        {'type': 'string', 'pattern': '^[0-9]{5}$'}
     """
     if isinstance(schema, (list, tuple)):
         return [narrow(member) for member in schema]
@@ -62,38 +55,37 @@ def narrow(schema: Any) -> Any:
     return narrowed
 
 
-def _alternatives(members: Any) -> List[Any]:
-    """Narrow the members of an anyOf, and leave out those that cannot be, unless none remains."""
+def _alternatives(members: Sequence[Any]) -> List[Any]:
+    """Narrow the members of an anyOf. Those that cannot be are left out, unless none remains."""
     narrowed: List[Any] = []
-    error: Any = None
+    errors: List[TypeError] = []
     for member in members:
         try:
             narrowed.append(narrow(member))
-        except TypeError as problem:
-            error = error or problem
-    if error and not narrowed:
-        raise error
+        except TypeError as error:
+            errors.append(error)
+    if errors and not narrowed:
+        raise errors[0]
     return narrowed
+
+
+# By keyword: from the limit to the least or the greatest integer within it.
+_LEAST: Dict[str, Callable[[float], int]] = {"minimum": math.ceil, "exclusiveMinimum": lambda n: math.floor(n) + 1}
+_MOST: Dict[str, Callable[[float], int]] = {"maximum": math.floor, "exclusiveMaximum": lambda n: math.ceil(n) - 1}
 
 
 def _bound(schema: Dict[str, Any]) -> None:
     """Give an integer both bounds or none: for `minimum: 100` alone llama.cpp allows 10."""
-    keywords = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
-    numbers = [key for key in keywords if isinstance(schema.get(key), (int, float)) and abs(schema[key]) < math.inf]
-    limits = {key: schema.pop(key) for key in numbers}
-    least = max(
-        -MAX_INTEGER,
-        math.ceil(limits.get("minimum", -MAX_INTEGER)),
-        math.floor(limits.get("exclusiveMinimum", -MAX_INTEGER - 1)) + 1,
-    )
-    most = min(
-        MAX_INTEGER,
-        math.floor(limits.get("maximum", MAX_INTEGER)),
-        math.ceil(limits.get("exclusiveMaximum", MAX_INTEGER + 1)) - 1,
-    )
+
+    def bounds(keywords: Mapping[str, Callable[[float], int]]) -> List[int]:
+        given = [key for key in keywords if isinstance(schema.get(key), (int, float)) and abs(schema[key]) < math.inf]
+        return [keywords[key](schema.pop(key)) for key in given]
+
+    lower, upper = bounds(_LEAST), bounds(_MOST)
+    least, most = max([-MAX_INTEGER, *lower]), min([MAX_INTEGER, *upper])
     if least > most:
         raise TypeError("no integer of at most 16 digits is within the limits")
-    if limits:
+    if lower or upper:
         schema.update(minimum=least, maximum=most)
 
 
@@ -126,18 +118,14 @@ def translate(pattern: str) -> str:
     """Return a pattern that llama.cpp obeys, and that lets through only strings which match `pattern` as a whole.
 
     llama.cpp knows literals, classes, groups, `|` and repeats. It applies a pattern to the JSON text, in which quotes,
-    backslashes and line breaks are escapes.
-
-    Args:
-        pattern: a regular expression; `^` at its start and `$` at its end may be left out. `\\d`, `\\s` and `\\w` stand
-            for ASCII characters, as in JSON schema.
+    backslashes and line breaks are escapes. `\\d`, `\\s` and `\\w` stand for ASCII characters, as in JSON schema.
 
     Raises:
         TypeError: the pattern is not valid, or not made of these alone.
 
     Example:
-        >>> translate("yes|no{1,3}")
-        '^(yes|no{1,3})$'
+        >>> translate(r"yes|no\\d{1,3}")
+        '^(yes|no[0-9]{1,3})$'
     """
     try:
         tree = _sre.parse(pattern, re.ASCII)
@@ -159,7 +147,7 @@ class _Inexpressible(Exception):
 
 
 def _sequence(tree: Any, first: bool, last: bool) -> str:
-    """Translate one item after the other; the first and the last of all may be anchors."""
+    """Translate a sequence of items. The first and the last item of the whole pattern may be anchors."""
     parts: List[str] = []
     for index, (code, argument) in enumerate(tree):
         code, at_start, at_end = str(code), first and not parts, last and index == len(tree) - 1
@@ -195,7 +183,7 @@ def _repeated(least: int, most: int, tree: Any) -> str:
 
 
 def _members(members: Any) -> Ranges:
-    """The characters of a class."""
+    """Return the characters of a class."""
     ranges: Ranges = []
     negated = False
     for code, argument in members:
@@ -219,7 +207,7 @@ def _complement(ranges: Ranges) -> Ranges:
 
 
 def _class(ranges: Ranges) -> str:
-    """One of some characters, as JSON writes them."""
+    """Write a class of characters, as JSON text has them."""
     if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
         written = json.dumps(chr(ranges[0][0]), ensure_ascii=False)[1:-1]
         return re.sub(r"[\\^$.\[\](){}|*+?]", r"\\\g<0>", written)

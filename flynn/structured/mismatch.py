@@ -57,11 +57,12 @@ def key_path(keys: Sequence[Key]) -> str:
 
 
 def expect(kind: type, value: Any) -> Any:
-    """Return the value, which must be of exactly this type. Raises Mismatch."""
+    """Return the value. Raises Mismatch if it is not of exactly this type."""
     return value if type(value) is kind else refuse(NAMES[kind], value)
 
 
 def refuse(expected: str, value: Any) -> NoReturn:
+    """Raise Mismatch, and show the value."""
     if isinstance(value, str):
         shown = json.dumps(value if len(value) <= 60 else value[:60] + "…", ensure_ascii=False)
     elif value is None or isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 200):

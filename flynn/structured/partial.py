@@ -1,34 +1,31 @@
-"""JSON that is still growing: the value of the text so far.
+"""JSON that is still growing: the value of the text so far, in linear time.
 
 The grammar is RFC 8259's, the values are those of `json.loads`. A number, a literal (`true`) and a key appear once they
-are complete, a string grows with its text. Each piece of text is read once, so the time is linear.
+are complete, a string grows with its text.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple, Union
+from typing import Any, Callable, Generator, List, NoReturn, Optional, Tuple, TypeVar
 
 from .mismatch import Key
 
-# A step of the parser. Takes the text and a position in it, and returns the position after what it has read.
-State = Callable[["PartialJSON", str, int], int]
+T = TypeVar("T")
+# A part of the parser. It yields when it needs the next piece of the text.
+Parser = Generator[None, None, T]
 
 # Limit of nesting: json.loads fails at about this depth on Python 3.9 to 3.11.
 MAX_DEPTH = 1000
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-# Complete characters of a string. A surrogate pair is two escapes, so the first of them waits for the second.
-_HIGH = r"\\u[dD][89abAB][0-9a-fA-F]{2}"
-_NOT_HIGH = r"\\u(?![dD][89abAB])[0-9a-fA-F]{4}"
-_CHARACTERS = re.compile(
-    rf'(?:[^"\\\x00-\x1f]+|\\["\\/bfnrt]|{_NOT_HIGH}|{_HIGH}{_NOT_HIGH}|{_HIGH}(?=[^\\]|\\[^u]|{_HIGH}))*'
-)
+_CHARACTERS = re.compile(r'(?:[^"\\\x00-\x1f]+|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*')
+# An escape, or a surrogate pair of two, that is not complete.
 _ESCAPE_PREFIX = re.compile(r"\\(?:u[0-9a-fA-F]{0,4}(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?")
-_NUMBER_PART = re.compile(r"[-+.0-9eE]*")
+_SCALAR = re.compile(r"[-+.0-9a-zA-Z]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
-_LITERALS: Dict[str, Any] = {"true": True, "false": False, "null": None}
+_LITERALS = ("true", "false", "null")
 
 
 class PartialJSON:
@@ -43,15 +40,16 @@ class PartialJSON:
     """
 
     def __init__(self) -> None:
-        # The open containers, and for each the key of the item that is read (None before a key). The outermost one
-        # stands for the text: the value is its only item.
+        self._text = ""  # what is not read of the last piece begins at _position
+        self._position = 0
+        self._changed = False  # by the last piece
+        self._complete = False
+        self._ended = False
+        # The open containers, and the key of the item that is being read in each (None before a key). The outermost one
+        # stands for the whole text: its only item is the value.
         self._open: List[Any] = [[]]
         self._keys: List[Optional[Key]] = [0]
-        self._state: State = PartialJSON._value
-        self._token = ""  # the part of a number or a literal
-        self._held = ""  # the prefix of an escape
-        self._key: List[str] = []  # the pieces of a key
-        self._changed = False
+        self._parser = self._parse()
 
     @property
     def value(self) -> Any:
@@ -69,174 +67,141 @@ class PartialJSON:
         Raises:
             ValueError: the text is not the beginning of JSON. Nothing more can be fed.
         """
-        text, self._held = self._held + text, ""
+        self._text, self._position = self._text[self._position :] + text, 0
         self._changed = False
-        position = 0
-        while position < len(text):
-            position = self._state(self, text, position)
+        next(self._parser)
         return self._changed
 
     def end(self) -> None:
-        """Mark the end of the text. Only then a number at the top level is known to be complete.
+        """Mark the end of the text. Only now is a number at the top level known to be complete.
 
         Raises:
             ValueError: the text is not complete.
         """
-        if self._state is PartialJSON._number and len(self._open) == 1:
-            self._end_number()
-        if self._state is not PartialJSON._separator or len(self._open) > 1:
+        self._ended = True
+        next(self._parser)
+        if not self._complete:
             raise ValueError("it ends too early")
 
-    def _value(self, text: str, position: int) -> int:
-        position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
-        if position == len(text):
-            return position
-        character = text[position]
-        if character == "{":
-            self._enter({}, PartialJSON._first_key, None)
-        elif character == "[":
-            self._enter([], PartialJSON._first_item, 0)
+    def _parse(self) -> Parser[None]:
+        yield from self._value()
+        while len(self._open) > 1:
+            container = self._open[-1]
+            closing = "]" if isinstance(container, list) else "}"
+            if (yield from self._peek()) == closing:
+                self._position += 1
+                self._open.pop()
+                self._keys.pop()
+                continue
+            if container:
+                yield from self._expect(",", f"a comma or {closing}")
+            if isinstance(container, list):
+                self._keys[-1] = len(container)
+            else:
+                yield from self._expect('"', "a key")
+                pieces: List[str] = []
+                yield from self._string(pieces.append)
+                self._keys[-1] = "".join(pieces)
+                yield from self._expect(":", "a colon")
+            yield from self._value()
+        self._complete = True
+        while True:
+            self._skip_space()
+            if self._position < len(self._text):
+                self._refuse("nothing more")
+            yield
+
+    def _value(self) -> Parser[None]:
+        """Read a scalar, or open a container."""
+        character = yield from self._peek()
+        if character in "[{":
+            if len(self._open) > MAX_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_DEPTH}")
+            container: Any = [] if character == "[" else {}
+            self._put(container)
+            self._open.append(container)
+            self._keys.append(0 if character == "[" else None)
+            self._position += 1
         elif character == '"':
             self._put("")
-            self._state = PartialJSON._string
-        elif character in "-0123456789":
-            self._state = PartialJSON._number
-            return position
-        elif character in "tfn":
-            self._state = PartialJSON._literal
-            return position
+            self._position += 1
+            yield from self._string(self._grow)
+        elif character in "-0123456789tfn":
+            self._put((yield from self._scalar()))
         else:
-            _refuse("a value", text, position)
-        return position + 1
+            self._refuse("a value")
 
-    def _first_item(self, text: str, position: int) -> int:
-        position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
-        if text[position : position + 1] == "]":
-            return self._leave(position)
-        if position < len(text):
-            self._state = PartialJSON._value
-        return position
-
-    def _first_key(self, text: str, position: int) -> int:
-        position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
-        if text[position : position + 1] == "}":
-            return self._leave(position)
-        if position < len(text):
-            self._state = PartialJSON._before_key
-        return position
-
-    def _before_key(self, text: str, position: int) -> int:
-        return self._expect('"', "a key", PartialJSON._in_key, text, position)
-
-    def _in_key(self, text: str, position: int) -> int:
-        piece, position = self._characters(text, position)
-        self._key.append(piece)
-        if text[position : position + 1] == '"':
-            self._keys[-1] = "".join(self._key)
-            self._key = []
-            self._state = PartialJSON._colon
-            position += 1
-        return position
-
-    def _colon(self, text: str, position: int) -> int:
-        return self._expect(":", "a colon", PartialJSON._value, text, position)
-
-    def _string(self, text: str, position: int) -> int:
-        piece, position = self._characters(text, position)
-        if piece:
-            inside, key = self._open[-1], self._keys[-1]
-            string = inside[key]
-            inside[key] = None  # CPython appends in place to a string that nothing else refers to
-            string += piece
-            inside[key] = string
-            self._changed = True
-        if text[position : position + 1] == '"':
-            self._state = PartialJSON._separator
-            position += 1
-        return position
-
-    def _number(self, text: str, position: int) -> int:
-        end = _NUMBER_PART.match(text, position).end()  # type: ignore[union-attr]
-        self._token += text[position:end]
-        if end < len(text):
-            self._end_number()
-        return end
-
-    def _end_number(self) -> None:
-        if not _NUMBER.fullmatch(self._token):
-            raise ValueError(f"expected a number, got {self._token:.40}")
-        self._put(json.loads(self._token))
-        self._token = ""
-        self._state = PartialJSON._separator
-
-    def _literal(self, text: str, position: int) -> int:
-        self._token += text[position]
-        if self._token in _LITERALS:
-            self._put(_LITERALS[self._token])
-            self._token = ""
-            self._state = PartialJSON._separator
-        elif not any(literal.startswith(self._token) for literal in _LITERALS):
-            raise ValueError(f"expected a value, got {self._token}")
-        return position + 1
-
-    def _separator(self, text: str, position: int) -> int:
-        position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
-        if position == len(text):
-            return position
-        inside = self._open[-1]
-        if len(self._open) == 1:
-            _refuse("nothing more", text, position)
-        if text[position] == ("]" if isinstance(inside, list) else "}"):
-            return self._leave(position)
-        if isinstance(inside, list):
-            self._keys[-1] = len(inside)
-            return self._expect(",", "a comma or ]", PartialJSON._value, text, position)
-        return self._expect(",", "a comma or }", PartialJSON._before_key, text, position)
-
-    def _expect(self, character: str, name: str, state: State, text: str, position: int) -> int:
-        position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
-        if position == len(text):
-            return position
-        if text[position] != character:
-            _refuse(name, text, position)
-        self._state = state
-        return position + 1
+    def _string(self, add: Callable[[str], object]) -> Parser[None]:
+        """Read the rest of a string, and pass its pieces to `add`."""
+        while True:
+            piece, self._position = self._characters(self._text, self._position)
+            if piece:
+                add(piece)
+            if self._text[self._position : self._position + 1] == '"':
+                self._position += 1
+                return
+            if self._position < len(self._text) and not _ESCAPE_PREFIX.fullmatch(self._text, self._position):
+                self._refuse("a character of a string")
+            yield
 
     def _characters(self, text: str, position: int) -> Tuple[str, int]:
-        """Return complete characters of a string, and the position after them. The prefix of an escape is kept."""
+        """Return the complete characters of a string from a position on, and the position after them."""
         end = _CHARACTERS.match(text, position).end()  # type: ignore[union-attr]
         piece = text[position:end]
         if "\\" in piece:
             piece = json.loads(f'"{piece}"')
-        if end < len(text) and text[end] != '"':
-            if not _ESCAPE_PREFIX.fullmatch(text, end):
-                _refuse("a character of a string", text, end)
-            self._held = text[end:]
-            end = len(text)
+            escaped = piece[-1] != text[end - 1]
+            if escaped and "\ud800" <= piece[-1] <= "\udbff" and text[end : end + 1] != '"':
+                return piece[:-1], end - len(r"\ud800")  # the first half of a surrogate pair waits for the second
         return piece, end
 
+    def _scalar(self) -> Parser[Any]:
+        """Return a number or a literal. Only the character after a number shows that it is complete."""
+        token, kind = "", "a number" if self._text[self._position] in "-0123456789" else "a value"
+        while token not in _LITERALS:
+            end = _SCALAR.match(self._text, self._position).end()  # type: ignore[union-attr]
+            token += self._text[self._position : end]
+            self._position = end
+            if end < len(self._text) or (self._ended and kind == "a number"):
+                break
+            yield
+        if token not in _LITERALS and not _NUMBER.fullmatch(token):
+            raise ValueError(f"expected {kind}, got {token:.40}")
+        return json.loads(token)
+
+    def _peek(self) -> Parser[str]:
+        """Return the next character that is not whitespace, without consuming it."""
+        self._skip_space()
+        while self._position == len(self._text):
+            yield
+            self._skip_space()
+        return self._text[self._position]
+
+    def _expect(self, character: str, name: str) -> Parser[None]:
+        if (yield from self._peek()) != character:
+            self._refuse(name)
+        self._position += 1
+
+    def _skip_space(self) -> None:
+        self._position = _SPACE.match(self._text, self._position).end()  # type: ignore[union-attr]
+
     def _put(self, value: Any) -> None:
-        inside, key = self._open[-1], self._keys[-1]
-        if isinstance(inside, list):
-            inside.append(value)
+        container, key = self._open[-1], self._keys[-1]
+        if isinstance(container, list):
+            container.append(value)
         else:
-            inside[key] = value
+            container[key] = value
         self._changed = True
 
-    def _enter(self, container: Union[List[Any], Dict[str, Any]], state: State, key: Optional[Key]) -> None:
-        if len(self._open) > MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH}")
-        self._put(container)
-        self._open.append(container)
-        self._keys.append(key)
-        self._state = state
+    def _grow(self, piece: str) -> None:
+        """Append to the string that is being read."""
+        container, key = self._open[-1], self._keys[-1]
+        string = container[key]
+        container[key] = None  # CPython appends in place to a string that nothing else refers to
+        string += piece
+        container[key] = string
+        self._changed = True
 
-    def _leave(self, position: int) -> int:
-        self._open.pop()
-        self._keys.pop()
-        self._state = PartialJSON._separator
-        return position + 1
-
-
-def _refuse(expected: str, text: str, position: int) -> NoReturn:
-    raise ValueError(f"expected {expected}, got {json.dumps(text[position : position + 20], ensure_ascii=False)}")
+    def _refuse(self, expected: str) -> NoReturn:
+        shown = json.dumps(self._text[self._position : self._position + 20], ensure_ascii=False)
+        raise ValueError(f"expected {expected}, got {shown}")

@@ -7,72 +7,60 @@ and no other keys where `additionalProperties` is missing; `prefixItems` only wi
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
-from typing import Dict
+from typing import Any, Dict
 
 from .grammar import narrow
-from .nodes import Foreign, Named, Node, Schema
+from .nodes import Definition, Node, Schema
 
 
 def schema_of(node: Node) -> Schema:
-    """Return the JSON schema of a node, as llama.cpp obeys it.
+    """Return the JSON schema of a node, as llama.cpp obeys it. Raises TypeError if it is nested too deeply.
 
-    A node that occurs more than once, or leads back to itself, is under `$defs`. Its name there begins with the name of
-    the root, since llama.cpp puts the definitions of all tools of a request together.
-
-    Raises:
-        TypeError: it is nested too deeply.
+    Names under `$defs` begin with the root's, since llama.cpp puts the definitions of all tools of a request together.
 
     Example:
         >>> schema_of(node_of(Dict[str, Optional[int]]))
         {'type': 'object', 'additionalProperties': {'anyOf': [{'type': 'integer'}, {'type': 'null'}]}}
     """
-    writer = SchemaWriter(getattr(node, "name", ""))
+    writer = _SchemaWriter(getattr(node.schema.get("$ref"), "name", ""))
     try:
-        schema = node.own if isinstance(node, Foreign) else writer.write(node)
+        schema = writer.write(node.schema)
         narrowed: Schema = narrow({**schema, "$defs": writer.definitions} if writer.definitions else schema)
         return narrowed
     except RecursionError:
         raise TypeError("schema: nested too deeply") from None
 
 
-class SchemaWriter:
+class _SchemaWriter:
     def __init__(self, root: str) -> None:
         self.definitions: Dict[str, Schema] = {}
         self._root = root
-        self._names: Dict[Named, str] = {}
+        self._references: Dict[Definition, str] = {}
 
-    def write(self, node: Node) -> Schema:
-        """Return the schema of a node, or a reference to it."""
-        if not isinstance(node, Named) or not node.shared:
-            return node.schema(self)
-        if node not in self._names:
-            name = self._names[node] = self._new_name(node.name)
-            self.definitions[name] = node.schema(self)
-        return {"$ref": f"#/$defs/{self._names[node]}"}
-
-    def adopt(self, schema: Schema) -> Schema:
-        """Move the definitions of a schema to these ones, under new names, and return the rest of it."""
-        names = {name: self._new_name(name) for name in schema.get("$defs", ())}
-        references = {f"#/$defs/{name}": f"#/$defs/{new}" for name, new in names.items()}
-
-        def renamed(part: Schema) -> Schema:
-            if isinstance(part.get("$ref"), str):
-                part["$ref"] = references.get(part["$ref"], part["$ref"])
+    def write(self, part: Any) -> Any:
+        """Return a part of a schema with each `Definition` written in place, or as a reference if it is shared."""
+        if isinstance(part, list):
+            return [self.write(member) for member in part]
+        if not isinstance(part, dict):
             return part
+        definition = part.get("$ref")
+        if not isinstance(definition, Definition):
+            return {keyword: self.write(value) for keyword, value in part.items()}
+        schema = {"$ref": self._refer(definition)} if definition.shared else self.write(definition.schema)
+        return {**schema, **{keyword: self.write(value) for keyword, value in part.items() if keyword != "$ref"}}
 
-        adopted: Schema = json.loads(json.dumps(schema), object_hook=renamed)
-        for name, definition in adopted.pop("$defs", {}).items():
-            self.definitions[names[name]] = definition
-        return adopted
+    def _refer(self, definition: Definition) -> str:
+        if definition not in self._references:
+            name = self._new_name(definition.name)
+            self.definitions[name] = {}  # reserves the name
+            self._references[definition] = f"#/$defs/{name}"
+            self.definitions[name] = self.write(definition.schema)
+        return self._references[definition]
 
     def _new_name(self, name: str) -> str:
         # Letters, digits and dashes: different names stay different when llama.cpp makes rule names of them.
         plain = re.sub("[^a-zA-Z0-9]+", "-", name if name == self._root else f"{self._root}-{name}").strip("-")
-        number, numbered = 1, plain
-        while numbered in self.definitions:
-            number += 1
-            numbered = f"{plain}-{number}"
-        self.definitions[numbered] = {}  # reserves the name
-        return numbered
+        names = itertools.chain([plain], (f"{plain}-{number}" for number in itertools.count(2)))
+        return next(name for name in names if name not in self.definitions)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from typing import Any, Callable, Container, Dict, Iterable, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 
 from ..structured.annotations import node_of
 from ..structured.nodes import Node, build
@@ -70,7 +70,7 @@ class Tool:
     def _describe(self) -> Dict[str, Any]:
         """Return the definition that follows from signature and docstring."""
         function = self.function
-        fixed: Container[str] = ()
+        fixed: Mapping[str, Any] = {}
         if isinstance(function, functools.partial):
             fixed, function = function.keywords, function.func  # the model cannot change what the user has set
         name = getattr(function, "__name__", "")
@@ -80,7 +80,7 @@ class Tool:
             self._signature = inspect.signature(self.function)
         except ValueError:
             raise TypeError(f"{name}: its parameters are not known; {_OWN_DEFINITION}") from None
-        parameters = [one for one in self._signature.parameters.values() if one.name not in fixed]
+        parameters = [parameter for parameter in self._signature.parameters.values() if parameter.name not in fixed]
         for parameter in parameters:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise TypeError(f"{name}: {parameter} cannot be expressed in JSON; {_OWN_DEFINITION}")
@@ -127,14 +127,14 @@ class Tool:
 
 
 def listed(tools: Iterable[Any]) -> List[Any]:
-    """The tools as a list. Raises TypeError for what is not iterable, a single function for example."""
+    """Return the tools as a list. Raises TypeError for what is not iterable, a single function for example."""
     if not isinstance(tools, Iterable):
         raise TypeError(f"tools must be a list, not {type(tools).__name__}: tools=[...]")
     return list(tools)
 
 
 def named(tools: Iterable[Tool]) -> Dict[str, Tool]:
-    """The tools by name. Raises ValueError if two have the same one."""
+    """Return the tools by name. Raises ValueError if two have the same one."""
     by_name: Dict[str, Tool] = {}
     for tool in tools:
         if tool.name in by_name:

@@ -1,4 +1,4 @@
-"""The descriptions of a function and its parameters in a docstring, in the styles of Google, NumPy and Sphinx. No I/O.
+"""The descriptions of a function and its parameters in a docstring, in the styles of Google, NumPy and Sphinx.
 
 Google: https://google.github.io/styleguide/pyguide.html#383-functions-and-methods
 NumPy: https://numpydoc.readthedocs.io/en/latest/format.html
@@ -31,7 +31,7 @@ _SPHINX_FIELD = re.compile(
 
 
 def parse_docstring(text: Optional[str]) -> Tuple[str, Dict[str, str]]:
-    """Return the description of the function, up to the first section, and those of its parameters by name.
+    """Return the description of the function, which ends at the first section, and those of its parameters by name.
 
     Example:
         >>> parse_docstring('''The weather in a city.
@@ -62,7 +62,7 @@ def _begins_section(lines: Sequence[str], number: int) -> bool:
 
 
 def _parameters(section: Sequence[str]) -> Dict[str, List[str]]:
-    """The lines about each parameter in a section."""
+    """Return the lines about each parameter in a section."""
     field = _SPHINX_FIELD.match(section[0])
     if field:
         end = section.index("") if "" in section else len(section)
@@ -75,7 +75,7 @@ def _parameters(section: Sequence[str]) -> Dict[str, List[str]]:
 
 
 def _items(lines: Sequence[str], first_line: re.Pattern[str]) -> Dict[str, List[str]]:
-    """The lines about each parameter. A line that is indented deeper than the first belongs to the one before it."""
+    """Return the lines about each parameter. A line that is indented deeper than the first one continues its item."""
     items: Dict[str, List[str]] = {}
     margin: Optional[int] = None
     pieces: List[str] = []

@@ -1,9 +1,9 @@
-"""The requests and calls of a run with tools, without I/O: what to send next, which calls a reply asks for.
+"""The state of a run with tools, without I/O: what to send next, which calls a reply asks for, what they return.
 
 while loop.answer is None:
     response = ...                              # the reply to loop.request()
     for call in loop.take(response):
-        loop.add(call.execute())
+        loop.add(loop.execute(call))
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import inspect
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Iterable, List, Literal, Mapping, Optional, Union
+from typing import Any, Callable, Iterable, List, Literal, Mapping, Optional, Sequence, Union
 
 from ..errors import ToolRoundsError, suggestion
 from ..models.types import ChatRequest, ChatResponse, Message, ToolCall
@@ -40,63 +40,8 @@ class ToolResultEvent:
     type: Literal["tool_result"] = field(default="tool_result", init=False)
 
 
-@dataclass(frozen=True)
-class Invocation:
-    """A call to be made; `cut` says that its reply ended at the token limit."""
-
-    call: ToolCall
-    tools: Mapping[str, Tool]
-    cut: bool
-    max_result: int
-
-    @property
-    def asynchronous(self) -> bool:
-        return self.call.name in self.tools and self.tools[self.call.name].asynchronous
-
-    def bind(self) -> Callable[[], Any]:
-        """Return the function with its arguments. Raises ArgumentsError if it cannot be called."""
-        name = self.call.name
-        if name not in self.tools:
-            near = suggestion(name, self.tools)
-            raise ArgumentsError(f"no tool is named {name!r:.80}{near} (expected one of: {', '.join(self.tools)})")
-        try:
-            return self.tools[name].bind(self.call.arguments)
-        except ArgumentsError as error:
-            cut = " (the reply was cut at the token limit)" if self.cut else ""
-            raise ArgumentsError(f"{error}{cut}") from None
-
-    def execute(self) -> ToolResultEvent:
-        """Call a function that is not asynchronous."""
-        try:
-            return self.returned(self.bind()())
-        except Exception as error:
-            return self.failed(error)
-
-    def returned(self, value: Any) -> ToolResultEvent:
-        """The event for a value that the function returned. Raises whatever turning it into text raises."""
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
-        return ToolResultEvent(self.call, self._shortened(text))
-
-    def failed(self, error: Exception) -> ToolResultEvent:
-        """The event for an exception."""
-        name, message = type(error).__name__, in_one_line(error, None)
-        if not isinstance(error, ArgumentsError) and message != name:
-            message = f"{name}: {message}"
-        return ToolResultEvent(self.call, self._shortened(f"error: {message}"), error)
-
-    def _shortened(self, text: str) -> str:
-        limit = self.max_result
-        return text if len(text) <= limit else f"{text[:limit]}\n[cut: these are {limit} of {len(text)} characters]"
-
-
 class ToolLoop:
-    """The state of a run with tools; the arguments are those of `run_tools`.
-
-    Attributes:
-        messages: the conversation so far. It grows by whole rounds, so it can be sent at any time.
-        answer: the reply that asks for no more calls; None before it.
-        tools: the tools by name.
-    """
+    """The state of a run with tools; the arguments are those of `run_tools`."""
 
     def __init__(
         self, request: ChatRequest, tools: Iterable[Union[Callable[..., Any], Tool]], max_rounds: int, max_result: int
@@ -108,8 +53,8 @@ class ToolLoop:
             raise TypeError(
                 "the request has tools already: pass all to run_tools, a definition as flynn.Tool(function, definition)"
             )
-        self.messages: List[Union[Message, Mapping[str, Any]]] = list(request.messages)
-        self.answer: Optional[ChatResponse] = None
+        self.messages: List[Union[Message, Mapping[str, Any]]] = list(request.messages)  # grows by whole rounds
+        self.answer: Optional[ChatResponse] = None  # the reply that asks for no more calls
         self.tools = named(tool if isinstance(tool, Tool) else Tool(tool) for tool in listed(tools))
         self._request = replace(request, tools=[tool.definition for tool in self.tools.values()])
         self._max_rounds = self._left = max_rounds
@@ -128,18 +73,53 @@ class ToolLoop:
             self._request = replace(self._request, tool_choice="auto")
         return request
 
-    def take(self, response: ChatResponse) -> List[Invocation]:
-        """Return the calls that a reply asks for: none if it is the answer, or if their results could not be sent."""
+    def take(self, response: ChatResponse) -> Sequence[ToolCall]:
+        """Return the calls that a reply asks for: none if it is the answer, or no request is left for their results."""
         self._last = response
         if not response.tool_calls:
             self.answer = response
             self.messages.append(response.message)
-        elif self._left:
-            calls = response.tool_calls[:MAX_CALLS]
-            self._round = [replace(response.message, tool_calls=tuple(map(_acceptable, calls)))]
-            cut = response.finish_reason == "length"
-            return [Invocation(call, self.tools, cut, self._max_result) for call in calls]
-        return []
+            return ()
+        if not self._left:
+            return ()
+        calls = response.tool_calls[:MAX_CALLS]
+        self._round = [replace(response.message, tool_calls=tuple(map(_acceptable, calls)))]
+        return calls
+
+    def bind(self, call: ToolCall) -> Callable[[], Any]:
+        """Return the function of a call with its arguments. Raises ArgumentsError if it cannot be called."""
+        if call.name not in self.tools:
+            expected = f"{suggestion(call.name, self.tools)} (expected one of: {', '.join(self.tools)})"
+            raise ArgumentsError(f"no tool is named {call.name!r:.80}{expected}")
+        try:
+            return self.tools[call.name].bind(call.arguments)
+        except ArgumentsError as error:
+            if self._last and self._last.finish_reason == "length":
+                raise ArgumentsError(f"{error} (the reply was cut at the token limit)") from None
+            raise
+
+    def execute(self, call: ToolCall) -> ToolResultEvent:
+        """Make a call of a function that is not asynchronous."""
+        try:
+            return self.returned(call, self.bind(call)())
+        except Exception as error:
+            return self.failed(call, error)
+
+    def returned(self, call: ToolCall, value: Any) -> ToolResultEvent:
+        """Return the event for a value that the function returned. Raises whatever writing it as text raises."""
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
+        return ToolResultEvent(call, self._shortened(text))
+
+    def failed(self, call: ToolCall, error: Exception) -> ToolResultEvent:
+        """Return the event for an exception."""
+        name, message = type(error).__name__, in_one_line(error, None)
+        if not isinstance(error, ArgumentsError) and message != name:
+            message = f"{name}: {message}"
+        return ToolResultEvent(call, self._shortened(f"error: {message}"), error)
+
+    def _shortened(self, text: str) -> str:
+        limit = self._max_result
+        return text if len(text) <= limit else f"{text[:limit]}\n[cut: these are {limit} of {len(text)} characters]"
 
     def add(self, result: ToolResultEvent) -> None:
         """Add the result of the next call, in the order of the calls."""
@@ -160,7 +140,7 @@ def _acceptable(call: ToolCall) -> ToolCall:
 
 
 def _plain(value: Any) -> Any:
-    """Return what stands in JSON for a value that JSON does not have."""
+    """Return what stands in JSON for a value that JSON lacks."""
     if hasattr(value, "model_dump"):  # pydantic's
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

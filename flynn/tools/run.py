@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, AsyncGenerator, Generator, List, Mapping, Optional, Union
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, AsyncGenerator, AsyncIterator, Generator, Iterator, List, Mapping, Optional, Sequence, Union
 
 from ..models.messages import AnyMessage
-from ..models.types import ChatResponse, DoneEvent, StreamEvent
-from .loop import Invocation, ToolLoop, ToolResultEvent
+from ..models.types import ChatResponse, DoneEvent, StreamEvent, ToolCall
+from .loop import ToolLoop, ToolResultEvent
 
 Step = Union[StreamEvent, ToolResultEvent]
 
@@ -19,13 +20,13 @@ class _Run:
         """The conversation so far, in whole rounds. After the run it is complete: append the next message to it."""
         return list(self._loop.messages)
 
-    def _answered(self) -> ChatResponse:
+    def _answer(self) -> ChatResponse:
         if self._loop.answer is None:
             raise RuntimeError("the run ended without an answer")
         return self._loop.answer
 
 
-class ToolRun(_Run):
+class ToolRun(_Run, Iterator[Step], AbstractContextManager["ToolRun"]):
     """A run with tools: an iterator of its steps, and a context manager. `LlamaCppClient.run_tools` returns it.
 
     The first request is sent when iteration begins. The calls of a reply are made only when the step after that reply
@@ -64,26 +65,20 @@ class ToolRun(_Run):
         """
         for _ in self:
             pass
-        return self._answered()
+        return self._answer()
 
     def close(self) -> None:
         """End the run; the server stops generating. Closing twice is fine."""
         self._steps.close()
 
-    def __iter__(self) -> ToolRun:
-        return self
-
     def __next__(self) -> Step:
         return next(self._steps)
-
-    def __enter__(self) -> ToolRun:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
 
-class AsyncToolRun(_Run):
+class AsyncToolRun(_Run, AsyncIterator[Step], AbstractAsyncContextManager["AsyncToolRun"]):
     """`ToolRun` for asyncio: an asynchronous iterator of steps, and an asynchronous context manager.
 
     The calls of one reply run at the same time: asynchronous functions in the event loop, others in threads of its
@@ -104,20 +99,14 @@ class AsyncToolRun(_Run):
         """Run to the end and return the reply that asks for no more calls."""
         async for _ in self:
             pass
-        return self._answered()
+        return self._answer()
 
     async def close(self) -> None:
         """End the run; the server stops generating. Closing twice is fine."""
         await self._steps.aclose()
 
-    def __aiter__(self) -> AsyncToolRun:
-        return self
-
     async def __anext__(self) -> Step:
         return await self._steps.__anext__()
-
-    async def __aenter__(self) -> AsyncToolRun:
-        return self
 
     async def __aexit__(self, *error: object) -> None:
         await self.close()
@@ -129,7 +118,7 @@ class AsyncToolRun(_Run):
 def _steps(loop: ToolLoop, client: Any, stream: bool, options: Mapping[str, Any]) -> Generator[Step, None, None]:
     while loop.answer is None:
         request = loop.request()
-        calls: Optional[List[Invocation]] = None
+        calls: Optional[Sequence[ToolCall]] = None
         if stream:
             with client.chat_stream(request, **options) as events:
                 for event in events:
@@ -143,7 +132,7 @@ def _steps(loop: ToolLoop, client: Any, stream: bool, options: Mapping[str, Any]
         if calls is None:  # the stream was closed
             return
         for call in calls:
-            result = call.execute()
+            result = loop.execute(call)
             loop.add(result)
             yield result
 
@@ -153,17 +142,17 @@ async def _async_steps(
 ) -> AsyncGenerator[Step, None]:
     import asyncio
 
-    async def execute(call: Invocation) -> ToolResultEvent:
-        if not call.asynchronous:
-            return await asyncio.to_thread(call.execute)
+    async def execute(call: ToolCall) -> ToolResultEvent:
+        if call.name not in loop.tools or not loop.tools[call.name].asynchronous:
+            return await asyncio.to_thread(loop.execute, call)
         try:
-            return call.returned(await call.bind()())
+            return loop.returned(call, await loop.bind(call)())
         except Exception as error:
-            return call.failed(error)
+            return loop.failed(call, error)
 
     while loop.answer is None:
         request = loop.request()
-        calls: Optional[List[Invocation]] = None
+        calls: Optional[Sequence[ToolCall]] = None
         if stream:
             async with client.chat_stream(request, **options) as events:
                 async for event in events:

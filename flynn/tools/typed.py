@@ -13,19 +13,16 @@ from . import ArgumentsError, Tool, listed, named
 
 
 class TypedRequest:
-    """A chat request as JSON, and its reply with `parsed` filled in.
-
-    Attributes:
-        request: the request with nothing but JSON in it.
+    """A chat request in JSON alone (`request`), and its reply with `parsed` filled in.
 
     Raises:
         TypeError: a function or a type cannot be expressed in JSON.
     """
 
     def __init__(self, request: ChatRequest) -> None:
+        self._forced = bool(request.tools) and request.tool_choice not in (None, "auto", "none")
         self._answer: Optional[TypedAnswer[Any]] = None
         self._tools: Dict[str, Tool] = {}
-        self._forced = bool(request.tools) and request.tool_choice not in (None, "auto", "none")
         if request.tools is not None:
             tools = [tool if isinstance(tool, (Tool, Mapping)) else Tool(tool) for tool in listed(request.tools)]
             self._tools = named(tool for tool in tools if isinstance(tool, Tool))
@@ -45,7 +42,7 @@ class TypedRequest:
         if self._forced and not any(choice.message.tool_calls for choice in response.choices):
             raise StructuredOutputError(_no_call(response), response)
         choices: List[Choice] = []
-        errors = []
+        errors: List[StructuredOutputError] = []
         for number, choice in enumerate(response.choices):
             try:
                 calls = tuple(self._read_call(call, choice, response) for call in choice.message.tool_calls)
@@ -76,17 +73,17 @@ class _TypedDecoder(ChatStreamDecoder):
     def __init__(self, typed: TypedRequest, progress: bool) -> None:
         super().__init__(progress=progress)
         self._typed = typed
-        self._whole: Optional[ChatResponse] = None
+        self._response: Optional[ChatResponse] = None
 
     def feed(self, data: bytes) -> List[StreamEvent]:
         events = super().feed(data)
-        if self.done:
-            self._whole = self._typed.read(self.response())
-            return [DoneEvent(self._whole)]
-        return events
+        if not self.done:
+            return events
+        self._response = self._typed.read(self.response())
+        return [DoneEvent(self._response)]
 
     def response(self) -> ChatResponse:
-        return self._whole or super().response()
+        return self._response or super().response()
 
 
 def _no_call(response: ChatResponse) -> str:

@@ -15,14 +15,14 @@ OUT = ("-o", "out.jsonl")
 ERRORS = "out.jsonl.errors.jsonl"
 
 
-def batch(home: Home, llama: Llama, *options: str, name: str = "in.jsonl", **how: Any) -> Ended:
+def batch(home: Home, llama: Llama, *options: str, name: str = "in.jsonl", **settings: Any) -> Ended:
     """Run a batch of a file to its end."""
-    return home.run("batch", name, "--endpoint", llama.endpoint, *options, **how)
+    return home.run("batch", name, "--endpoint", llama.endpoint, *options, **settings)
 
 
-def start(home: Home, llama: Llama, *options: str, name: str = "in.jsonl", **how: Any) -> subprocess.Popen[bytes]:
+def start(home: Home, llama: Llama, *options: str, name: str = "in.jsonl", **settings: Any) -> subprocess.Popen[bytes]:
     """Start a batch of a file."""
-    return home.start("batch", name, "--endpoint", llama.endpoint, *options, **how)
+    return home.start("batch", name, "--endpoint", llama.endpoint, *options, **settings)
 
 
 def questions(count: int, start: int = 1) -> str:

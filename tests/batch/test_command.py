@@ -125,10 +125,10 @@ def test_from_pipe_to_pipe(home: Home, llama: Any) -> None:
     server = llama(lambda prompt: refusal() if prompt == "p2" else echo(prompt + "ü"))
     ended = batch(home, server, "--ordered", name="-", stdin=questions(3))
     assert ended.code == 1
-    found = [json.loads(line) for line in ended.out.splitlines()]
-    assert [line["custom_id"] for line in found] == names(3)
-    assert content(found[0]) == "re: p1ü"
-    assert found[1]["error"]["message"] == "not that"
+    results = [json.loads(line) for line in ended.out.splitlines()]
+    assert [line["custom_id"] for line in results] == names(3)
+    assert content(results[0]) == "re: p1ü"
+    assert results[1]["error"]["message"] == "not that"
 
 
 def test_what_standard_output_cannot_show_is_escaped(home: Home, llama: Any) -> None:

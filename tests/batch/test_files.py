@@ -33,19 +33,19 @@ def failed(home: Home, llama: Any) -> Llama:
     return server
 
 
-@pytest.mark.parametrize("how", ["by name", "hard link", "link", "standard input", "/dev/stdin", "cat"])
-def test_the_errors_file_as_input_asks_again_for_what_failed(home: Home, failed: Llama, how: str) -> None:
+@pytest.mark.parametrize("given_as", ["by name", "hard link", "link", "standard input", "/dev/stdin", "cat"])
+def test_the_errors_file_as_input_asks_again_for_what_failed(home: Home, failed: Llama, given_as: str) -> None:
     errors = home.path / ERRORS
     name, shell = ERRORS, ""
-    if how == "hard link":
+    if given_as == "hard link":
         os.link(errors, home.path / (name := "again.jsonl"))
-    elif how == "link":
+    elif given_as == "link":
         os.symlink(ERRORS, home.path / (name := "again.jsonl"))
-    elif how == "standard input":
+    elif given_as == "standard input":
         name, shell = "-", f"< {ERRORS}"
-    elif how == "/dev/stdin":
+    elif given_as == "/dev/stdin":
         name, shell = "/dev/stdin", f"< {ERRORS}"
-    elif how == "cat":
+    elif given_as == "cat":
         name, shell = "-", f"< <(cat {ERRORS})"
     ended = in_shell(home, shell, name, *OUT, "--endpoint", failed.endpoint)
     assert ended.code == 0, ended.err
@@ -273,10 +273,10 @@ def test_an_output_by_the_name_of_a_device_that_is_a_file_works(home: Home, llam
 # --- what goes on meanwhile -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
+@pytest.mark.parametrize("change", ["removed", "renamed", "replaced"])
 @pytest.mark.parametrize("name", ["out.jsonl", ERRORS])
 def test_a_file_that_is_taken_away_while_the_batch_writes_it_is_noticed(
-    home: Home, llama: Any, how: str, name: str
+    home: Home, llama: Any, change: str, name: str
 ) -> None:
     home.write("in.jsonl", questions(40))
     gate = Gate()
@@ -284,18 +284,18 @@ def test_a_file_that_is_taken_away_while_the_batch_writes_it_is_noticed(
     while gate.waiting < 4:
         assert process.poll() is None
     path = home.path / name
-    if how == "removed":
+    if change == "removed":
         path.unlink()
     else:
         path.rename(home.path / "elsewhere")
-        if how == "replaced":
+        if change == "replaced":
             path.touch()
     gate.opened.set()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     message = f"flynn: {name}: the file was removed, renamed or replaced while the batch wrote to it"
     assert message in err.decode()
-    if how == "replaced":
+    if change == "replaced":
         assert path.read_bytes() == b""
 
 

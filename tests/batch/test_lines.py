@@ -8,11 +8,9 @@ from typing import Any, Dict, List
 
 import pytest
 
-from flynn.batch.done import Done, IdTable
-from flynn.batch.input import Lines, Template, read_jsonl, read_table, read_text, requests
+from flynn.batch.input import Done, Lines, read_jsonl, read_table, read_template, read_text, requests
 from flynn.batch.requests import CHAT, COMPLETIONS, EMBEDDINGS, Defaults, Request, make_request
-from flynn.batch.results import Result, answer, encode_result, failure, is_torn, read_result
-from flynn.batch.tally import Tally
+from flynn.batch.results import Result, Tally, answer, encode_result, failure, is_torn, read_result
 from flynn.errors import FileError, ProtocolError, RequestError, ServerError
 
 NOTHING = Defaults()
@@ -228,18 +226,20 @@ def test_a_header_that_is_wrong_is_refused(data: bytes, message: str) -> None:
 
 
 def test_a_template_is_filled_from_csv_or_json_lines() -> None:
-    template = Template("To {{ name }}: {{text}} {json: {{n}}} {{name}}")
+    def filled(lines: Lines) -> Any:
+        return read_template(lines, "To {{ name }}: {{text}} {json: {{n}}} {{name}}")
+
     row = {"name": "A {{text}}", "text": "t", "n": [1, "ü"], "custom_id": "id"}
     prompt = 'To A {{text}}: t {json: [1, "ü"]} A {{text}}'
-    assert values(template.read, json.dumps(row).encode()) == [(1, {"prompt": prompt, "custom_id": "id"})]
-    assert values(template.read, b'name,n,text\nA,5,t\n') == [(2, {"prompt": "To A: t {json: 5} A"})]
-    assert values(template.read, b'{"name": "A"}') == [(1, "no value for {{text}} (there are: name)")]
-    assert values(template.read, b"") == []
+    assert values(filled, json.dumps(row).encode()) == [(1, {"prompt": prompt, "custom_id": "id"})]
+    assert values(filled, b"name,n,text\nA,5,t\n") == [(2, {"prompt": "To A: t {json: 5} A"})]
+    assert values(filled, b'{"name": "A"}') == [(1, "no value for {{text}} (there are: name)")]
+    assert values(filled, b"") == []
 
 
 def test_a_template_without_a_place_is_refused() -> None:
     with pytest.raises(RequestError, match="has no {{name}}"):
-        Template("Hello {name}")
+        values(lambda lines: read_template(lines, "Hello {name}"), b"")
 
 
 def read(data: bytes, done: Done, defaults: Defaults = NOTHING) -> List[Any]:
@@ -318,23 +318,11 @@ def test_an_id_that_comes_twice_is_an_error() -> None:
     assert str(second.error) == "an earlier line has the custom_id 'x' too"
 
 
-# --- memory and figures -----------------------------------------------------------------------------------------------
-
-
-def test_a_table_holds_the_last_value_of_each_hash() -> None:
-    table = IdTable()
-    values = {hash(b"%d" % n): b"%8d" % n for n in range(20_000)}
-    values.update({n << 16: b"%8d" % n for n in range(100)})  # all in one bucket
-    assert {table.get(key) for key in values} == {b""}
-    for value in b"replaced", None:
-        for key in values:
-            table.set(key, value or values[key])
-    assert all(table.get(key) == value for key, value in values.items())
+# --- figures ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_tally_tells_how_it_goes() -> None:
-    tally = Tally()
-    tally.before = 2
+    tally = Tally(done_before=2)
     tally.add(Result("a", 1, USAGE))
     tally.add(failure(REQUEST, ServerError("x", status=400)))
     assert tally.line(10.0).startswith("3 done, 1 failed, ")

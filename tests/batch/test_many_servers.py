@@ -27,9 +27,9 @@ without_nginx = pytest.mark.skipif(not NGINX and os.environ.get("CI") != "true",
 
 
 def port(server: RealServer) -> int:
-    found = urlsplit(server.endpoint).port
-    assert found
-    return found
+    number = urlsplit(server.endpoint).port
+    assert number
+    return number
 
 
 @pytest.fixture
@@ -82,19 +82,19 @@ def test_a_batch_behind_nginx_outlives_one_of_the_servers(
 @without_nginx
 def test_a_stream_that_could_be_resumed_goes_through_nginx(proxy: str) -> None:
     with LlamaCppClient(proxy) as client:
-        assert told(client) == (client.chat(COUNT, **OPTIONS).content, 0)
+        assert streamed(client) == (client.chat(COUNT, **OPTIONS).content, 0)
 
 
 @without_nginx
-@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("end", ["fin", "rst"])
 def test_a_cut_stream_goes_on_through_nginx_that_keeps_a_client_to_one_server(
-    two_servers: List[RealServer], tmp_path: Path, how: str
+    two_servers: List[RealServer], tmp_path: Path, end: str
 ) -> None:
     with nginx(tmp_path, *map(port, two_servers), balance="ip_hash") as endpoint:
         with LlamaCppClient(endpoint) as client:
-            whole = told(client)[0]
-        with Proxy(endpoint, cut(1500, how), cut(2500, how)) as between, LlamaCppClient(between.endpoint) as client:
-            assert told(client) == (whole, 2)
+            whole = streamed(client)[0]
+        with Proxy(endpoint, cut(1500, end), cut(2500, end)) as between, LlamaCppClient(between.endpoint) as client:
+            assert streamed(client) == (whole, 2)
     # The other one was asked for nothing: two whole streams, and the replays, were one server's.
     assert sorted(server.log.count("prompt eval time") for server in two_servers) == [0, 2]
 
@@ -103,7 +103,7 @@ COUNT = "Count to ten"
 OPTIONS: Dict[str, Any] = {"max_tokens": 30, "temperature": 0, "cache_prompt": False}
 
 
-def told(client: LlamaCppClient) -> Tuple[str, int]:
+def streamed(client: LlamaCppClient) -> Tuple[str, int]:
     """The text of a stream, and how often it was resumed."""
     with client.chat_stream(COUNT, resume=True, **OPTIONS) as stream:
         text = "".join(event.text for event in stream if event.type == "content")

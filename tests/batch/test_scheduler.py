@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Dict, List, Optional
 
 import pytest
 
-from flynn.batch.queue import GATHER, WINDOW, WINDOW_BYTES, Outage, Queue, Task, Window
+from flynn.batch.queue import GATHER, WINDOW, WINDOW_BYTES, Outage, Queue, Task
 from flynn.batch.requests import Request
 from flynn.batch.results import Result
 from flynn.batch.scheduler import ATTEMPTS, REFUSALS, Scheduler, is_final
@@ -80,36 +81,40 @@ def test_a_task_that_has_failed_comes_first_and_not_before_its_time() -> None:
 def test_no_window_is_begun_while_many_results_wait_for_an_earlier_one() -> None:
     waiting = queue("a")
     waiting.held = WINDOW
-    assert waiting.take(0, 1.0) == (None, None)
+    assert waiting.take(0, 1.0) == (None, math.inf)
     waiting.held -= 1
     assert names(waiting, 1.0) == ["a"]
 
 
-def tasks(*texts: str) -> List[Task]:
-    return [task(text) for text in texts]
+def window(*names: str) -> Queue:
+    waiting = queue(*names)
+    waiting.ended = True
+    return waiting
+
+
+def taken(queue: Queue, *workers: int) -> List[Optional[str]]:
+    """The requests that workers take, in turn."""
+    tasks = [queue.take(worker, 0.0)[0] for worker in workers]
+    return [task and task.request.custom_id for task in tasks]
 
 
 def test_each_worker_has_a_part_of_its_own_in_order() -> None:
-    window = Window(tasks(*"db" "ca"))
-    taken = [window.take(worker) for worker in (1, 2, 1, 2)]
-    assert [task.request.custom_id for task in taken if task] == ["a", "c", "b", "d"]
-    assert window.take(1) is window.take(2) is None
-    assert window.left == 0
+    waiting = window(*"dbca")
+    assert taken(waiting, 1, 2, 1, 2) == ["a", "c", "b", "d"]
+    assert taken(waiting, 1, 2) == [None, None]
+    assert not waiting
 
 
 def test_parts_are_cut_where_beginnings_differ() -> None:
-    window = Window(tasks(*(f"{text}{n}" for text in ("aaaa", "bbbb") for n in range(3)), "bbbb3", "bbbb4"))
-    first, second = window.take(1), window.take(2)
-    assert first
-    assert second
-    assert (first.request.custom_id, second.request.custom_id) == ("aaaa0", "bbbb0")
+    waiting = window(*(f"{text}{n}" for text in ("aaaa", "bbbb") for n in range(3)), "bbbb3", "bbbb4")
+    assert taken(waiting, 1, 2) == ["aaaa0", "bbbb0"]
 
 
 @pytest.mark.parametrize("workers", [1, 3, 7, 50])
 def test_each_task_is_taken_once_by_any_number_of_workers(workers: int) -> None:
-    window = Window(tasks(*map(str, range(101))))
-    taken = [window.take(turn % workers) for turn in range(200 * workers)]
-    assert sorted(task.request.custom_id for task in taken if task) == sorted(map(str, range(101)))
+    names = [str(n) for n in range(101)]
+    waiting = window(*names)
+    assert sorted(filter(None, taken(waiting, *(turn % workers for turn in range(200 * workers))))) == sorted(names)
 
 
 # --- an outage --------------------------------------------------------------------------------------------------------
@@ -124,12 +129,10 @@ def test_one_request_at_a_time_tries_whether_the_server_is_back() -> None:
         outage.failed(ServerNotRunningError("down"), 10.0 * number, 4.0)  # of a task that was under way with it
         assert outage.delay(10.0 * number) == 4.0
         assert outage.delay(10.0 * number + 4.0) == 0
-        outage.begin(trial)
-        assert outage.delay(10.0 * number + 4.0) is None
-        outage.finish(trial)
+        outage.trial = trial
+        assert outage.delay(10.0 * number + 4.0) == math.inf
+        outage.trial = None
     assert (outage.since, outage.failures) == (0.0, 10)
-    assert outage.end()
-    assert (outage.since, outage.delay(100.0), outage.end()) == (None, 0.0, False)
 
 
 # --- what a failure says ----------------------------------------------------------------------------------------------
@@ -180,10 +183,9 @@ class Run:
             request = taken[0].request
             self.attempts[request.custom_id] += 1
             outcome = answer(request.custom_id)
-            if isinstance(outcome, FlynnError) and not isinstance(outcome, StructuredOutputError):
-                scheduler.fail(taken[0], outcome)
-            else:
-                scheduler.succeed(taken[0], Result(request.custom_id, 0, {}, outcome))
+            if outcome is None or isinstance(outcome, StructuredOutputError):
+                outcome = Result(request.custom_id, 0, {}, outcome)
+            scheduler.finish(taken[0], outcome)
         if not most:
             scheduler.stop()
         try:

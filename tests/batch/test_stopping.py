@@ -56,22 +56,22 @@ INPUTS = ["fifo", "standard input", "/dev/stdin", "<(...)"]
 class Waiting:
     """A batch whose input has some lines and then waits for more."""
 
-    def __init__(self, home: Home, server: Llama, how: str) -> None:
+    def __init__(self, home: Home, server: Llama, source: str) -> None:
         self.writer: Any = None
         home.write("some", questions(2))
         arguments = ["--endpoint", server.endpoint, *OUT]
-        if how == "fifo":
+        if source == "fifo":
             os.mkfifo(home.path / "fifo")
             self.process = home.start("batch", "fifo", *arguments)
             self.writer = (home.path / "fifo").open("wb", buffering=0)
             self.writer.write(questions(2).encode())
-        elif how == "<(...)":
+        elif source == "<(...)":
             # The subshell holds the other end for as long as this process has its standard input open.
             shell = 'exec 3<&0; exec "$0" "$@" -o out.jsonl <(exec 2> /dev/null; cat some; cat <&3) < /dev/null'
             command = ("bash", "-c", shell, *FLYNN)
             self.process = home.start("batch", *arguments[:2], python=command)
         else:
-            self.process = home.start("batch", "-" if how == "standard input" else how, *arguments)
+            self.process = home.start("batch", "-" if source == "standard input" else source, *arguments)
             assert self.process.stdin
             self.process.stdin.write(questions(2).encode())
             self.process.stdin.flush()
@@ -112,10 +112,10 @@ def test_a_signal_ends_it(home: Home, waiting: Waiting, signals: List[signal.Sig
     assert sorted(ids(home)) == ["request-1", "request-2"]
 
 
-@pytest.mark.parametrize("how", INPUTS)
-def test_a_wrong_token_ends_it(home: Home, llama: Any, how: str) -> None:
+@pytest.mark.parametrize("source", INPUTS)
+def test_a_wrong_token_ends_it(home: Home, llama: Any, source: str) -> None:
     wrong = answer(error(401, "Invalid API Key", "authentication_error"), 401)
-    batch = Waiting(home, llama(lambda prompt: wrong), how)
+    batch = Waiting(home, llama(lambda prompt: wrong), source)
     err = batch.end()
     for stream in (batch.writer, batch.process.stdin, batch.process.stdout, batch.process.stderr):
         if stream:

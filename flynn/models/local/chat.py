@@ -9,7 +9,7 @@ from ..types import ChatRequest, ChatResponse, Prompt
 from .decode import ChatStreamDecoder, decode_chat, expect_object, get
 from .encode import chat_request, encode_chat, encode_prompt, with_defaults
 from .stream import ChatStream, StreamRoutes
-from .transport import OWN
+from .transport import OWN, Headers, Timeout
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,13 +24,7 @@ class ChatRoutes(StreamRoutes):
     """The part of `LlamaCppClient` that chats."""
 
     def chat(
-        self,
-        /,
-        request: Prompt,
-        *,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
-        **options: Unpack[ChatOptions],
+        self, request: Prompt, *, timeout: Timeout = OWN, headers: Headers = None, **options: Unpack[ChatOptions]
     ) -> ChatResponse:
         """Return the answer to a request, in one piece.
 
@@ -51,7 +45,7 @@ class ChatRoutes(StreamRoutes):
             >>> client.chat([Message("user", "Hi")], temperature=0).content
             'Hello! How can I help you today?'
         """
-        request, typed = self._typed(request, options)
+        request, typed = without_python(self._given(request, options))
         body = encode_chat(request, stream=False)
         response: ChatResponse = self.transport.fetch("POST", _CHAT, body, timeout, headers=headers, decode=decode_chat)
         return typed.read(response) if typed else response
@@ -60,13 +54,15 @@ class ChatRoutes(StreamRoutes):
         self,
         request: Prompt,
         *,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
+        timeout: Timeout = OWN,
+        headers: Headers = None,
         resume: Optional[bool] = None,
         resume_for: Optional[float] = None,
         **options: Unpack[ChatOptions],
     ) -> ChatStream:
-        """Stream the answer to a request while it is generated. The request is sent when iteration begins.
+        """Return an iterator of events: the answer while it is generated. See `ServerStream` for what it raises.
+
+        The request is sent when iteration begins.
 
         Args:
             request, headers, options: as for `chat`.
@@ -76,48 +72,42 @@ class ChatRoutes(StreamRoutes):
                 generates to the end and forgets the stream 300 seconds later.
             resume_for: seconds to try to resume after a cut, 60 by default.
 
-        Returns:
-            An iterator of events; see `ServerStream` for what it raises.
-
         Example:
             >>> with client.chat_stream("Hi") as stream:
             ...     for event in stream:
             ...         if event.type == "content":
             ...             print(event.text, end="")
         """
-        request, typed = self._typed(request, options)
+        request, typed = without_python(self._given(request, options))
         body = encode_chat(request, stream=True)
         streamed = self._stream(_CHAT, body, request.model, timeout, headers, resume, resume_for)
         progress = bool(request.return_progress)
         return ChatStream(streamed, typed.decoder(progress) if typed else ChatStreamDecoder(progress=progress))
 
-    def count_tokens(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> int:
+    def count_tokens(self, /, request: Prompt, *, timeout: Timeout = OWN, **options: Any) -> int:
         """Return the number of prompt tokens of a `chat` request, chat template included."""
-        body = encode_prompt(self._request(request, options))
+        body = encode_prompt(without_python(self._given(request, options))[0])
         reply = expect_object(self.transport.json("POST", f"{_CHAT}/input_tokens", body, timeout))
         count = get(reply, "input_tokens", -1)
         if count < 0:
             raise ProtocolError("expected a number of tokens as 'input_tokens', got none")
         return count
 
-    def apply_template(self, /, request: Prompt, *, timeout: Optional[float] = OWN, **options: Any) -> str:
+    def apply_template(self, /, request: Prompt, *, timeout: Timeout = OWN, **options: Any) -> str:
         """Return the prompt that the chat template makes of a request. `complete` takes it, changed or not.
 
         Example:
             >>> client.apply_template("Hi")
             '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
         """
-        body = encode_prompt(self._request(request, options))
+        body = encode_prompt(without_python(self._given(request, options))[0])
         return get(expect_object(self.transport.json("POST", "/apply-template", body, timeout)), "prompt", "")
 
-    def end_reasoning(self, id: str, *, timeout: Optional[float] = OWN) -> bool:
+    def end_reasoning(self, id: str, *, timeout: Timeout = OWN) -> bool:
         """Make a reasoning model stop thinking and answer. Its request needs `reasoning_control=True`.
 
-        Args:
-            id: the ID of the answer: `stream.response.id`, set after the first event.
-
-        Returns:
-            False if no answer with this ID and `reasoning_control` is being generated.
+        Returns False if no such answer is being generated. `id` is that of the answer: `stream.response.id`, set after
+        the first event.
 
         Example:
             >>> stream = client.chat_stream("Why?", reasoning_control=True)
@@ -132,19 +122,11 @@ class ChatRoutes(StreamRoutes):
         """The request with the client's defaults, and perhaps with functions and types in it."""
         return with_defaults(chat_request(prompt, options), self.defaults)
 
-    def _request(self, prompt: Prompt, options: Mapping[str, Any]) -> ChatRequest:
-        """The request with nothing but JSON in it."""
-        return self._typed(prompt, options)[0]
-
-    def _typed(self, prompt: Prompt, options: Mapping[str, Any]) -> Tuple[ChatRequest, Optional[TypedRequest]]:
-        return without_python(self._given(prompt, options))
-
 
 def without_python(request: ChatRequest) -> Tuple[ChatRequest, Optional[TypedRequest]]:
-    """Replace functions and types in a request by JSON.
+    """Replace functions and types in a request by JSON. Returns the request, and what reads its reply.
 
-    Returns:
-        The request, and what reads its reply: None if it holds neither functions nor types, and forces no call.
+    The latter is None if the request holds neither functions nor types, and forces no call.
     """
     tools = request.tools if isinstance(request.tools, (list, tuple)) else [request.tools]
     values = [request.response_format, request.json_schema, *tools]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Optional
 
 from ...errors import ServerError
-from ...http.limits import Call
 from .decode import decode_fields, decode_json, expect_object, get, number, objects
 from .encode import encode_json
 from .stream import ServerStream, StreamedAnswer
-from .transport import LOADING_PAUSE, OWN, Routes, about
+from .transport import LOADING_PAUSE, OWN, Routes, Timeout, about
 
 
 @dataclass
@@ -41,7 +40,7 @@ class ModelEvent:
             `"download_finished"`, `"download_failed"`, `"model_remove"`, `"models_reload"`.
         status: the model's new status, as in `ModelInfo`; None if it did not change.
         stage: the part that is being loaded, e.g. `"text_model"`; None if nothing is being loaded.
-        progress: how much of the stage is loaded, or of all files downloaded, 0 to 1; None if that is unknown.
+        progress: how much of that part is loaded, or of all files downloaded, 0 to 1; None if that is unknown.
         raw: the server's JSON, untouched.
     """
 
@@ -59,7 +58,7 @@ def decode_models(value: Any) -> List[ModelInfo]:
 
 
 class ModelEventDecoder:
-    """A `flynn.models.local.stream.Decoder` of the events of `/models/sse`, which never ends."""
+    """A `flynn.models.local.stream.Decoder` of the events of `/models/sse`, which never ends and has no response."""
 
     done = False
 
@@ -75,7 +74,7 @@ class ModelEventDecoder:
         return [decode_fields(ModelEvent, raw, status=status, stage=stage, progress=progress)]
 
     def response(self) -> None:
-        """Return None: these events are not parts of a response."""
+        return None
 
 
 def _share(files: Mapping[str, Any]) -> Optional[float]:
@@ -96,11 +95,11 @@ class ModelEvents(ServerStream):
 class ModelRoutes(Routes):
     """The part of `LlamaCppClient` about the models that a server offers."""
 
-    def models(self, *, timeout: Optional[float] = OWN) -> List[ModelInfo]:
+    def models(self, *, timeout: Timeout = OWN) -> List[ModelInfo]:
         """Return the models that the server offers."""
         return decode_models(self.transport.json("GET", "/v1/models", None, timeout))
 
-    def load_model(self, model: str, *, wait: bool = True, timeout: Optional[float] = OWN) -> None:
+    def load_model(self, model: str, *, wait: bool = True, timeout: Timeout = OWN) -> None:
         """Load a model on a server with several (router mode). `model_events` reports the progress.
 
         Args:
@@ -112,27 +111,18 @@ class ModelRoutes(Routes):
             ServerError: there is no such model, it is loaded already, or loading it failed.
             RequestTimeoutError: it was not loaded in time. The server goes on loading it.
         """
-        call = self._ask("load", model, timeout)
-        if wait:
-            while (status := self._status(call, model)) == "loading":
-                call.pause(LOADING_PAUSE)
-            if status not in ("loaded", "sleeping"):
-                raise ServerError(f"model {model!r} could not be loaded; the server's log says why")
+        status = self._change("/models/load", model, timeout, wait, ["loading"])
+        if wait and status not in ("loaded", "sleeping"):
+            raise ServerError(f"model {model!r} could not be loaded; the server's log says why")
 
-    def unload_model(self, model: str, *, wait: bool = True, timeout: Optional[float] = OWN) -> None:
-        """Unload a model on a server with several. Also stops its download, or its loading.
+    def unload_model(self, model: str, *, wait: bool = True, timeout: Timeout = OWN) -> None:
+        """Unload a model on a server with several, or stop its download or loading. Arguments as for `load_model`.
 
-        Args:
-            model, wait, timeout: as for `load_model`.
-
-        Raises:
-            ServerError: there is no such model, or it is not loaded.
+        Raises ServerError if there is no such model, or it is not loaded.
         """
-        call = self._ask("unload", model, timeout)
-        while wait and self._status(call, model) in ("loading", "loaded", "sleeping", "downloading"):
-            call.pause(LOADING_PAUSE)
+        self._change("/models/unload", model, timeout, wait, ["loading", "loaded", "sleeping", "downloading"])
 
-    def download_model(self, model: str, *, wait: bool = True, timeout: Optional[float] = OWN) -> None:
+    def download_model(self, model: str, *, wait: bool = True, timeout: Timeout = OWN) -> None:
         """Make a server with several models download one from Hugging Face. `unload_model` stops it.
 
         Args:
@@ -143,40 +133,19 @@ class ModelRoutes(Routes):
             ServerError: the server has that model already, or downloading it failed.
             RequestTimeoutError: it was not downloaded in time. The server goes on downloading it.
         """
-        call = self.transport.call(timeout)
-        self.transport.send(call, "POST", "/models", encode_json({"model": model})).close()
-        if wait:
-            while (status := self._status(call, model)) == "downloading":
-                call.pause(LOADING_PAUSE)
-            if status is None:
-                raise ServerError(f"model {model!r} could not be downloaded; the server's log says why")
+        status = self._change("/models", model, timeout, wait, ["downloading"])
+        if wait and status is None:
+            raise ServerError(f"model {model!r} could not be downloaded; the server's log says why")
 
-    def delete_model(self, model: str, *, timeout: Optional[float] = OWN) -> None:
-        """Make a server with several models delete the files of one that it has downloaded.
-
-        Raises:
-            ServerError: there is no such model, or the server did not download it.
-        """
+    def delete_model(self, model: str, *, timeout: Timeout = OWN) -> None:
+        """Delete a model's files on a server with several. Raises ServerError if it has downloaded no such model."""
         self.transport.json("DELETE", about("/models", model), None, timeout)
 
-    def _ask(self, action: str, model: str, timeout: Optional[float]) -> Call:
-        call = self.transport.call(timeout)
-        self.transport.send(call, "POST", f"/models/{action}", encode_json({"model": model})).close()
-        return call
-
-    def _status(self, call: Call, model: str) -> Optional[str]:
-        """Return the status of a model, None if no model has that name or alias."""
-        models = decode_models(decode_json(self.transport.read(self.transport.send(call, "GET", "/models"))))
-        return next((m.status for m in models if model == m.id or model in get(m.raw, "aliases", [])), None)
-
-    def model_events(self, *, timeout: Optional[float] = None) -> ModelEvents:
+    def model_events(self, *, timeout: Timeout = None) -> ModelEvents:
         """Stream the events of a server with several models: changes of status, loading and download progress.
 
-        Args:
-            timeout: longest silence in seconds; None by default, because the server sends nothing between events.
-
-        Returns:
-            An endless iterator of `ModelEvent`; close it. Events count from its first iteration, or from `with`.
+        Returns an endless iterator of `ModelEvent`; close it. Events count from its first iteration, or from `with`.
+        `timeout` is the longest silence in seconds; None by default, because the server sends nothing between events.
 
         Example:
             >>> with client.model_events() as events:
@@ -187,3 +156,18 @@ class ModelRoutes(Routes):
             ...             break
         """
         return ModelEvents(StreamedAnswer(self.transport, "/models/sse", timeout=timeout), ModelEventDecoder())
+
+    def _change(self, path: str, model: str, timeout: Timeout, wait: bool, busy: Collection[str]) -> Optional[str]:
+        """Ask the server to change a model's status, and `wait` while that is one of `busy`.
+
+        Returns the status; None if no model has that name or alias.
+        """
+        call = self.transport.call(timeout)
+        self.transport.send(call, "POST", path, encode_json({"model": model})).close()
+        while wait:
+            models = decode_models(decode_json(self.transport.read(self.transport.send(call, "GET", "/models"))))
+            status = next((m.status for m in models if model == m.id or model in get(m.raw, "aliases", [])), None)
+            if status not in busy:
+                return status
+            call.pause(LOADING_PAUSE)
+        return None

@@ -11,7 +11,7 @@ from ...errors import ProtocolError
 from ..types import Usage
 from .decode import decode_usage, expect_object, get, number, objects
 from .text import Prompts
-from .transport import OWN, Routes
+from .transport import OWN, Headers, Routes, Timeout
 
 
 @dataclass
@@ -52,13 +52,7 @@ class Embeddings:
 
 @dataclass
 class RankedDocument:
-    """A document and its relevance to the query.
-
-    Attributes:
-        index: its index in `documents`.
-        score: the model's score; higher is better.
-        document: its text.
-    """
+    """A document, its index in `documents`, and its score for relevance to the query: higher is better."""
 
     index: int
     score: float
@@ -67,10 +61,9 @@ class RankedDocument:
 
 @dataclass
 class Ranking:
-    """Documents, the most relevant first.
+    """Documents with their scores, the most relevant first.
 
     Attributes:
-        results: the documents with their scores.
         usage: token counts; None if the server sent none.
         model: the model that scored them.
         raw: the server's JSON, untouched.
@@ -131,29 +124,22 @@ class RetrievalRoutes(Routes):
 
     def embed(
         self,
-        /,
         input: Prompts,
         *,
         embd_normalize: Optional[int] = None,
         model: Optional[str] = None,
         extra: Optional[Mapping[str, Any]] = None,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
+        timeout: Timeout = OWN,
+        headers: Headers = None,
     ) -> Embeddings:
-        """Return the embedding of each input. Needs a server started with `--embeddings`.
+        """Return the embedding of each input. Raises NotSupportedError if the server lacks `--embeddings`.
 
         Args:
             input: one or more texts or lists of tokens, as for `complete`.
             embd_normalize: the norm to divide by: 2 is Euclidean, -1 none; by default the server's, 2.
             model: the model, on a server with several.
             extra: merged into the JSON, for fields that have no argument here.
-            headers: sent with this request besides the client's.
-
-        Returns:
-            A sequence of lists of floats, one for each input; `numpy.asarray` reads it without a copy.
-
-        Raises:
-            NotSupportedError: the server was started without `--embeddings`.
+            headers: as for `chat`.
 
         Example:
             >>> len(client.embed(["The sky is blue.", "Grass is green."])[0])
@@ -165,13 +151,12 @@ class RetrievalRoutes(Routes):
 
     def embed_tokens(
         self,
-        /,
         input: Prompts,
         *,
         model: Optional[str] = None,
         extra: Optional[Mapping[str, Any]] = None,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
+        timeout: Timeout = OWN,
+        headers: Headers = None,
     ) -> List[Embeddings]:
         """Return the embeddings of each input's tokens. Needs a server started with `--embeddings --pooling none`.
 
@@ -185,27 +170,21 @@ class RetrievalRoutes(Routes):
 
     def rerank(
         self,
-        /,
         query: str,
         documents: Sequence[str],
         *,
         top_n: Optional[int] = None,
         model: Optional[str] = None,
         extra: Optional[Mapping[str, Any]] = None,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
+        timeout: Timeout = OWN,
+        headers: Headers = None,
     ) -> Ranking:
-        """Rank documents by their relevance to a query. Needs a reranking model, and `--reranking`.
+        """Rank documents by their relevance to a query. Raises NotSupportedError if the server lacks `--reranking`.
 
         Args:
-            query: the text to compare with.
-            documents: texts.
+            query, documents: the text to compare with, and the texts to rank: one string is a TypeError.
             top_n: how many to return; all by default.
             model, extra, headers: as for `embed`.
-
-        Raises:
-            NotSupportedError: the server was started without `--reranking`.
-            TypeError: `documents` is a string.
 
         Example:
             >>> client.rerank("colour of grass", ["Grass is green.", "I sleep."]).results[0].index

@@ -1,14 +1,14 @@
 """The server itself: health, properties, slots, adapters, metrics. Types, decoders and the methods of the client.
 
-Source of the metrics: https://prometheus.io/docs/instrumenting/exposition_formats/ and `to_metrics` of
-`server-task.cpp` in llama.cpp.
+`raw` is the server's JSON, untouched. Source of the metrics: `to_metrics` of `server-task.cpp` in llama.cpp, and
+https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ...errors import (
     ConnectionLostError,
@@ -19,16 +19,12 @@ from ...errors import (
     ServerNotRunningError,
 )
 from .decode import decode_fields, decode_json, expect_object, get, number, objects
-from .transport import LOADING_PAUSE, OWN, Routes, about
+from .transport import LOADING_PAUSE, OWN, Routes, Timeout, about
 
 
 @dataclass
 class Health:
-    """Whether the server is ready: true if it is, in an `if`.
-
-    Attributes:
-        status: `"ok"` or `"loading"`.
-    """
+    """Whether the server is ready: true if it is, in an `if`. `status` is `"ok"` or `"loading"`."""
 
     status: str
 
@@ -63,14 +59,7 @@ class Props:
 
 @dataclass
 class Slot:
-    """A slot: the server answers one request at a time in each.
-
-    Attributes:
-        id: its number, from 0.
-        is_processing: whether it is busy.
-        n_ctx: its context in tokens.
-        raw: the server's JSON, untouched.
-    """
+    """A slot, numbered from 0: the server answers one request at a time in each. `n_ctx` is its context in tokens."""
 
     id: int
     is_processing: bool
@@ -80,14 +69,9 @@ class Slot:
 
 @dataclass
 class SlotFile:
-    """The file that a slot's prompt cache was saved to, or restored from.
+    """The file that a slot's prompt cache was saved to, or restored from, in the directory of `--slot-save-path`.
 
-    Attributes:
-        id_slot: the slot's number.
-        filename: the file, in the directory of `--slot-save-path`.
-        n_tokens: number of tokens saved or restored.
-        n_bytes: number of bytes written or read.
-        raw: the server's JSON, untouched.
+    `n_tokens` and `n_bytes` are the tokens and bytes that were written or read.
     """
 
     id_slot: int
@@ -99,13 +83,9 @@ class SlotFile:
 
 @dataclass
 class LoraAdapter:
-    """A LoRA adapter that the server was started with.
+    """A LoRA adapter that the server was started with, numbered from 0.
 
-    Attributes:
-        id: its number, from 0.
-        path: the GGUF, as given to the server.
-        scale: its weight; 0 switches it off.
-        raw: the server's JSON, untouched.
+    `path` is the GGUF, as given to the server; `scale` is the adapter's weight: 0 switches it off.
     """
 
     id: int
@@ -116,11 +96,10 @@ class LoraAdapter:
 
 @dataclass
 class Metric:
-    """One measured value.
+    """One measured value, which may be NaN or infinite.
 
     Attributes:
         name: e.g. `"llamacpp:requests_processing"`.
-        value: a number; may be NaN or infinite.
         type: `"counter"`, `"gauge"`, …; `"untyped"` if the server does not name it.
         help: the server's description.
         labels: e.g. `{"position": "0"}`.
@@ -135,7 +114,7 @@ class Metric:
 
 @dataclass
 class Metrics:
-    """The server's metrics. `metrics[name]` is the value of the metric with this name and no labels.
+    """The server's metrics: `metrics[name]` is the value of the metric with this name and no labels.
 
     Attributes:
         samples: all metrics, in the server's order.
@@ -172,9 +151,14 @@ def decode_lora_adapters(value: Any) -> List[LoraAdapter]:
     return [decode_fields(LoraAdapter, item, scale=number(item, "scale") or 0.0) for item in items]
 
 
-# Each is matched at one place, and matches a text in one way only: the time is linear in the length of a line.
-_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|(?=}))')
+# Matches a text in one way only: the time is linear in the length of a line.
+_LABEL = r'([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"'
+_SAMPLE = re.compile(
+    rf"""(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)
+         (?:\s*\{{(?P<labels>(?:\s*{_LABEL}\s*(?:,|(?=\}})))*)\s*\}}\s*|\s+)
+         (?P<value>\S+)(?:\s+\S+)?  # a timestamp may follow""",
+    re.X,
+)
 
 
 def decode_metrics(data: bytes) -> Metrics:
@@ -185,35 +169,25 @@ def decode_metrics(data: bytes) -> Metrics:
         (Metric(name='requests', value=2.0, type='gauge', help='', labels={'slot': '0'}),)
     """
     text = data.decode("utf-8", "replace")
-    about: Dict[str, Dict[str, str]] = {"HELP": {}, "TYPE": {}}
+    types: Dict[str, str] = {}
+    helps: Dict[str, str] = {}
     samples = []
     for line in map(str.strip, text.split("\n")):
         if line.startswith("#"):
             _, kind, name, words = (line.split(None, 3) + [""] * 3)[:4]
-            about.get(kind, {})[name] = _unescaped(words)
+            {"HELP": helps, "TYPE": types}.get(kind, {})[name] = _unescaped(words)
         elif line:
-            samples.append(_metric(line, about))
+            name, value, labels = _sample(line)
+            samples.append(Metric(name, value, types.get(name, "untyped"), helps.get(name, ""), labels))
     return Metrics(tuple(samples), text)
 
 
-def _metric(line: str, about: Mapping[str, Mapping[str, str]]) -> Metric:
+def _sample(line: str) -> Tuple[str, float, Dict[str, str]]:
     """Read `name{label="value",…} number [timestamp]`."""
-    name = _NAME.match(line)
-    rest = line[name.end() :].lstrip() if name else ""
-    labels: Dict[str, str] = {}
-    if rest.startswith("{"):
-        place = 1
-        while label := _LABEL.match(rest, place):
-            labels[label[1]] = _unescaped(label[2])
-            place = label.end()
-        brace, rest = rest[place:].lstrip()[:1], rest[place:].lstrip()[1:]
-    else:
-        brace = "}"
-    numbers = rest.split()
     try:
-        if name and brace == "}" and len(numbers) in (1, 2):
-            value, kind, text = float(numbers[0]), about["TYPE"].get(name[0], "untyped"), about["HELP"].get(name[0], "")
-            return Metric(name[0], value, kind, text, labels)
+        if match := _SAMPLE.fullmatch(line):
+            labels = {label: _unescaped(value) for label, value in re.findall(_LABEL, match["labels"] or "")}
+            return match["name"], float(match["value"]), labels
     except ValueError:
         pass
     raise ProtocolError(f"expected a metric in Prometheus' text format, got {line[:80]!r}")
@@ -226,24 +200,18 @@ def _unescaped(text: str) -> str:
 class ServerRoutes(Routes):
     """The part of `LlamaCppClient` about the server itself."""
 
-    def health(self, *, timeout: Optional[float] = OWN) -> Health:
-        """Return whether the server is ready, without waiting for it.
-
-        Returns:
-            Health: true if it is ready, false while its model loads.
-        """
+    def health(self, *, timeout: Timeout = OWN) -> Health:
+        """Return whether the server is ready, without waiting for it: it is not while its model loads."""
         try:
             reply = self.transport.fetch("GET", "/health", None, timeout, patient=False, decode=decode_json)
         except ModelLoadingError:
             return Health("loading")
         return Health(get(expect_object(reply), "status", ""))
 
-    def wait_until_ready(self, timeout: Optional[float] = OWN) -> None:
+    def wait_until_ready(self, timeout: Timeout = OWN) -> None:
         """Wait until the server is up and its model is loaded.
 
-        Raises:
-            ServerNotRunningError: it is not up after `timeout` seconds.
-            ModelLoadingError: it is still loading the model after `timeout` seconds.
+        After `timeout` seconds, raises ServerNotRunningError or ModelLoadingError.
         """
         call = self.transport.call(timeout)
         down: Optional[FlynnError] = None
@@ -258,29 +226,20 @@ class ServerRoutes(Routes):
             except RequestTimeoutError:
                 raise down or RequestTimeoutError() from None
 
-    def props(self, *, model: Optional[str] = None, timeout: Optional[float] = OWN) -> Props:
+    def props(self, *, model: Optional[str] = None, timeout: Timeout = OWN) -> Props:
         """Return the properties of the server: model, context, slots, build.
 
-        Args:
-            model: on a server with several models, the one to ask about; it is loaded if necessary. By default the
-                answer is about the server.
+        On a server with several models, `model` is the one to ask about; it is loaded if necessary. By default the
+        answer is about the server.
         """
         return decode_props(self.transport.json("GET", about("/props", model), None, timeout))
 
-    def slots(self, *, timeout: Optional[float] = OWN) -> List[Slot]:
-        """Return the state of each slot.
-
-        Raises:
-            NotSupportedError: the server was started with `--no-slots`.
-        """
+    def slots(self, *, timeout: Timeout = OWN) -> List[Slot]:
+        """Return the state of each slot. Raises NotSupportedError if the server was started with `--no-slots`."""
         return decode_slots(self._get("/slots", timeout))
 
-    def save_slot(self, id_slot: int, filename: str, *, timeout: Optional[float] = OWN) -> SlotFile:
-        """Save the prompt cache of a slot to a file on the server. Needs a server started with `--slot-save-path`.
-
-        Args:
-            id_slot: the slot's number, from 0.
-            filename: a file name without a path.
+    def save_slot(self, id_slot: int, filename: str, *, timeout: Timeout = OWN) -> SlotFile:
+        """Save the prompt cache of a slot to a file on the server, named without a path.
 
         Raises:
             NotSupportedError: the server was started without `--slot-save-path`.
@@ -288,31 +247,23 @@ class ServerRoutes(Routes):
         """
         return decode_slot_file(self._slot(id_slot, "save", timeout, filename=filename))
 
-    def restore_slot(self, id_slot: int, filename: str, *, timeout: Optional[float] = OWN) -> SlotFile:
-        """Restore the prompt cache of a slot from a file that `save_slot` wrote.
-
-        Raises:
-            ServerError: the file does not exist, or does not fit the slot.
-        """
+    def restore_slot(self, id_slot: int, filename: str, *, timeout: Timeout = OWN) -> SlotFile:
+        """Restore a slot's prompt cache from a file of `save_slot`. Raises ServerError if it is missing or unfit."""
         return decode_slot_file(self._slot(id_slot, "restore", timeout, filename=filename))
 
-    def erase_slot(self, id_slot: int, *, timeout: Optional[float] = OWN) -> int:
-        """Erase the prompt cache of a slot. Needs a server started with `--slot-save-path`, like `save_slot`.
-
-        Returns:
-            The number of tokens erased.
-        """
+    def erase_slot(self, id_slot: int, *, timeout: Timeout = OWN) -> int:
+        """Erase the prompt cache of a slot, and return its number of tokens. Needs what `save_slot` needs."""
         return get(expect_object(self._slot(id_slot, "erase", timeout)), "n_erased", 0)
 
-    def _slot(self, id_slot: int, action: str, timeout: Optional[float], **fields: str) -> Any:
+    def _slot(self, id_slot: int, action: str, timeout: Timeout, **fields: str) -> Any:
         return self._post(f"/slots/{int(id_slot)}?action={action}", timeout, fields)
 
-    def lora_adapters(self, *, timeout: Optional[float] = OWN) -> List[LoraAdapter]:
+    def lora_adapters(self, *, timeout: Timeout = OWN) -> List[LoraAdapter]:
         """Return the LoRA adapters that the server was started with."""
         return decode_lora_adapters(self._get("/lora-adapters", timeout))
 
     def set_lora_adapters(
-        self, adapters: Union[Mapping[int, float], Sequence[Mapping[str, Any]]], *, timeout: Optional[float] = OWN
+        self, adapters: Union[Mapping[int, float], Sequence[Mapping[str, Any]]], *, timeout: Timeout = OWN
     ) -> None:
         """Set the scale of each LoRA adapter, for requests without `lora`.
 
@@ -327,11 +278,8 @@ class ServerRoutes(Routes):
             adapters = [{"id": id, "scale": scale} for id, scale in adapters.items()]
         self.transport.json("POST", "/lora-adapters", list(adapters), timeout)
 
-    def metrics(self, *, timeout: Optional[float] = OWN) -> Metrics:
-        """Return the server's metrics.
-
-        Raises:
-            NotSupportedError: the server was started without `--metrics`.
+    def metrics(self, *, timeout: Timeout = OWN) -> Metrics:
+        """Return the server's metrics. Raises NotSupportedError if the server was started without `--metrics`.
 
         Example:
             >>> client.metrics()["llamacpp:tokens_predicted_total"]

@@ -5,15 +5,15 @@ Source: `tools/server/README.md`, and `server-task.cpp` and `server-context.cpp`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Dict, List, Literal, Mapping, Optional, Sequence, Union
 
 from ..request import ChatRequest, check_options
 from ..types import ContentEvent, ProgressEvent, Timings, Usage
 from .decode import decode_event, decode_json, decode_progress, decode_timings, get, integers, objects
-from .encode import encode_json
+from .encode import encode_json, with_defaults
 from .stream import StreamRoutes, TextStream
-from .transport import OWN
+from .transport import OWN, Headers, Timeout
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -97,11 +97,7 @@ class CompletionResponse:
 
 @dataclass
 class CompletionDoneEvent:
-    """The end of a stream of completions.
-
-    Attributes:
-        response: the assembled response.
-    """
+    """The end of a stream of completions: `response` is the assembled response."""
 
     response: CompletionResponse
     choice: int = 0
@@ -114,22 +110,13 @@ CompletionEvent = Union[ContentEvent, ProgressEvent, CompletionDoneEvent]
 def encode_completion(
     prompt: Mapping[str, Any], options: Mapping[str, Any], defaults: Mapping[str, Any], *, stream: bool = False
 ) -> Dict[str, Any]:
-    """Return the body of a request to a completion route.
-
-    Args:
-        prompt: the route's fields for the prompt.
-        options: the caller's.
-        defaults: the client's, for fields that the caller does not set. Fields of the chat route alone are left out.
-    """
+    """Return the body of a request: the route's fields for the prompt, and the options of all completion routes."""
     check_options(options, (*_OPTIONS, "extra"))
-    body = {name: value for name, value in prompt.items() if value is not None}
-    extra: Dict[str, Any] = {}
-    for given in (defaults, options):
-        body.update((name, given[name]) for name in _OPTIONS if given.get(name) is not None)
-        extra.update(given.get("extra") or {})
+    request = with_defaults(ChatRequest((), **options), defaults)
+    body = {**prompt, **{name: getattr(request, name) for name in _OPTIONS}}
     if stream:
         body.update(stream=True, return_progress=True)  # always ask for progress, as in `encode_chat`
-    return {**body, **extra}
+    return {**{name: value for name, value in body.items() if value is not None}, **(request.extra or {})}
 
 
 def count_completions(body: Mapping[str, Any]) -> int:
@@ -146,71 +133,61 @@ def count_completions(body: Mapping[str, Any]) -> int:
 def decode_completions(data: bytes) -> CompletionResponse:
     """Return the reply to a request without `stream`."""
     value = decode_json(data)
-    choices = []
-    for raw in objects({"response": value if isinstance(value, list) else [value]}, "response"):
-        pieces = _CompletionSoFar()
-        pieces.add(raw)
-        choices.append(pieces.completion())
-    return CompletionResponse(tuple(choices or [Completion("")]), value)
+    items = objects({"response": value if isinstance(value, list) else [value]}, "response")
+    return CompletionResponse(tuple(map(_completion, items)) or (Completion(""),), value)
 
 
-class _CompletionSoFar:
-    """The pieces of one completion."""
+def _completion(raw: Mapping[str, Any]) -> Completion:
+    """Return a completion, or the part of it in one chunk of a stream."""
+    timings, usage, stop_type = decode_timings(raw), None, get(raw, "stop_type", "none")
+    if "tokens_evaluated" in raw:
+        prompt_tokens, completion_tokens = get(raw, "tokens_evaluated", 0), get(raw, "tokens_predicted", 0)
+        usage = Usage(prompt_tokens, completion_tokens, timings.cache_n if timings else 0)
+    return Completion(
+        get(raw, "content", ""),
+        tuple(integers(raw, "tokens")),
+        None if stop_type == "none" else stop_type,
+        get(raw, "stopping_word", ""),
+        usage,
+        timings,
+        tuple(objects(raw, "completion_probabilities")),
+        raw,
+    )
 
-    def __init__(self) -> None:
-        self.content: List[str] = []
-        self.tokens: List[int] = []
-        self.logprobs: List[Mapping[str, Any]] = []
-        self.last: Mapping[str, Any] = {}
 
-    def add(self, raw: Mapping[str, Any]) -> Tuple[str, List[Dict[str, Any]]]:
-        """Add a chunk. Returns its text and log-probabilities."""
-        self.last = raw
-        self.tokens += integers(raw, "tokens")
-        content, logprobs = get(raw, "content", ""), objects(raw, "completion_probabilities")
-        self.content.append(content)
-        self.logprobs += logprobs
-        return content, logprobs
-
-    def completion(self) -> Completion:
-        raw, timings = self.last, decode_timings(self.last)
-        evaluated, predicted = get(raw, "tokens_evaluated", 0), get(raw, "tokens_predicted", 0)
-        stop_type = get(raw, "stop_type", "none")
-        return Completion(
-            "".join(self.content),
-            tuple(self.tokens),
-            None if stop_type == "none" else stop_type,
-            get(raw, "stopping_word", ""),
-            Usage(evaluated, predicted, timings.cache_n if timings else 0) if "tokens_evaluated" in raw else None,
-            timings,
-            tuple(self.logprobs),
-            raw,
-        )
+def _joined(parts: Sequence[Completion]) -> Completion:
+    """Return the completion that these are the parts of."""
+    content = "".join(part.content for part in parts)
+    tokens = tuple(token for part in parts for token in part.tokens)
+    logprobs = tuple(entry for part in parts for entry in part.logprobs)
+    return replace(parts[-1], content=content, tokens=tokens, logprobs=logprobs)
 
 
 class CompletionStreamDecoder:
-    """A `flynn.models.local.stream.Decoder` of completions.
+    """A `flynn.models.local.stream.Decoder` of `count` completions.
 
-    Args:
-        count: number of completions in the stream.
-        progress: whether to return progress events. Every stream has them, see `encode_chat`.
+    Every stream has progress events, see `encode_chat`; they are returned only with `progress`.
     """
 
     def __init__(self, count: int, *, progress: bool = False) -> None:
         self.done = False
         self._missing = count
         self._progress = progress
-        self._choices: Dict[int, _CompletionSoFar] = {}
+        self._parts: Dict[int, List[Completion]] = {}
 
     def feed(self, data: bytes) -> List[CompletionEvent]:
         chunk = decode_event(data)
         index = get(chunk, "index", 0)
         if "prompt_progress" in chunk:  # its content and token are placeholders
             return [decode_progress(get(chunk, "prompt_progress", {}), index)] if self._progress else []
-        content, logprobs = self._choices.setdefault(index, _CompletionSoFar()).add(chunk)
+        part = _completion(chunk)
+        parts = self._parts.setdefault(index, [part])
+        if parts[-1] is not part:
+            parts[-1].raw = {}  # of the chunks, only the last is kept
+            parts.append(part)
         events: List[CompletionEvent] = []
-        if content or logprobs:
-            events.append(ContentEvent(content, index, tuple(logprobs)))
+        if part.content or part.logprobs:
+            events.append(ContentEvent(part.content, index, part.logprobs))
         if chunk.get("stop") is not False:  # the last chunk of a completion; `response_fields` may remove its "stop"
             self._missing -= 1
             if self._missing <= 0:
@@ -219,7 +196,7 @@ class CompletionStreamDecoder:
         return events
 
     def response(self) -> CompletionResponse:
-        choices = [so_far.completion() for _, so_far in sorted(self._choices.items())] or [Completion("")]
+        choices = [_joined(parts) for _, parts in sorted(self._parts.items())] or [Completion("")]
         raws = [choice.raw for choice in choices]
         return CompletionResponse(tuple(choices), raws[0] if len(raws) == 1 else raws)
 
@@ -239,95 +216,75 @@ class TextRoutes(StreamRoutes):
     """The part of `LlamaCppClient` that completes plain text."""
 
     def complete(
-        self,
-        /,
-        prompt: Prompts,
-        *,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
-        **options: Unpack[CompletionOptions],
+        self, prompt: Prompts, *, timeout: Timeout = OWN, headers: Headers = None, **options: Unpack[CompletionOptions]
     ) -> CompletionResponse:
         """Return the completion of a text, in one piece. No chat template is applied.
 
         Args:
             prompt: a text, a list of tokens, a mixed list, a mapping in the server's own form (`prompt_string`,
                 `multimodal_data`), or a list of such prompts.
-            headers: sent with this request besides the client's.
+            headers: as for `chat`.
             options: fields of `ChatRequest` without those of chat: `n_predict`, `temperature`, `stop`, `n_probs`, …
-
-        Raises:
-            TypeError: an option is not one of the route's.
+                Any other is a TypeError.
 
         Example:
             >>> client.complete("The sky is", n_predict=3).content
             ' blue today'
         """
-        body = encode_completion({"prompt": prompt}, options, self.defaults)
-        return self._completions("/completion", body, timeout, headers)
-
-    def _completions(
-        self, path: str, body: Mapping[str, Any], timeout: Optional[float], headers: Optional[Mapping[str, str]]
-    ) -> CompletionResponse:
-        data = encode_json(body)
-        response: CompletionResponse = self.transport.fetch(
-            "POST", path, data, timeout, headers=headers, decode=decode_completions
-        )
-        return response
+        return self._complete("/completion", {"prompt": prompt}, options, timeout, headers)
 
     def complete_stream(
         self,
-        /,
         prompt: Prompts,
         *,
-        timeout: Optional[float] = OWN,
+        timeout: Timeout = OWN,
         resume: Optional[bool] = None,
         resume_for: Optional[float] = None,
-        headers: Optional[Mapping[str, str]] = None,
+        headers: Headers = None,
         **options: Unpack[CompletionOptions],
     ) -> CompletionStream:
         """Stream the completion of a text while it is generated. The request is sent when iteration begins.
 
-        Args:
-            prompt, headers, options: as for `complete`.
-            timeout, resume, resume_for: as for `chat_stream`.
-
-        Returns:
-            An iterator of events of the types `"content"`, `"progress"` and `"done"`; see `ServerStream`.
+        Arguments as for `complete`; `timeout`, `resume` and `resume_for` as for `chat_stream`. Returns an iterator of
+        events of the types `"content"`, `"progress"` and `"done"`; see `ServerStream`.
         """
         body = encode_completion({"prompt": prompt}, options, self.defaults, stream=True)
         progress = options.get("return_progress", self.defaults.get("return_progress"))
         decoder = CompletionStreamDecoder(count_completions(body), progress=bool(progress))
-        data = encode_json(body)
-        streamed = self._stream("/completion", data, body.get("model"), timeout, headers, resume, resume_for)
-        return CompletionStream(streamed, decoder)
+        data, model = encode_json(body), body.get("model")
+        return CompletionStream(self._stream("/completion", data, model, timeout, headers, resume, resume_for), decoder)
 
     def infill(
         self,
-        /,
         input_prefix: str,
         input_suffix: str,
         *,
         prompt: Optional[str] = None,
         input_extra: Optional[Sequence[Mapping[str, str]]] = None,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
+        timeout: Timeout = OWN,
+        headers: Headers = None,
         **options: Unpack[CompletionOptions],
     ) -> CompletionResponse:
-        """Return the code that fills the gap between two pieces of code.
+        """Return the code that fills the gap between two. Raises NotSupportedError if the model does not support that.
 
         Args:
-            input_prefix: the code before the gap.
-            input_suffix: the code after the gap.
+            input_prefix, input_suffix: the code before the gap, and after it.
             prompt: the beginning of the code in the gap.
             input_extra: other files, each as `{"filename": …, "text": …}`.
             headers, options: as for `complete`.
-
-        Raises:
-            NotSupportedError: the model does not support infill.
 
         Example:
             >>> client.infill("def add(a, b):\\n    return ", "\\n").content
             'a + b'
         """
         gap = {"input_prefix": input_prefix, "input_suffix": input_suffix, "prompt": prompt, "input_extra": input_extra}
-        return self._completions("/infill", encode_completion(gap, options, self.defaults), timeout, headers)
+        return self._complete("/infill", gap, options, timeout, headers)
+
+    def _complete(
+        self, path: str, prompt: Mapping[str, Any], options: Mapping[str, Any], timeout: Timeout, headers: Headers
+    ) -> CompletionResponse:
+        data = encode_json(encode_completion(prompt, options, self.defaults))
+        response: CompletionResponse = self.transport.fetch(
+            "POST", path, data, timeout, headers=headers, decode=decode_completions
+        )
+        return response

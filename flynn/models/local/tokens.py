@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, List, Literal, Optional, Sequence, Union, overload
+from typing import Any, List, Literal, Sequence, Union, overload
 
 from ...errors import ProtocolError
 from .decode import expect_object, get, integers, objects
-from .transport import OWN, Routes
+from .transport import OWN, Routes, Timeout
 
 Text = Union[str, Sequence[Union[int, str]]]
 
 
 @dataclass
 class TokenPiece:
-    """A token and its text.
-
-    Attributes:
-        id: the token.
-        piece: its text, or its bytes if they are not valid UTF-8 by themselves.
-    """
+    """A token and its text: `piece` is bytes where these alone are not valid UTF-8."""
 
     id: int
     piece: Union[str, bytes]
@@ -45,7 +40,7 @@ class TokenRoutes(Routes):
         add_special: bool = ...,
         parse_special: bool = ...,
         with_pieces: Literal[False] = ...,
-        timeout: Optional[float] = ...,
+        timeout: Timeout = ...,
     ) -> List[int]: ...
 
     @overload
@@ -56,7 +51,7 @@ class TokenRoutes(Routes):
         add_special: bool = ...,
         parse_special: bool = ...,
         with_pieces: Literal[True],
-        timeout: Optional[float] = ...,
+        timeout: Timeout = ...,
     ) -> List[TokenPiece]: ...
 
     def tokenize(
@@ -66,7 +61,7 @@ class TokenRoutes(Routes):
         add_special: bool = False,
         parse_special: bool = True,
         with_pieces: bool = False,
-        timeout: Optional[float] = OWN,
+        timeout: Timeout = OWN,
     ) -> Union[List[int], List[TokenPiece]]:
         """Return the tokens of a text.
 
@@ -82,10 +77,8 @@ class TokenRoutes(Routes):
         """
         body = {"content": text, "add_special": add_special, "parse_special": parse_special, "with_pieces": with_pieces}
         reply = expect_object(self._post("/tokenize", timeout, body))
-        if not with_pieces:
-            return integers(reply, "tokens")
-        return decode_pieces(reply)
+        return decode_pieces(reply) if with_pieces else integers(reply, "tokens")
 
-    def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = OWN) -> str:
+    def detokenize(self, tokens: Sequence[int], *, timeout: Timeout = OWN) -> str:
         """Return the text of tokens."""
         return get(expect_object(self._post("/detokenize", timeout, {"tokens": list(tokens)})), "content", "")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 JSONBody = Union[Mapping[str, Any], List[Any]]
 
 OWN: Any = ...  # the default of `timeout` arguments: the client's timeout. None means no limit
+Timeout = Optional[float]  # seconds
+Headers = Optional[Mapping[str, str]]  # sent besides those of the client
 MAX_REPLY = 256 * 1024 * 1024  # bytes of a reply in one piece
 MAX_ERROR = 1024 * 1024  # bytes of an error
 JSON = "application/json"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Optional, Type, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Type, TypeVar, Union, overload
 
 from ..types import Prompt
 from .chat import ChatRoutes
-from .transport import OWN
+from .transport import OWN, Headers, Timeout
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,13 +41,11 @@ class TypedRoutes(ChatRoutes):
         Args:
             request: as for `chat`.
             schema: a dataclass, a TypedDict, a NamedTuple, a class of pydantic, msgspec or attrs, or any annotation
-                made of these, such as `List[Person]`; or a JSON schema, as a mapping. Fields with a default may be
-                missing from the answer. Annotated adds limits: `Annotated[str, Limits(maxLength=80)]`.
+                made of these, such as `List[Person]`; or a JSON schema, as a mapping, for what `json.loads` returns.
+                Fields with a default may be missing from the answer. Annotated adds limits:
+                `Annotated[str, Limits(maxLength=80)]`.
             retries: how often to ask again, with the reason, after an answer that does not fit; 0 by default.
             options: as for `chat`; `timeout` is for each request. `max_tokens` must be enough for all of the JSON.
-
-        Returns:
-            An instance of `schema`; for a mapping, what `json.loads` returns.
 
         Raises:
             StructuredOutputError: the model ran out of tokens before the end, or the answer does not fit.
@@ -75,17 +73,9 @@ class TypedRoutes(ChatRoutes):
     ) -> JSONStream[Any]: ...
 
     def chat_json_stream(self, request: Prompt, schema: object, **options: Unpack[StreamOptions]) -> JSONStream[Any]:
-        """`chat_json`, streamed: the answer as it grows.
+        """`chat_json`, streamed: an iterator of partial values. Its `result` is the instance; see `JSONStream`.
 
-        Args:
-            request, schema: as for `chat_json`.
-            options: as for `chat_stream`.
-
-        Returns:
-            An iterator of partial values; see `JSONStream` for what it raises. Its `result` is the instance.
-
-        Raises:
-            TypeError: as for `chat_json`.
+        `request`, `schema` and TypeError as for `chat_json`, options as for `chat_stream`.
 
         Example:
             >>> with client.chat_json_stream("Invent a person.", Person) as stream:
@@ -101,15 +91,14 @@ class TypedRoutes(ChatRoutes):
 
     def run_tools(
         self,
-        /,
         request: Prompt,
         tools: Iterable[Union[Callable[..., Any], Tool]],
         *,
         max_rounds: int = DEFAULT_ROUNDS,
         max_result: int = DEFAULT_RESULT,
         stream: bool = False,
-        timeout: Optional[float] = OWN,
-        headers: Optional[Mapping[str, str]] = None,
+        timeout: Timeout = OWN,
+        headers: Headers = None,
         **options: Unpack[RunOptions],
     ) -> ToolRun:
         """Answer a request with the help of Python functions: the model calls them until it can answer.
@@ -125,11 +114,8 @@ class TypedRoutes(ChatRoutes):
             timeout, headers: of each request. Functions take as long as they need.
             options: fields of `ChatRequest`. A `tool_choice` that forces a call holds for the first request only.
 
-        Returns:
-            An iterator of steps; see `ToolRun` for what it raises. `answer()` runs to the end.
-
-        Raises:
-            TypeError: JSON cannot express a parameter of a function, or a function is asynchronous.
+        Returns an iterator of steps; its `answer()` runs to the end, see `ToolRun` for what it raises. Raises TypeError
+        if JSON cannot express a parameter of a function, or a function is asynchronous.
 
         Example:
             >>> client.run_tools("Do I need a coat in Oslo?", [get_weather]).answer().content
