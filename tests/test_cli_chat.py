@@ -374,6 +374,30 @@ def test_functions_are_called_in_a_conversation(home: Home) -> None:
     assert roles == ["user", "assistant", "tool", "assistant", "user"]
 
 
+def test_calls_and_an_answer_that_is_stopped_stay_in_the_conversation(home: Home) -> None:
+    home.write("here.py", "def where() -> str:\n    'Where we are.'\n    return 'Oslo'\n")
+    call = {"index": 0, "id": "1", "function": {"name": "where", "arguments": "{}"}}
+    answers = [stream(delta(tool_calls=[call]), delta(finish_reason="tool_calls")), None, UP[CHAT]]
+
+    def in_turn(peer: Peer) -> None:
+        reply = answers.pop(0)
+        peer.send(reply or STREAM_HEAD + chunk(delta("In")))
+        if reply is None:
+            peer.stall()
+
+    options = ["--system", "Be brief.", "--tool", "here.py:where"]
+    with serve(routes(UP, in_turn)) as server, home.terminal(*chatting(server), *options) as terminal:
+        terminal.expect("> ")
+        terminal.type("Where are we?\n")
+        terminal.expect("In")
+        terminal.interrupt()
+        terminal.expect("(stopped)\r\n\r\n> ")
+        assert talk(terminal, "Sure?") == ["Hello!"]
+    history = [(message["role"], message["content"]) for message in prompts(server)[-1]]
+    turn = [("user", "Where are we?"), ("assistant", ""), ("tool", "Oslo"), ("assistant", "In")]
+    assert history == [("system", "Be brief."), *turn, ("user", "Sure?")]
+
+
 def test_what_is_typed_is_bold_where_colours_are_wanted(home: Home, server: ScriptedServer) -> None:
     home.variables["TERM"] = "xterm"
     with home.terminal(*chatting(server)) as terminal:

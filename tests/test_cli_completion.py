@@ -23,13 +23,22 @@ COMPLETED = {
     "flynn chat --summ": "flynn chat --summarise",
     "flynn batch --max-f": "flynn batch --max-failures",
     "flynn completion z": "flynn completion zsh",
+    "flynn models lo": "flynn models load",
+    "flynn models --json unl": "flynn models --json unload",
     "flynn ask --json-schema sch": "flynn ask --json-schema schema",
     "flynn batch -o que": "flynn batch -o questions",
     "flynn batch que": "flynn batch questions",
     "flynn status --config=que": "flynn status --config=questions",
 }
 # What stays as it is: numbers, texts, and what is unknown.
-NOT_COMPLETED = ["flynn ask --temperature sch", "flynn tokens sch", "flynn nope --", "flynn status --xyz"]
+NOT_COMPLETED = [
+    "flynn ask --temperature sch",
+    "flynn tokens sch",
+    "flynn nope --",
+    "flynn status --xyz",
+    "flynn models load sch",
+    "flynn models load unl",
+]
 
 
 def shell(name: str) -> str:
@@ -101,7 +110,7 @@ def test_what_is_no_file_is_left_alone(home: Home, complete: Callable[[Home, str
 def test_every_option_of_every_command_is_offered(
     home: Home, complete: Callable[[Home, str], List[str]], command: str
 ) -> None:
-    options = {option for option in load(command)[1]._option_string_actions if option.startswith("--")}
+    options = {option for option in load(command)._option_string_actions if option.startswith("--")}
     offered = {offer.rstrip("=") for offer in complete(home, f"flynn {command} --") if offer.startswith("--")}
     assert offered == options
 
@@ -109,6 +118,11 @@ def test_every_option_of_every_command_is_offered(
 def test_commands_are_offered(home: Home) -> None:
     assert set(in_bash(home, "flynn ")) == {*COMMANDS, "--help", "--version"}
     assert set(in_fish(home, "flynn ")) == set(COMMANDS)
+
+
+def test_the_actions_of_models_are_offered(home: Home) -> None:
+    for complete in in_bash, in_fish:
+        assert set(complete(home, "flynn models ")) == {"list", "load", "unload", "download", "delete"}
 
 
 _ZSHRC = """

@@ -108,10 +108,19 @@ def test_what_fails_is_1_and_one_line(home: Home, stand_in: str, words: Any, mes
     assert home.run("models", *words, "--endpoint", stand_in) == (1, "", f"flynn: {message}\n")
 
 
-@pytest.mark.parametrize("words", [["load"], ["list", "a"], ["fetch", "a"], ["load", "a", "b"]])
-def test_anything_else_is_wrong_usage(home: Home, words: Any) -> None:
-    message = "expected an action and a model: flynn models load|unload|download|delete MODEL"
-    assert home.run("models", *words) == (2, "", f"flynn: {message}\n")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["load"], "expected an action and a model: flynn models load|unload|download|delete MODEL"),
+        (["list", "a"], "expected an action and a model: flynn models load|unload|download|delete MODEL"),
+        (["fetch", "a"], "argument ACTION: invalid choice: 'fetch' (choose from "),
+        (["load", "a", "b"], "unexpected argument 'b' (see flynn models --help)"),
+    ],
+)
+def test_anything_else_is_wrong_usage(home: Home, words: Any, message: str) -> None:
+    ended = home.run("models", *words)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert ended.err.startswith(f"flynn: {message}")
 
 
 def test_the_progress_is_shown_on_a_terminal_and_then_taken_away(home: Home, stand_in: str) -> None:

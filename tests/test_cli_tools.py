@@ -6,12 +6,12 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, Tuple
 
 import pytest
 from command import Home, routes
 from real_server import RealServer
-from scripted import STREAM_HEAD, Peer, Script, chunk, delta, serve, stream
+from scripted import STREAM_HEAD, Peer, Script, chunk, delta, error, response, serve, stream
 
 WEATHER = '''
 import dataclasses
@@ -181,6 +181,58 @@ def test_a_model_that_never_answers_is_an_error(home: Home) -> None:
     with serve(replying(*[calling(call("look"))] * 10)) as server:
         ended = home.run("ask", "Hi", "--tool", "weather:look", "--endpoint", server.endpoint)
     assert ended == (1, "", "flynn: the model still calls tools after 10 rounds\n")
+
+
+# --- the conversation that ask -c continues -------------------------------------------------------------------------
+
+
+def kept(home: Home) -> List[Tuple[str, str]]:
+    """The roles and texts of the last conversation."""
+    file = home.path / ".local" / "state" / "flynn" / "last.json"
+    return [(message["role"], message["content"]) for message in json.loads(file.read_text())] if file.exists() else []
+
+
+LOOKED = [("user", "Hi"), ("assistant", ""), ("tool", "{}")]
+
+
+def test_an_answer_that_is_interrupted_is_kept_as_far_as_it_was_written(home: Home) -> None:
+    first = iter([calling(call("look"))])
+
+    def chat(peer: Peer) -> None:
+        reply = next(first, None)
+        peer.send(reply or STREAM_HEAD + chunk(delta("Wa")))
+        if reply is None:
+            peer.stall()
+
+    server = serve(routes({}, chat))
+    with server, home.terminal("ask", "Hi", "--tool", "weather:look", "--endpoint", server.endpoint) as terminal:
+        terminal.expect("Wa")
+        terminal.interrupt()
+        assert terminal.end() == 130
+    assert kept(home) == [*LOOKED, ("assistant", "Wa")]
+    with serve(replying(WARM)) as server:
+        assert home.run("ask", "-c", "And?", "--endpoint", server.endpoint).out == "Warm.\n"
+    (asked,) = (request.json for request in server.requests if request.target == "/v1/chat/completions")
+    sent = [(message["role"], message["content"]) for message in asked["messages"]]
+    assert sent == [*LOOKED, ("assistant", "Wa"), ("user", "And?")]
+
+
+def test_the_calls_of_a_run_that_fails_are_kept(home: Home) -> None:
+    with serve(replying(calling(call("look")), response(error(500, "no memory", "server_error"), "500 No"))) as server:
+        ended = home.run("ask", "Hi", "--tool", "weather:look", "--endpoint", server.endpoint)
+    assert ended == (1, "", "flynn: no memory\n")
+    assert kept(home) == [*LOOKED, ("assistant", "")]
+
+
+def test_a_run_that_is_interrupted_before_anything_is_done_leaves_the_last_conversation(home: Home) -> None:
+    with serve(replying(WARM)) as server:
+        home.run("ask", "Hi", "--endpoint", server.endpoint)
+    server = serve(replying(calling(call("wait"))))
+    with server, home.terminal("ask", "Now?", "--tool", "weather:wait", "--endpoint", server.endpoint) as terminal:
+        terminal.expect("waiting")
+        terminal.interrupt()
+        assert terminal.end() == 130
+    assert kept(home) == [("user", "Hi"), ("assistant", "Warm.")]
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
@@ -14,8 +15,8 @@ from command import FLYNN, Home, Terminal, environment, routes
 from scripted import LOADING, answering, error, response, serve
 
 from flynn import LlamaCppClient
-from flynn.cli.status import Look, SlotWork, pace, slot_line, summary, work_of
-from flynn.models.local.server import decode_slots
+from flynn.cli.status import Look, SlotWork, measure, slot_line, summary, watched, work_of
+from flynn.models.local.server import decode_props, decode_slots
 
 UP = {
     "GET /health": response(b'{"status": "ok"}'),
@@ -39,36 +40,46 @@ def slot(**fields: Any) -> SlotWork:
 
 def test_a_slot_reads_then_writes() -> None:
     reading = {"is_processing": True, "id_task": 7, "n_prompt_tokens": 40, "n_prompt_tokens_processed": 30}
-    assert slot(**reading) == SlotWork(1, 7, 30, 0, 40, 512)
+    assert slot(**reading) == SlotWork(1, True, 7, 30, 0, 40, 512)
     for next_token in [{"n_decoded": 9}], {"n_decoded": 9}:  # of newer and of older servers
-        assert slot(**reading, next_token=next_token) == SlotWork(1, 7, 30, 9, 40, 512)
-    assert slot(is_processing=False, id_task=7, next_token=[]) == SlotWork(1, None, 0, 0, 0, 512)
-    assert slot(is_processing=True, next_token="x") == SlotWork(1, -1, 0, 0, 0, 512)
+        assert slot(**reading, next_token=next_token) == SlotWork(1, True, 7, 30, 9, 40, 512)
+    assert slot(is_processing=False, id_task=7, next_token=[]) == SlotWork(1, False, None, 0, 0, 0, 512)
+    assert slot(is_processing=True, next_token="x") == SlotWork(1, True, -1, 0, 0, 0, 512)
 
 
 def test_the_pace_is_that_since_the_last_look_at_the_same_request() -> None:
-    def seen(time: float, *work: SlotWork) -> Look:
-        return Look(time, "up", work=work)
+    def pace(before: Look, now: Look) -> List[Any]:
+        measure(before, now)
+        assert now.slots is not None
+        return [work.tokens_per_second for work in now.slots]
 
-    read, wrote = SlotWork(0, 7, 100, 0, 100, 512), SlotWork(0, 7, 200, 10, 210, 512)
-    more = SlotWork(0, 7, 200, 60, 260, 512)
-    assert pace(None, seen(1, read)) == {}
-    assert pace(Look(0, "down"), seen(1, read)) == {}
-    assert pace(seen(0), seen(2, read)) == {0: 50}
-    assert pace(seen(1, read), seen(2, wrote)) == {0: 10}
-    assert pace(seen(1, wrote), seen(3, more)) == {0: 25}
-    assert pace(seen(1, more), seen(2, SlotWork(0, 8, 5, 20, 25, 512))) == {0: 20}
-    assert pace(seen(1, more), seen(2, SlotWork(0, None, 0, 0, 0, 512))) == {}
+    def seen(time: float, *work: SlotWork) -> Look:
+        return Look("up", slots=[replace(slot) for slot in work], time=time)
+
+    read, wrote = SlotWork(0, True, 7, 100, 0, 100, 512), SlotWork(0, True, 7, 200, 10, 210, 512)
+    more = SlotWork(0, True, 7, 200, 60, 260, 512)
+    assert pace(Look("down"), seen(1, read)) == [None]
+    assert pace(seen(0), seen(2, read)) == [50]
+    assert pace(seen(1, read), seen(2, wrote)) == [10]
+    assert pace(seen(1, wrote), seen(3, more)) == [25]
+    assert pace(seen(1, more), seen(2, SlotWork(0, True, 8, 5, 20, 25, 512))) == [20]
+    assert pace(seen(1, more), seen(2, SlotWork(0, False, None, 0, 0, 0, 512))) == [None]
 
 
 def test_lines_tell_what_is_known() -> None:
-    assert summary("E", Look(0, "down"), {}) == ["E is down"]
-    assert summary("E", Look(0, "llama-server request timed out"), {}) == ["E: llama-server request timed out"]
-    assert summary("E", Look(0, "up", "small"), {}) == ["E is up with small"]
-    work = [SlotWork(0, 7, 3, 9, 12, 512), SlotWork(1, 8, 30, 0, 30, 512), SlotWork(12, None, 0, 0, 9, 512)]
-    paces = {0: 12.34, 1: 300.0}
-    assert summary("E", Look(0, "up", "", work, 3), paces) == ["E is up", "2 of 3 slots busy, 3 waiting, 12.3 tokens/s"]
-    assert [slot_line(slot, paces) for slot in work] == [
+    def lines(now: Look) -> List[str]:
+        return summary(watched("E", now))
+
+    assert lines(Look("down")) == ["E is down"]
+    assert lines(Look("llama-server request timed out")) == ["E: llama-server request timed out"]
+    assert lines(Look("up", decode_props({"model_alias": "/models/small"}))) == ["E is up with small"]
+    work = [
+        SlotWork(0, True, 7, 3, 9, 12, 512, 12.34),
+        SlotWork(1, True, 8, 30, 0, 30, 512, 300.0),
+        SlotWork(12, False, None, 0, 0, 9, 512),
+    ]
+    assert lines(Look("up", slots=work, waiting=3)) == ["E is up", "2 of 3 slots busy, 3 waiting, 12.3 tokens/s"]
+    assert [slot_line(slot) for slot in work] == [
         "slot 0   writes      9 tokens     12.3 tokens/s  context 12 of 512",
         "slot 1   reads      30 tokens    300.0 tokens/s  context 30 of 512",
         "slot 12  free",
@@ -144,6 +155,13 @@ def test_on_a_terminal_that_cannot_replace_lines_they_follow_each_other(home: Ho
         for _ in range(2):
             terminal.expect(f"{server.endpoint} is up with small, 0 of 1 slots busy, 0.0 tokens/s\r\n")
     assert "\x1b" not in terminal.text
+
+
+def test_a_metric_that_is_not_a_finite_number_is_left_out(lines: Callable[..., Any]) -> None:
+    metrics = response(b"llamacpp:requests_deferred NaN\n", kind="text/plain")
+    with serve(routes({**UP, "GET /metrics": metrics})) as server:
+        shown, _ = lines(*watching(server.endpoint, "--json"))
+        assert json.loads(next(shown))["waiting"] is None
 
 
 def test_what_the_server_does_not_tell_is_left_out(lines: Callable[..., Any]) -> None:

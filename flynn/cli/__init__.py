@@ -1,34 +1,28 @@
 """The command `flynn`: its subcommands, how it starts, and the exit code that it ends with.
 
-Each subcommand is a module of this package. Running one imports none of the others.
+Each subcommand is a module of this package. It has EXAMPLES, the end of its help; `add_options(parser)`;
+`run(given, terminal)`, which returns the exit code; and OFFLINE = True if it needs no server. Running one imports none
+of the others.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import signal
 import sys
+from contextlib import suppress
+from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING, List, NoReturn, Optional, Protocol, Sequence, Tuple
+from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence
 
 from ..errors import FlynnError, suggestion
-from .exits import CLOSED_PIPE, DONE, EXIT_CODES, INTERRUPTED, USAGE, UsageError, exit_code, explain
+from .exits import CLOSED_PIPE, DONE, EXIT_CODES, FAILED, INTERRUPTED, USAGE, UsageError, exit_code, explain
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from .options import Given, Parser  # imported only when there is a command line to parse
+    from .options import Parser  # imported only when there is a command line to parse
 
-
-class Command(Protocol):
-    """A module of this package that is a subcommand."""
-
-    EXAMPLES: str
-
-    def add_options(self, parser: Parser) -> None: ...
-
-    def run(self, given: Given, terminal: Terminal) -> int: ...
-
-
-# Each is a module here, shaped like `Command`.
 COMMANDS = {
     "ask": "Answer one prompt, streamed as it is generated.",
     "chat": "Hold a conversation.",
@@ -73,10 +67,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 argv = [*argv[1:], "--help"]
             if not argv or argv[0] not in COMMANDS:
                 return _without_command(argv, terminal)
-            command, parser = load(argv[0])
-            return command.run(parser.parse(argv[1:]), terminal)
+            given = load(argv[0]).parse(argv[1:])
+            code: int = given.run(given, terminal)
+            return code
         except SystemExit as end:  # --help, --version, a signal
-            terminal.flush()
+            terminal.write("")  # flushes what argparse has printed
             return end.code if isinstance(end.code, int) else DONE
     except (Exception, KeyboardInterrupt) as error:
         return report(error, terminal)
@@ -85,19 +80,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             signal.signal(number, signal.SIG_DFL)
 
 
-def load(name: str) -> Tuple[Command, Parser]:
-    """Return a subcommand and the parser of its arguments."""
-    from importlib import import_module
-
+def load(name: str) -> Parser:
+    """Return the parser of a subcommand's arguments; what it parses has the subcommand's `run`."""
     from .options import Parser
 
-    command: Command = import_module(f".{name}", __name__)
+    command = import_module(f".{name}", __name__)
     codes = f"exit codes: {', '.join(map(str, EXIT_CODES))}; flynn --help explains them"
     parser = Parser(f"flynn {name}", COMMANDS[name], f"examples:\n{command.EXAMPLES}\n\n{codes}")
+    parser.set_defaults(run=command.run)
     command.add_options(parser)
     if not getattr(command, "OFFLINE", False):
         parser.add_connection_options()
-    return command, parser
+    return parser
 
 
 def _without_command(argv: Sequence[str], terminal: Terminal) -> int:
@@ -105,14 +99,12 @@ def _without_command(argv: Sequence[str], terminal: Terminal) -> int:
     from .. import __version__
     from .options import Parser
 
-    codes = {str(code): meaning for code, meaning in EXIT_CODES.items()}
-    lists = {"commands": COMMANDS, "environment": _VARIABLES, "exit codes": codes}
-    sections = [
-        "\n".join([f"{title}:", *(f"  {name:<18}{meaning}" for name, meaning in items.items())])
-        for title, items in lists.items()
-    ]
-    more = 'Run "flynn COMMAND --help" for details.'
-    parser = Parser("flynn", "Talk to a local llama-server.", "\n\n".join([*sections, more]), usage="flynn COMMAND ...")
+    epilog = ""
+    for title, items in ("commands", COMMANDS), ("environment", _VARIABLES), ("exit codes", EXIT_CODES):
+        lines = "".join(f"  {name!s:<18}{meaning}\n" for name, meaning in items.items())
+        epilog += f"{title}:\n{lines}\n"
+    epilog += 'Run "flynn COMMAND --help" for details.'
+    parser = Parser("flynn", "Talk to a local llama-server.", epilog, usage="flynn COMMAND ...")
     parser.add_argument("--version", action="version", version=f"flynn {__version__}")
     if not argv:
         terminal.say(parser.format_help().rstrip())
@@ -127,56 +119,42 @@ def _without_command(argv: Sequence[str], terminal: Terminal) -> int:
 
 def _accept_any_input() -> None:
     """Read bytes that are invalid in the terminal's encoding as U+FFFD instead of failing. Read ASCII as UTF-8."""
-    import codecs
-    import io
-
     if isinstance(sys.stdin, io.TextIOWrapper):
         is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"
         sys.stdin.reconfigure(encoding="utf-8" if is_ascii else None, errors="replace")
 
 
-def _end_by_exception() -> List[signal.Signals]:
+def _end_by_exception() -> List[int]:
     """Make SIGTERM and SIGHUP raise SystemExit, so that a resumable stream can tell the server to stop.
 
-    Returns:
-        The signals whose handler was set.
+    Returns those of them whose handler was set.
     """
 
     def leave(number: int, frame: Optional[FrameType]) -> NoReturn:
         raise SystemExit(128 + number)
 
     handled = []
-    for number in [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]:  # not on Windows
-        try:
+    with suppress(ValueError):  # only the main thread may set handlers
+        for number in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):  # Windows has no SIGHUP
             if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and that stays
                 signal.signal(number, leave)
                 handled.append(number)
-        except ValueError:
-            pass  # only the main thread may set handlers
     return handled
 
 
 def report(error: BaseException, terminal: Terminal) -> int:
-    """Say in one line what went wrong, unless that is plain already, and return the exit code.
-
-    Raises:
-        BaseException: the error itself, if it is a bug: neither Flynn's nor the system's.
-    """
+    """Say in one line what went wrong, unless that is plain already, and return the exit code. Raises what is a bug."""
     code = exit_code(error)
+    is_of_system = isinstance(error, (OSError, MemoryError)) and not isinstance(error, FlynnError)
+    if code == FAILED and not is_of_system and not isinstance(error, FlynnError):
+        raise error
     try:
-        if code == CLOSED_PIPE:
+        if is_of_system:
             terminal.abandon()
-        elif code == INTERRUPTED:
+        if code in (CLOSED_PIPE, INTERRUPTED):
             terminal.break_line()
-        elif isinstance(error, FlynnError):
-            terminal.fail(explain(error))
-        elif isinstance(error, MemoryError):
-            terminal.fail("out of memory")
-        elif isinstance(error, OSError):
-            terminal.abandon()
-            terminal.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         else:
-            raise error
+            terminal.fail(explain(error))
     except OSError:
         terminal.abandon()
     return code

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
+from typing import Any, ContextManager, Iterable, Optional, Sequence
 
-from ..models.local.stream import ChatStream
 from ..models.types import Audio, ChatResponse, Image
 from ..trace import TraceEvent, Tracer
 from .terminal import Terminal
-
-if TYPE_CHECKING:  # not needed for a single prompt
-    from ..conversation.stream import ConversationStream
-    from ..tools.run import ToolRun
 
 _LONG_PROMPT = 100  # tokens; a shorter prompt is read before anyone wonders
 _SHORT_CUT = 0.5  # seconds; a stream that is resumed earlier is not worth a line
@@ -27,12 +22,11 @@ def content_of(prompt: str, images: Sequence[str], recordings: Sequence[str]) ->
     return parts if len(parts) > 1 else prompt
 
 
-def show(
-    stream: Union[ChatStream, ConversationStream, ToolRun], terminal: Terminal, *, text: bool = True
-) -> Optional[float]:
+def show(stream: ContextManager[Iterable[Any]], terminal: Terminal, *, text: bool = True) -> Optional[float]:
     """Print an answer while it is generated, and the calls of tools before it. Closes the stream in any case.
 
     Args:
+        stream: yields the events of `chat_stream` or `run_tools`.
         text: whether to print what the model writes, and its reasoning.
 
     Returns:
@@ -40,8 +34,8 @@ def show(
     """
     began = time.monotonic()
     first: Optional[float] = None
-    with terminal.answering(), stream:
-        for event in stream:
+    with terminal.answering(), stream as events:
+        for event in events:
             if event.type == "progress":
                 to_read = event.total - event.cached
                 if to_read > _LONG_PROMPT:
@@ -53,21 +47,20 @@ def show(
             terminal.clear_progress()
             if event.type == "tool_result":
                 terminal.note(f"-> {event.content}")
-            if event.type == "done" and event.response.tool_calls:
+            elif event.type == "done" and event.response.tool_calls:
                 terminal.end_line()
                 for call in event.response.tool_calls:
                     terminal.note(f"{call.name} {call.arguments}")
-            if text and event.choice == 0:
-                if event.type == "content":
-                    terminal.write_prose(event.text)
-                elif event.type == "reasoning":
-                    terminal.aside(event.text)
+            elif event.type == "content" and event.choice == 0 and text:
+                terminal.write(event.text, prose=True)
+            elif event.type == "reasoning" and event.choice == 0 and text:
+                terminal.aside(event.text)
         terminal.end_line()
     return first
 
 
 def tracer(terminal: Terminal) -> Tracer:
-    """Return a `trace` callback that says in one line why an answer stands still."""
+    """Return a `trace` callback that says in one line why nothing of an answer arrives."""
     cut: Optional[TraceEvent] = None
 
     def trace(event: TraceEvent) -> None:
@@ -88,7 +81,7 @@ def tracer(terminal: Terminal) -> Tracer:
 
 
 def statistics(response: ChatResponse, first: Optional[float]) -> str:
-    """Return in one line what an answer cost, as far as the server told; `first` is what `show` returned."""
+    """Return in one line what an answer cost, as far as the server reports it; `first` is what `show` returned."""
     parts = []
     if usage := response.usage:
         parts += [f"prompt {usage.prompt_tokens} tokens ({usage.cached_tokens} cached)"]

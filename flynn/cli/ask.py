@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..models.local.llamacpp import LlamaCppClient
@@ -31,9 +32,8 @@ $XDG_STATE_HOME/flynn/last.json (or in ~/.local/state); FLYNN_HISTORY= keeps non
 
 def add_options(parser: Parser) -> None:
     parser.usage = "flynn ask [options] [PROMPT ...]"
-    parser.add_argument(
-        "words", nargs="*", metavar="PROMPT", help="the prompt; piped input is added after an empty line; - reads it"
-    )
+    text = "the prompt; piped input is added after an empty line; - reads it"
+    parser.add_argument("words", nargs="*", metavar="PROMPT", help=text)
     parser.add_argument("-c", "--continue", dest="continued", action="store_true", help="go on with the last answer")
     parser.add_argument("--system", metavar="TEXT", help="system prompt")
     add_media_options(parser)
@@ -47,71 +47,63 @@ def add_options(parser: Parser) -> None:
 
 def add_media_options(parser: Parser) -> None:
     """Add what a prompt may have beside its text: images, recordings, tools."""
-    for name, kind in ("--image", "image"), ("--audio", "recording"):
-        text = f"{kind} to ask about (repeatable)"
-        parser.add_argument(name, metavar="FILE|URL", action="append", default=[], help=text)
-    parser.add_argument(
-        "--tool",
-        metavar="MODULE:FUNCTION",
-        action="append",
-        default=[],
-        help="Python function that the model may call; or FILE.py:FUNCTION (repeatable)",
-    )
+    for name, metavar, text in (
+        ("--image", "FILE|URL", "image to ask about"),
+        ("--audio", "FILE|URL", "recording to ask about"),
+        ("--tool", "MODULE:FUNCTION", "Python function that the model may call; or FILE.py:FUNCTION"),
+    ):
+        parser.add_argument(name, metavar=metavar, action="append", default=[], help=f"{text} (repeatable)")
 
 
 def run(given: Given, terminal: Terminal) -> int:
     prompt = read_text(given.words).rstrip("\r\n")
     if not prompt.strip():
         raise UsageError("the prompt is empty")
-    messages: List[AnyMessage] = [] if given.system is None else [Message("system", given.system)]
-    messages.append(Message("user", content_of(prompt, given.image, given.audio)))
+    message = Message("user", content_of(prompt, given.image, given.audio))
     options = request_options(given)
     if terminal.err_is_terminal:
         options["return_progress"] = True
-    last = last_conversation() if given.continued else None
-    with connect(given, tracer(terminal)) as client:
-        before = None
-        if last is not None:
-            before, messages = _continue(client, last, messages[-1], given.system, options, terminal)
+    with connect(given) as client:
+        client.transport.trace = tracer(terminal)
+        before: List[AnyMessage] = []
+        messages: List[AnyMessage] = [message] if given.system is None else [Message("system", given.system), message]
+        if given.continued:
+            before, messages = _continue(client, message, options, given, terminal)
         response, first = _answer(client, messages, options, given, terminal)
-        line = statistics(response, first)
-        if given.stats and before is not None:
-            line += _cache_line(client, before, messages, response)
+        costs = statistics(response, first)
+        if given.stats and before:
+            from ..conversation.cache import why_read_anew
+
+            costs = "\n".join(filter(None, [costs, why_read_anew(client, before, messages, response)]))
+    problem = ""
     if given.json:
         terminal.write_json(_as_json(response))
-    code = first_code_block(response.content) if given.extract else None
-    if code is not None:
-        terminal.write(code)
+    elif given.extract:
+        code = first_code_block(response.content)
+        terminal.write(code or "")
+        problem = "the answer has no complete code block" if code is None else ""
     if given.stats:
-        terminal.say(line)
-    problem = ""
-    if given.extract and code is None:
-        problem = "the answer has no complete code block"
-    elif given.json_schema and response.finish_reason == "length":
-        problem = "the answer was cut at the token limit, so it is not complete JSON: raise --max-tokens"
+        terminal.say(costs)
+    if given.json_schema and response.finish_reason == "length":
+        problem = problem or "the answer was cut at the token limit, so it is not complete JSON: raise --max-tokens"
     if problem:
         terminal.fail(problem)
     return FAILED if problem else DONE
 
 
 def _continue(
-    client: LlamaCppClient,
-    last: str,
-    prompt: AnyMessage,
-    system: Optional[str],
-    options: Dict[str, Any],
-    terminal: Terminal,
+    client: LlamaCppClient, message: Message, options: Dict[str, Any], given: Given, terminal: Terminal
 ) -> Tuple[List[AnyMessage], List[AnyMessage]]:
     """Return the messages of the last request, and those of the next one, shortened to fit the context."""
     from ..conversation import Conversation
 
     conversation = Conversation(client, **options)
-    conversation.load(last)
+    conversation.load(last_conversation())
     instructions = [] if conversation.system is None else [Message("system", conversation.system)]
     before = [*instructions, *conversation.messages[:-1]]
-    if system is not None:
-        conversation.system = system
-    messages = conversation.fit([prompt])
+    if given.system is not None:
+        conversation.system = given.system
+    messages = conversation.fit([message])
     if gone := len(conversation.dropped):
         terminal.say(f"(the context is full: the oldest {gone} messages are forgotten)", dimmed=True)
     return before, messages
@@ -121,31 +113,19 @@ def _answer(
     client: LlamaCppClient, messages: List[AnyMessage], options: Dict[str, Any], given: Given, terminal: Terminal
 ) -> Tuple[ChatResponse, Optional[float]]:
     """Show the answer and keep the conversation, also after Ctrl-C. Returns the answer, and what `show` returns."""
+    keep = partial(keep_conversation, terminal=terminal, continued=given.continued)
     text = not given.json and not given.extract
     if given.tool:
-        from .functions import tool_run
+        from .functions import answer_with_tools
 
-        with tool_run(client, messages, given.tool, options) as run:
-            first = show(run, terminal, text=text)
-        keep_conversation(run.messages, terminal, continued=given.continued)
-        return run.answer(), first
+        return answer_with_tools(client, messages, given.tool, options, keep, terminal, text=text)
     stream = client.chat_stream(messages, **options)
     try:
         first = show(stream, terminal, text=text)
     finally:
         if stream.response.content:
-            keep_conversation([*messages, stream.response.message], terminal, continued=given.continued)
+            keep([*messages, stream.response.message])
     return stream.response, first
-
-
-def _cache_line(
-    client: LlamaCppClient, before: List[AnyMessage], messages: List[AnyMessage], response: ChatResponse
-) -> str:
-    """Return a line about what the server read again of the last request, with a line feed before it, or nothing."""
-    from ..conversation.cache import why_read_anew
-
-    line = why_read_anew(client, before, messages, response)
-    return f"\n{line}" if line else ""
 
 
 def _as_json(response: ChatResponse) -> Dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..conversation import Conversation, summarise
 from ..errors import AuthenticationError, FlynnError, ServerError, suggestion
@@ -43,7 +43,6 @@ COMMANDS = {
     "/quit": ("", "leave, like Ctrl-D"),
 }
 _ALIASES = {"/exit": "/quit", "/bye": "/quit", "exit": "/quit", "quit": "/quit", "/clear": "/reset", "/?": "/help"}
-_NO_ANSWER = "none yet"
 
 
 def add_options(parser: Parser) -> None:
@@ -59,11 +58,8 @@ def run(given: Given, terminal: Terminal) -> int:
         options["return_progress"] = True
     with connect(given) as client:
         chat = Chat(client, terminal, Conversation(client, given.system, **options), given)
-        client.transport.trace = chat.trace
         if sys.stdin is not None and sys.stdin.isatty() and terminal.out_is_terminal:
-            chat.welcome(given.model)
-            with LineEditor([*COMMANDS, *_ALIASES], coloured=terminal.has_colours) as lines:
-                return chat.converse(lines)
+            return chat.converse()
         for line in sys.stdin or ():
             if line.strip():
                 chat.answer(line.rstrip("\r\n"))
@@ -71,40 +67,90 @@ def run(given: Given, terminal: Terminal) -> int:
 
 
 class Chat:
-    """A conversation of a person, or of a program, with a model.
-
-    Args:
-        conversation: an empty one; its options are those of the requests.
-        given: the options of the command line.
-    """
+    """A conversation of a person, or of a program, with a model. The options of `conversation` are for each request."""
 
     def __init__(self, client: LlamaCppClient, terminal: Terminal, conversation: Conversation, given: Given) -> None:
-        self._client = client
-        self._terminal = terminal
-        self._conversation = conversation
-        self._summarises: bool = given.summarise
-        self._tools: List[str] = given.tool
-        self._images: List[str] = given.image  # sent with the next prompt
+        self._client, self._terminal, self._conversation, self._given = client, terminal, conversation, given
+        self._images: List[str] = given.image  # sent with the next prompt, like the recordings
         self._recordings: List[str] = given.audio
-        conversation.rule = self._make_room
-        self._statistics = _NO_ANSWER
+        self._statistics = "none yet"
         self._cache = ""  # why the last prompt was read again
         self._explain_cut = tracer(terminal)
         self._saved = ""  # the file that /save may overwrite without asking
         self._left = False
+        conversation.rule = self._make_room
+        client.transport.trace = self._trace
 
-    def trace(self, event: TraceEvent) -> None:
-        """Take an event of the client's `trace`."""
+    def _trace(self, event: TraceEvent) -> None:
         if event.name == "cache":
             self._cache = f"\n{event.data['message']}"
         else:
             self._explain_cut(event)
 
-    def welcome(self, model: Optional[str]) -> None:
+    def _make_room(self, oldest: Conversation) -> Sequence[AnyMessage]:
+        fate = "summarised" if self._given.summarise else "forgotten"
+        self._terminal.say(f"(the context is full: the oldest {len(oldest.messages)} messages are {fate})", dimmed=True)
+        return summarise(oldest) if self._given.summarise else ()
+
+    def answer(self, prompt: str) -> ChatResponse:
+        """Answer a prompt. An answer that is cut short for whatever reason stays in the conversation as it is."""
+        messages: List[AnyMessage] = [Message("user", content_of(prompt, self._images, self._recordings))]
+        self._statistics, self._cache = "no statistics", ""
+        if self._given.tool:
+            response, first = self._answer_with_tools(messages)
+        else:
+            stream = self._conversation.chat_stream(messages)
+            first = show(stream, self._terminal)
+            response = stream.response
+        self._statistics = statistics(response, first)
+        self._images, self._recordings = [], []
+        return response
+
+    def _answer_with_tools(self, messages: List[AnyMessage]) -> Tuple[ChatResponse, Optional[float]]:
+        from .functions import answer_with_tools
+
+        def keep(messages: List[AnyMessage]) -> None:
+            self._conversation.messages[:] = messages if self._conversation.system is None else messages[1:]
+
+        options: Dict[str, Any] = self._conversation.options
+        messages = self._conversation.fit(messages)
+        return answer_with_tools(self._client, messages, self._given.tool, options, keep, self._terminal)
+
+    # --- on a terminal ------------------------------------------------------------------------------------------------
+
+    def converse(self) -> int:
+        """Answer what is typed, until the person leaves. Returns the exit code."""
+        self._welcome()
+        interrupted = False
+        with LineEditor([*COMMANDS, *_ALIASES], coloured=self._terminal.has_colours) as lines:
+            while not self._left:
+                reading = True
+                try:
+                    line = lines.read()
+                    reading = interrupted = False
+                    self._take(line)
+                except EOFError:
+                    self._terminal.write("\n")
+                    return DONE
+                except KeyboardInterrupt:
+                    if not reading:
+                        self._terminal.say("(stopped)\n")
+                        continue
+                    self._terminal.write("\n")
+                    if interrupted and not lines.typed():
+                        return INTERRUPTED
+                    interrupted = True
+                    self._terminal.say("(Ctrl-C again or Ctrl-D to leave)")
+                except FlynnError as error:
+                    self._terminal.fail(explain(error))
+        return DONE
+
+    def _welcome(self) -> None:
         """Say which model answers, and wait for it while it loads."""
         if not self._client.health():
             self._terminal.say("The model is loading ...")
             self._client.wait_until_ready()
+        model = self._given.model
         try:
             model = model or self._client.props().model_alias.rpartition("/")[2]  # it may be the path of the file
         except AuthenticationError:
@@ -114,94 +160,30 @@ class Chat:
         name = f"{model or 'llama-server'} at {self._client.endpoint}"
         self._terminal.say(f"{name}. /help lists commands, Ctrl-D leaves.")
 
-    def converse(self, lines: LineEditor) -> int:
-        """Answer what is typed, until the person leaves. Returns the exit code."""
-        interrupted = False
-        while not self._left:
-            reading = True
-            try:
-                line = lines.read()
-                reading = interrupted = False
-                self._take(line, lines)
-            except EOFError:
-                self._terminal.write("\n")
-                return DONE
-            except KeyboardInterrupt:
-                if not reading:
-                    self._terminal.say("(stopped)\n")
-                    continue
-                self._terminal.write("\n")
-                if interrupted and not lines.typed():
-                    return INTERRUPTED
-                interrupted = True
-                self._terminal.say("(Ctrl-C again or Ctrl-D to leave)")
-            except FlynnError as error:
-                self._terminal.fail(explain(error))
-        return DONE
-
-    def _take(self, line: str, lines: LineEditor) -> None:
+    def _take(self, line: str) -> None:
         """Obey a command, or answer a prompt."""
-        name, argument = [*line.split(None, 1), "", ""][:2]
-        alias = _ALIASES.get(name, name)
-        if line.startswith("/") or (alias != name and not argument):
-            self._obey(alias, argument.strip(), lines)
+        word, argument = [*line.split(None, 1), "", ""][:2]
+        name = _ALIASES.get(word, word)
+        if line.startswith("/") or (name != word and not argument):
+            self._obey(name, argument.strip())
         elif line.strip():
-            self._remark_on(self.answer(line))
+            response = self.answer(line)
+            if response.finish_reason == "length":
+                self._terminal.say("(cut at the token limit)")
+            elif not response.content:
+                self._terminal.say("(an empty answer)")
             self._terminal.say("")  # an empty line between turns
 
-    def answer(self, prompt: str) -> ChatResponse:
-        """Answer a prompt. An answer that is cut short for whatever reason stays in the conversation as it is."""
-        content = content_of(prompt, self._images, self._recordings)
-        self._cache = ""
-        if self._tools:
-            response = self._answer_with_tools(content)
-        else:
-            stream = self._conversation.chat_stream([Message("user", content)])
-            first = None
-            try:
-                first = show(stream, self._terminal)
-            finally:
-                response = stream.response
-                self._statistics = statistics(response, first)
-        self._images, self._recordings = [], []
-        return response
-
-    def _answer_with_tools(self, content: Any) -> ChatResponse:
-        from .functions import tool_run
-
-        messages = self._conversation.fit([Message("user", content)])
-        system = len(messages) - len(self._conversation.messages) - 1
-        options: Dict[str, Any] = self._conversation.options
-        with tool_run(self._client, messages, self._tools, options) as run:
-            first = show(run, self._terminal)
-        self._conversation.messages[:] = run.messages[system:]
-        self._statistics = statistics(run.answer(), first)
-        return run.answer()
-
-    def _make_room(self, oldest: Conversation) -> Sequence[AnyMessage]:
-        what = "summarised" if self._summarises else "forgotten"
-        self._terminal.say(f"(the context is full: the oldest {len(oldest.messages)} messages are {what})", dimmed=True)
-        return summarise(oldest) if self._summarises else ()
-
-    def _remark_on(self, response: ChatResponse) -> None:
-        if response.finish_reason == "length":
-            self._terminal.say("(cut at the token limit)")
-        elif not response.content:
-            self._terminal.say("(an empty answer)")
-
-    # --- commands -----------------------------------------------------------------------------------------------------
-
-    def _obey(self, name: str, argument: str, lines: LineEditor) -> None:
+    def _obey(self, name: str, argument: str) -> None:
         if name not in COMMANDS:
             near = suggestion(name, COMMANDS) or " (/help lists them; a space before the / makes it a prompt)"
             raise UsageError(f"unknown command {name!r}{near}")
         wanted = COMMANDS[name][0]
         if bool(argument) != bool(wanted) and not (wanted.startswith("[") and not argument):
             raise UsageError(f"{name} {f'needs a {wanted}' if wanted else 'takes nothing after it'}")
-        if name == "/save" and not self._may_write(argument, lines):
-            self._terminal.say("Not saved.")
-            return
         getattr(self, f"_{name[1:]}")(argument)
+
+    # --- commands -----------------------------------------------------------------------------------------------------
 
     def _help(self, _: str) -> None:
         for name, (argument, purpose) in COMMANDS.items():
@@ -212,7 +194,7 @@ class Chat:
     def _reset(self, _: str) -> None:
         self._conversation.messages.clear()
         self._conversation.dropped.clear()
-        self._statistics = _NO_ANSWER
+        self._statistics = "none yet"
         self._terminal.say("The conversation starts again.")
 
     def _system(self, text: str) -> None:
@@ -221,19 +203,20 @@ class Chat:
         self._terminal.say(f"System prompt: {self._conversation.system or 'none'}")
 
     def _image(self, path: str) -> None:
-        if not os.path.isfile(os.path.expanduser(path)):
+        file = os.path.expanduser(path)
+        if not os.path.isfile(file):
             raise UsageError(f"{path}: not a file")
-        self._images = [*self._images, os.path.expanduser(path)]
+        self._images = [*self._images, file]
         self._terminal.say(f"{path} goes with the next prompt.")
 
-    def _may_write(self, path: str, lines: LineEditor) -> bool:
-        """Return whether /save may write a file: a new one, the one of this conversation, or after a yes."""
-        place = os.path.realpath(os.path.expanduser(path))
-        return place == self._saved or not os.path.isfile(place) or lines.confirms(f"{path} exists. Overwrite it?")
-
     def _save(self, path: str) -> None:
+        file = os.path.realpath(os.path.expanduser(path))
+        question = f"{path} exists. Overwrite it? [y/N] "
+        if file != self._saved and os.path.isfile(file) and input(question).strip().lower() not in ("y", "yes"):
+            self._terminal.say("Not saved.")
+            return
         self._conversation.save(path)
-        self._saved = os.path.realpath(os.path.expanduser(path))
+        self._saved = file
         self._terminal.say(f"Saved in {path}.")
 
     def _load(self, path: str) -> None:

@@ -27,26 +27,27 @@ def add_options(parser: Parser) -> None:
 
 
 def run(given: Given, terminal: Terminal) -> int:
-    terminal.write(_SHELLS[given.shell]({name: load(name)[1]._actions for name in COMMANDS}) + "\n")
+    terminal.write(_SHELLS[given.shell]({name: load(name)._actions for name in COMMANDS}) + "\n")
     return DONE
 
 
 def _value(action: Action) -> str:
     """Return the metavar of its value; empty if it takes none."""
-    return "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
+    return "" if action.nargs == 0 else str(action.metavar)
 
 
-def _is_file(action: Action) -> bool:
-    return _value(action) in _FILES
-
-
-def _choices(action: Action) -> str:
-    """Return its allowed values, separated by spaces; empty if any value is allowed."""
-    return " ".join(map(str, action.choices or ()))
+def _words(action: Action) -> str:
+    """Return what its value may be, separated by spaces; FILES for a file, empty for anything."""
+    return "FILES" if _value(action) in _FILES else " ".join(action.choices or ())
 
 
 def _help(action: Action) -> str:
     return (action.help or "").replace("%%", "%")
+
+
+def _quoted(text: str) -> str:
+    """Return a text quoted as one word, for any of these shells."""
+    return "'" + text.replace("'", "'\\''") + "'"
 
 
 # --- bash -------------------------------------------------------------------------------------------------------------
@@ -65,6 +66,10 @@ _flynn() {
 @cases@
         *) return ;;
     esac
+    # What an argument may be is not offered a second time.
+    for option in "${COMP_WORDS[@]:2:COMP_CWORD-2}"; do
+        case " $arguments " in *" $option "*) arguments= ;; esac
+    done
     # bash takes --option=value apart: --option, =, value
     option=$before
     if [ "$word" = = ]; then word=; elif [ "$before" = = ]; then option=${COMP_WORDS[COMP_CWORD-2]}; fi
@@ -84,12 +89,14 @@ complete -F _flynn flynn"""
 def _bash(commands: Commands) -> str:
     cases = []
     for name, actions in commands.items():
-        files = _names(filter(_is_file, actions))
-        values = _names(action for action in actions if _value(action) and not _is_file(action))
-        words = " ".join("FILES" if _is_file(it) else _choices(it) for it in actions if not it.option_strings)
-        cases.append(
-            f"        {name}) options='{_names(actions)}' files='{files}' values='{values}' arguments='{words}' ;;"
-        )
+        values = [action for action in actions if _value(action)]
+        words = {
+            "options": _names(actions),
+            "files": _names(action for action in values if _words(action) == "FILES"),
+            "values": _names(action for action in values if _words(action) != "FILES"),
+            "arguments": " ".join(_words(action) for action in actions if not action.option_strings),
+        }
+        cases.append(f"        {name}) {' '.join(f'{kind}={_quoted(list)}' for kind, list in words.items())} ;;")
     return _BASH.replace("@commands@", " ".join(commands)).replace("@cases@", "\n".join(cases))
 
 
@@ -130,7 +137,7 @@ def _zsh(commands: Commands) -> str:
 
 def _zsh_specs(action: Action) -> List[str]:
     """Return the arguments of zsh's `_arguments` for an action; see zshcompsys(1)."""
-    completes = "_files" if _is_file(action) else f"({_choices(action) or ' '})"
+    completes = "_files" if _words(action) == "FILES" else f"({_words(action) or ' '})"
     value = f":{_value(action).replace(':', '/')}:{completes}" if _value(action) else ""
     names, repeatable = action.option_strings, action.nargs == "*" or "(repeatable)" in _help(action)
     if not names:
@@ -155,23 +162,21 @@ def _fish(commands: Commands) -> str:
         lines.append(f"complete -c flynn -n __fish_use_subcommand -a {name} -d {_quoted(purpose)}")
     for name, actions in commands.items():
         for action in actions:
-            words = [f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in action.option_strings]
-            if words:
-                words.append(f"-d {_quoted(_help(action))}")
-            if _is_file(action):
-                words.append("-r -F" if words else "-F")
-            elif action.choices:
-                words.append(f"-x -a {_quoted(_choices(action))}")
-            elif words and _value(action):
-                words.append("-x")
-            if words:
-                lines.append(f"complete -c flynn -n '__fish_seen_subcommand_from {name}' {' '.join(words)}")
+            names, words, condition = action.option_strings, _words(action), f"__fish_seen_subcommand_from {name}"
+            parts = [f"-l {option[2:]}" if option.startswith("--") else f"-s {option[1:]}" for option in names]
+            if names:
+                parts.append(f"-d {_quoted(_help(action))}")
+            elif words and words != "FILES":  # not to be offered a second time
+                condition += f"; and not __fish_seen_subcommand_from {words}"
+            if words == "FILES":
+                parts.append("-r -F" if names else "-F")
+            elif words:
+                parts.append(f"-x -a {_quoted(words)}")
+            elif names and _value(action):
+                parts.append("-x")
+            if parts:
+                lines.append(f"complete -c flynn -n {_quoted(condition)} {' '.join(parts)}")
     return "\n".join(lines)
-
-
-def _quoted(text: str) -> str:
-    """Return a text quoted as one word, for any of these shells."""
-    return "'" + text.replace("'", "'\\''") + "'"
 
 
 _SHELLS: Dict[str, Callable[[Commands], str]] = {"bash": _bash, "fish": _fish, "zsh": _zsh}

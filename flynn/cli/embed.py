@@ -7,13 +7,13 @@ from itertools import islice
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import AuthenticationError, ModelLoadingError, NotSupportedError, ServerError
+from ..files import read_text
 from ..models.local.llamacpp import LlamaCppClient
-from .exits import DONE, UsageError
+from .exits import DONE, UsageError, named
 from .options import Given, Parser, connect
 from .terminal import Terminal
 
-# The origin of a text, in words and as a member of the JSON, and the text.
-TextOrigin = Tuple[str, Dict[str, Any], str]
+Source = Tuple[str, Dict[str, Any], str]  # where a text comes from, in words and for the JSON, and the text
 
 EXAMPLES = """\
   flynn embed "The sky is blue." "Grass is green."
@@ -30,22 +30,15 @@ _AT_ONCE = 32  # texts in a request
 def add_options(parser: Parser) -> None:
     parser.usage = "flynn embed [options] [TEXT ...]"
     parser.add_argument("words", nargs="*", metavar="TEXT", help="texts")
-    parser.add_argument(
-        "--file", metavar="FILE", action="append", default=[], help="file whose content is a text (repeatable)"
-    )
+    text = "file whose content is a text (repeatable)"
+    parser.add_argument("--file", metavar="FILE", action="append", default=[], help=text)
     parser.add_argument("--model", metavar="TEXT", help="model to ask, where a server has several")
-    parser.add_argument(
-        "--json", action="store_true", help='print {"embedding": [...]} with "text", "file" or "line" beside it'
-    )
+    text = 'print {"embedding": [...]} with "text", "file" or "line" beside it'
+    parser.add_argument("--json", action="store_true", help=text)
 
 
 def run(given: Given, terminal: Terminal) -> int:
-    if given.words or given.file:
-        sources = _given(given)
-    elif sys.stdin is not None and not sys.stdin.isatty():
-        sources = _lines()
-    else:
-        raise UsageError("no text: give it as arguments, with --file or on standard input")
+    sources = _sources(given)
     with connect(given) as client:
         while batch := list(islice(sources, _AT_ONCE)):
             for (_, about, _), vector in zip(batch, _embed(client, batch, given.model)):
@@ -55,25 +48,22 @@ def run(given: Given, terminal: Terminal) -> int:
     return DONE
 
 
-def _given(given: Given) -> Iterator[TextOrigin]:
-    from ..files import read_text
-
+def _sources(given: Given) -> Iterator[Source]:
     for number, text in enumerate(given.words, 1):
         yield f"text {number}", {"text": text}, text
     for path in given.file:
         yield path, {"file": path}, read_text(path)
-
-
-def _lines() -> Iterator[TextOrigin]:
-    try:
+    if given.words or given.file:
+        return
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("no text: give it as arguments, with --file or on standard input")
+    with named("standard input"):
         for number, line in enumerate(sys.stdin, 1):
             text = line.rstrip("\r\n")
             yield f"line {number}", {"line": number, "text": text}, text
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, "standard input") from None
 
 
-def _embed(client: LlamaCppClient, batch: Sequence[TextOrigin], model: Optional[str]) -> Iterator[List[float]]:
+def _embed(client: LlamaCppClient, batch: Sequence[Source], model: Optional[str]) -> Iterator[List[float]]:
     try:
         yield from client.embed([text for _, _, text in batch], model=model)
     except (AuthenticationError, ModelLoadingError, NotSupportedError):

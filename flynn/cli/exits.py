@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import Dict, Iterator, Tuple, Type
+
 from ..errors import (
     AuthenticationError,
     ConfigError,
@@ -30,26 +33,35 @@ EXIT_CODES = {
     INTERRUPTED: "interrupted",
     CLOSED_PIPE: "output closed",
 }
-_CODES = {
-    BrokenPipeError: CLOSED_PIPE,
-    KeyboardInterrupt: INTERRUPTED,
-    ServerNotRunningError: NOT_RUNNING,
-    RequestTimeoutError: TRY_AGAIN,
-    ModelLoadingError: TRY_AGAIN,
-    AuthenticationError: NOT_AUTHORISED,
-    UsageError: USAGE,
-    ConfigError: USAGE,
-    RequestError: USAGE,
-    FileError: USAGE,
+_ERRORS: Dict[int, Tuple[Type[BaseException], ...]] = {
+    CLOSED_PIPE: (BrokenPipeError,),
+    INTERRUPTED: (KeyboardInterrupt,),
+    NOT_RUNNING: (ServerNotRunningError,),
+    TRY_AGAIN: (RequestTimeoutError, ModelLoadingError),
+    NOT_AUTHORISED: (AuthenticationError,),
+    USAGE: (UsageError, ConfigError, RequestError, FileError),
 }
 
 
 def exit_code(error: BaseException) -> int:
     """Return the exit code for an error."""
-    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILED)
+    return next((code for code, kinds in _ERRORS.items() if isinstance(error, kinds)), FAILED)
 
 
-def explain(error: FlynnError) -> str:
-    """Return the message of an error with what to do about it, in one line."""
-    hints = [error.hint, "run flynn status for advice" if isinstance(error, ServerNotRunningError) else ""]
-    return "; ".join(part for part in (str(error), *hints) if part)
+def explain(error: BaseException) -> str:
+    """Return what went wrong and what to do about it, in one line."""
+    if isinstance(error, FlynnError):
+        advice = "run flynn status for advice" if isinstance(error, ServerNotRunningError) else ""
+        return "; ".join(filter(None, [str(error), error.hint, advice]))
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+
+
+@contextmanager
+def named(stream: str) -> Iterator[None]:
+    """Make errors of the system name a stream; by themselves they name none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, stream) from None

@@ -1,4 +1,4 @@
-"""Python functions that the user names: `module:function`, or `file.py:function`."""
+"""Python functions that the user names, `module:function` or `file.py:function`, for the model to call."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ import importlib.util
 import os
 import sys
 import traceback
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, redirect_stdout
 from types import ModuleType
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Callable, Generator, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import suggestion
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.messages import AnyMessage
+from ..models.types import ChatResponse, Message
 from ..tools import Tool
 from ..tools.run import ToolRun
+from .answer import show
 from .exits import UsageError
+from .terminal import Terminal
 
 
-@contextmanager
-def tool_run(
-    client: LlamaCppClient, messages: Sequence[AnyMessage], names: Sequence[str], options: Mapping[str, Any]
-) -> Iterator[ToolRun]:
-    """Start a run with functions as tools. Within the `with` block, what they print goes to standard error.
+def answer_with_tools(
+    client: LlamaCppClient,
+    messages: Sequence[AnyMessage],
+    names: Sequence[str],
+    options: Mapping[str, Any],
+    keep: Callable[[List[AnyMessage]], None],
+    terminal: Terminal,
+    *,
+    text: bool = True,
+) -> Tuple[ChatResponse, Optional[float]]:
+    """Show the answer of a model that may call functions, and return it with what `show` returns.
 
-    Raises:
-        UsageError: a function cannot be imported, or cannot be a tool.
+    What the functions print goes to standard error. `keep` is called with the conversation up to and including the
+    answer, or what there is of it after an interruption.
     """
     with redirect_stdout(sys.stderr):
         tools = [_load_tool(name) for name in names]
@@ -34,51 +43,67 @@ def tool_run(
             run = client.run_tools(messages, tools, stream=True, **options)
         except (TypeError, ValueError) as error:
             raise UsageError(f"--tool: {error}") from None
-        yield run
+        reply: List[str] = []  # the pieces of text of the last one
+        try:
+            first = show(closing(_steps(run, reply)), terminal, text=text)
+        finally:
+            conversation = run.messages  # in whole rounds
+            is_answered = isinstance(conversation[-1], Message) and conversation[-1].role == "assistant"
+            if not is_answered and (reply or len(conversation) > len(messages)):
+                # Even if it is empty: some templates refuse two prompts in a row.
+                conversation.append(Message("assistant", "".join(reply)))
+            if len(conversation) > len(messages):
+                keep(conversation)
+        return run.answer(), first
+
+
+def _steps(run: ToolRun, reply: List[str]) -> Generator[Any, None, None]:
+    with run:
+        for step in run:
+            if step.type == "tool_result":
+                reply.clear()
+            elif step.type == "content" and step.choice == 0:
+                reply.append(step.text)
+            yield step
 
 
 def _load_tool(name: str) -> Tool:
-    """Import a function and return it as a tool; a `Tool` of that name as it is.
-
-    The current folder is searched last, so that no file there can replace a module that Python itself needs.
-    """
-    option = f"--tool {name}"
+    """Import a function and return it as a tool; a `Tool` of that name as it is."""
     place, _, function = name.rpartition(":")
-    if not place or not function.isidentifier():
-        raise UsageError(f"{option}: expected MODULE:FUNCTION or FILE.py:FUNCTION")
     try:
-        module = _run_file(place) if place.endswith(".py") else _import(place)
-    except UsageError as error:
-        raise UsageError(f"{option}: {error}") from None
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"{option}: cannot import {place}: {_cause(error)}") from None
-    value = getattr(module, function, None)
-    if not callable(value) and not isinstance(value, Tool):
-        names = [name for name, value in vars(module).items() if callable(value)]
-        what = f"there is no {function!r}" if value is None else f"{function!r} is not a function"
-        file = getattr(module, "__file__", place)
-        raise UsageError(f"{option}: {what} in {file}{suggestion(function, names)}")
-    try:
+        if not place or not function.isidentifier():
+            raise UsageError("expected MODULE:FUNCTION or FILE.py:FUNCTION")
+        module = _import(place)
+        value = getattr(module, function, None)
+        if not callable(value) and not isinstance(value, Tool):
+            problem = f"there is no {function!r}" if value is None else f"{function!r} is not a function"
+            near = suggestion(function, [name for name, value in vars(module).items() if callable(value)])
+            raise UsageError(f"{problem} in {getattr(module, '__file__', place)}{near}")
         tool = value if isinstance(value, Tool) else Tool(value)
-    except TypeError as error:
-        raise UsageError(f"{option}: {error}") from None
-    if tool.asynchronous:
-        raise UsageError(f"{option}: the function is asynchronous; only a plain one can be called here")
-    return tool
+        if tool.asynchronous:
+            raise UsageError("the function is asynchronous; only a plain one can be called here")
+        return tool
+    except (UsageError, TypeError) as error:  # the latter from Tool
+        raise UsageError(f"--tool {name}: {error}") from None
 
 
-def _import(name: str) -> ModuleType:
-    _add_to_path(os.curdir)
+def _import(place: str) -> ModuleType:
+    """Import a module, or the file of one. Raises UsageError with what is wrong with it, whatever that is."""
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise UsageError(f"there is no module {error.name!r}, neither here nor on sys.path") from None
+        if place.endswith(".py"):
+            return _import_file(os.path.realpath(os.path.expanduser(place)))
+        _add_to_path(os.curdir)
+        return importlib.import_module(place)
+    except UsageError:
         raise
+    except (Exception, SystemExit) as error:
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        if absent is not None and f"{place}.".startswith(f"{absent}."):
+            raise UsageError(f"there is no module {absent!r}, neither here nor on sys.path") from None
+        raise UsageError(f"cannot import {place}: {_cause(error)}") from None
 
 
-def _run_file(path: str) -> ModuleType:
-    path = os.path.realpath(os.path.expanduser(path))
+def _import_file(path: str) -> ModuleType:
     if not os.path.isfile(path):
         raise UsageError(f"there is no file {path}")
     if path not in sys.modules:  # no module of any other kind has such a name
@@ -91,6 +116,7 @@ def _run_file(path: str) -> ModuleType:
 
 
 def _add_to_path(folder: str) -> None:
+    """Search a folder last, so that no file there can replace a module that Python itself needs."""
     folder = os.path.abspath(folder)
     if folder not in sys.path:
         sys.path.append(folder)

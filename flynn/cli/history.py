@@ -1,13 +1,16 @@
-"""The folder in which the command keeps what was asked: the last conversation of `flynn ask`, and the lines typed.
+"""The files in which the command keeps what was asked: the last conversation of `flynn ask`, and the lines typed.
 
-A file there is a convenience: one that cannot be written never fails a command. `FLYNN_HISTORY=` keeps nothing.
+They are a convenience: one that cannot be written never fails a command. `FLYNN_HISTORY=` keeps nothing.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Optional, Sequence
 
+from ..files import replace_file
+from ..models.local.encode import encode_message
 from ..models.messages import AnyMessage
 from .exits import UsageError
 from .terminal import Terminal
@@ -16,7 +19,7 @@ _OFF = ("", "0", "off")  # values of FLYNN_HISTORY
 
 
 def history_file(name: str) -> Optional[str]:
-    """Return the path of a file in the folder; None if nothing is to be kept."""
+    """Return the path of a history file; None if nothing is to be kept."""
     if os.environ.get("FLYNN_HISTORY", "on") in _OFF:
         return None
     state = os.environ.get("XDG_STATE_HOME", "")
@@ -45,11 +48,6 @@ def keep_conversation(messages: Sequence[AnyMessage], terminal: Terminal, *, con
     path = history_file("last.json")
     if path is None:
         return
-    import json
-
-    from ..files import replace_file
-    from ..models.local.encode import encode_message
-
     try:
         make_folder(path)
         replace_file(path, json.dumps([encode_message(message) for message in messages]) + "\n")

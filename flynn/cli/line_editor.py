@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from contextlib import suppress
 from typing import List, Optional, Sequence
 
 from .history import history_file, make_folder
@@ -24,12 +25,12 @@ class LineEditor:
         coloured: whether what is typed is shown in bold.
     """
 
-    def __init__(self, commands: Sequence[str], *, coloured: bool = False) -> None:
+    def __init__(self, commands: Sequence[str], *, coloured: bool) -> None:
         self._commands = sorted(commands)
         self._matches: List[str] = []
         # readline does not count what is between \x01 and \x02 as columns.
-        on, self._off = ("\x1b[1m", "\x1b[0m") if coloured else ("", "")
-        self._on = f"\x01{on}\x02" if on and readline else on
+        self._bold = ("\x01\x1b[1m\x02" if readline else "\x1b[1m") if coloured else ""
+        self._plain = "\x1b[0m" if coloured else ""
 
     def __enter__(self) -> LineEditor:
         if readline:
@@ -41,24 +42,19 @@ class LineEditor:
             if os.environ.get("TERM", "dumb") != "dumb":
                 # Otherwise each line of a pasted text would be a prompt.
                 readline.parse_and_bind("set enable-bracketed-paste on")
-            path = history_file("history")
-            try:
-                if path:
+            if path := history_file("history"):
+                with suppress(OSError):  # the first time, or written by another kind of readline
                     readline.read_history_file(path)
-            except OSError:
-                pass  # the first time, or written by another kind of readline
         return self
 
     def __exit__(self, *error: object) -> None:
         path = history_file("history")
         if readline and path:
-            try:
+            with suppress(OSError):  # the history is a convenience
                 make_folder(path)
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
                 os.chmod(path, 0o600)
                 readline.write_history_file(path)
-            except OSError:
-                pass  # the history is a convenience
 
     def read(self) -> str:
         """Return the next line, with the lines after it while each ends in a backslash. EOFError for Ctrl-D."""
@@ -71,16 +67,12 @@ class LineEditor:
         """Return what was typed before Ctrl-C ended the last `read`."""
         return readline.get_line_buffer() if readline else ""
 
-    def confirms(self, question: str) -> bool:
-        """Ask a question of yes or no; anything but yes is a no."""
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-
     def _input(self, prompt: str) -> str:
         try:
-            return input(f"{self._on}{prompt}")
+            return input(f"{self._bold}{prompt}")
         finally:
-            if self._off:
-                print(self._off, end="", flush=True)
+            if self._plain:
+                print(self._plain, end="", flush=True)
 
     def _complete(self, line: str, number: int) -> Optional[str]:
         """Return a completion of the line, by number; None after the last one."""
@@ -88,7 +80,6 @@ class LineEditor:
             self._matches = [name for name in self._commands if line and name.startswith(line)]
             command, space, path = line.partition(" ")
             if space and command in self._commands:
-                pattern = glob.escape(os.path.expanduser(path)) + "*"
-                paths = sorted(glob.glob(pattern))
+                paths = sorted(glob.glob(glob.escape(os.path.expanduser(path)) + "*"))
                 self._matches = [f"{command} {name}{os.sep if os.path.isdir(name) else ''}" for name in paths]
         return self._matches[number] if number < len(self._matches) else None

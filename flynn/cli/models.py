@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List
+from typing import List
 
 from ..errors import ServerError
 from ..models.local.llamacpp import LlamaCppClient
-from ..models.local.models import ModelEvent, ModelInfo
+from ..models.local.models import ModelInfo
 from .exits import DONE, UsageError
 from .options import Given, Parser, connect
 from .terminal import Terminal
@@ -34,29 +34,29 @@ _SEVERAL = "this server has one model; llama-server started without --model has 
 
 def add_options(parser: Parser) -> None:
     parser.usage = "flynn models [options] [ACTION MODEL]"
-    parser.add_argument("words", nargs="*", metavar="ACTION MODEL", help=f"{', '.join(_ACTIONS)}; by default list all")
+    text = f"list (the default), {', '.join(_ACTIONS)}"
+    parser.add_argument("action", nargs="?", metavar="ACTION", choices=["list", *_ACTIONS], help=text)
+    parser.add_argument("name", nargs="?", metavar="MODEL", help="which model; not for list")
     parser.add_argument("--json", action="store_true", help="print a list of objects; after an action, the model's")
 
 
 def run(given: Given, terminal: Terminal) -> int:
-    action, name = (given.words + ["list", ""][len(given.words) :])[:2] if len(given.words) < 3 else ("", "")
-    if action == "list" and not name:
-        with connect(given) as client:
-            _list(client.models(), given, terminal)
-        return DONE
-    if action not in _ACTIONS or not name:
+    action, name = given.action or "list", given.name
+    if (action == "list") != (name is None):
         raise UsageError(f"expected an action and a model: flynn models {'|'.join(_ACTIONS)} MODEL")
-    if given.timeout is ...:
+    if name is not None and given.timeout is ...:
         given.timeout = None  # a download may take hours
     with connect(given) as client:
-        try:
-            _act(client, action, name, terminal)
-        except ServerError as error:
-            if error.status in (404, 405) and all(model.status is None for model in client.models()):
-                error.hint = _SEVERAL
-            raise
-        if given.json:
-            _list([model for model in client.models() if model.id == name], given, terminal)
+        if name is not None:
+            try:
+                _act(client, action, name, terminal)
+            except ServerError as error:
+                if error.status in (404, 405) and all(model.status is None for model in client.models()):
+                    error.hint = _SEVERAL
+                raise
+        if name is None or given.json:
+            models = [model for model in client.models() if name in (None, model.id)]
+            _list(models, given, terminal)
     return DONE
 
 
@@ -65,16 +65,15 @@ def _act(client: LlamaCppClient, action: str, name: str, terminal: Terminal) -> 
     if action == "delete":
         client.delete_model(name)
         return
-    actions: Dict[str, Callable[..., None]] = {
-        "load": client.load_model, "unload": client.unload_model, "download": client.download_model
-    }  # fmt: skip
     with client.model_events() as events:
-        actions[action](name, wait=False)
+        getattr(client, f"{action}_model")(name, wait=False)
         for event in events:
             if event.model == name:
                 if event.status in _ACTIONS[action] or event.event in _ACTIONS[action]:
                     break
-                terminal.progress(_progress(event))
+                done = "" if event.progress is None else f" {event.progress:.0%}"
+                stage = f" {event.stage}" if event.stage else ""
+                terminal.progress(f"{name}: {event.status or 'downloading'}{stage}{done}")
     terminal.clear_progress()
     status = next((model.status for model in client.models() if model.id == name), None)
     if action == "load" and status not in ("loaded", "sleeping"):
@@ -83,20 +82,12 @@ def _act(client: LlamaCppClient, action: str, name: str, terminal: Terminal) -> 
         raise ServerError(f"model {name!r} could not be downloaded; the server's log says why")
 
 
-def _progress(event: ModelEvent) -> str:
-    done = "" if event.progress is None else f" {event.progress:.0%}"
-    return f"{event.model}: {event.status or 'downloading'}{f' {event.stage}' if event.stage else ''}{done}"
-
-
 def _list(models: List[ModelInfo], given: Given, terminal: Terminal) -> None:
     if given.json:
         terminal.write_json([{"id": model.id, "status": model.status, "meta": dict(model.meta)} for model in models])
         return
     width = max((len(model.id) for model in models), default=0)
     for model in models:
-        terminal.write(f"{model.id:<{width}}  {model.status or 'loaded':<11}  {_size(model.meta.get('size'))}".rstrip())
-        terminal.write("\n")
-
-
-def _size(size: Any) -> str:
-    return f"{size / 1e9:.1f} GB" if isinstance(size, (int, float)) else ""
+        size = model.meta.get("size")
+        shown = f"{size / 1e9:.1f} GB" if isinstance(size, (int, float)) else ""
+        terminal.write(f"{model.id:<{width}}  {model.status or 'loaded':<11}  {shown}".rstrip() + "\n")

@@ -7,15 +7,17 @@ import math
 import os
 import sys
 from dataclasses import fields, replace
-from typing import Any, Dict, Iterable, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
 
+from ..config import Config, load_config, read_token_file
 from ..config.schema import DEFAULT_MODEL
 from ..errors import ConfigError, FileError, suggestion
-from ..http.endpoint import DEFAULT_ENDPOINT
+from ..http.checks import MAX_TIMEOUT
+from ..http.endpoint import DEFAULT_ENDPOINT, parse_endpoint
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.request import ChatRequest, option_types
-from ..trace import Tracer
-from .exits import UsageError
+from ..models.router import create_llamacpp_client
+from .exits import UsageError, named
 
 Given = argparse.Namespace
 _REQUEST_OPTIONS = [option for option in fields(ChatRequest) if option.metadata.get("command")]
@@ -44,34 +46,41 @@ class Parser(argparse.ArgumentParser):
         end = argv.index("--") if "--" in argv else len(argv)
         given, unknown = self.parse_known_intermixed_args(argv[:end])
         (given.words if "words" in given else unknown).extend(argv[end + 1 :])
-        for word in unknown:
-            name = word.partition("=")[0]
+        if unknown:
+            name = unknown[0].partition("=")[0]
             if name.startswith("-"):
-                self.error(f"unknown option {name!r}{_near(name, self._option_string_actions)}")
-            self.error(f"unexpected argument {word!r}")
+                self.error(f"unknown option {name!r}{self._nearest(name)}")
+            self.error(f"unexpected argument {unknown[0]!r}")
         return given
+
+    def _nearest(self, name: str) -> str:
+        """Return the end of a message about an unknown option: the one that was probably meant, if one is near."""
+        # Compared without the dashes, which would make any two options alike.
+        known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        word = name.lstrip("-")
+        longer = [option for option in known if len(word) > 1 and option.startswith(word)]
+        return suggestion(longer[0] if longer else word, known).replace("'", "'--", 1)
 
     def error(self, message: str) -> Any:
         raise UsageError(f"{message} (see {self.prog} --help)")
 
     def add_connection_options(self) -> None:
         group = self.add_argument_group("server")
-        group.add_argument(
-            "--endpoint",
-            metavar="URL",
-            type=_endpoint,
-            help="http://HOST:PORT, https://HOST:PORT or unix:///PATH (default: "
-            f"$FLYNN_ENDPOINT, the configuration's, or {DEFAULT_ENDPOINT})",
+        text = (
+            "http://HOST:PORT, https://HOST:PORT or unix:///PATH "
+            f"(default: $FLYNN_ENDPOINT, the configuration's, or {DEFAULT_ENDPOINT})"
         )
+        group.add_argument("--endpoint", metavar="URL", type=_endpoint, help=text)
         text = f"model of the configuration (default: {DEFAULT_MODEL})"
         group.add_argument("--use", metavar="NAME", default=DEFAULT_MODEL, help=text)
         text = "configuration (default: $FLYNN_CONFIG, ./flynn.yaml, or config.yaml in ~/.config/flynn)"
         group.add_argument("--config", metavar="FILE", help=text)
         group.add_argument("--timeout", metavar="SECONDS", type=time_limit, default=..., help=self.timeout_help)
-        group.add_argument("--auth-token-file", metavar="FILE", help="file (mode 600) that holds the server's token")
+        text = "file (mode 600) that holds the server's token"
+        group.add_argument("--auth-token-file", metavar="FILE", help=text)
 
     def add_request_options(self) -> None:
-        """An option for each field of a chat request that is marked as one."""
+        """Add an option for each field of a chat request that is marked as one."""
         group = self.add_argument_group("generation")
         types = option_types()
         for option in _REQUEST_OPTIONS:
@@ -85,36 +94,53 @@ class Parser(argparse.ArgumentParser):
             )
 
 
-def _near(name: str, options: Iterable[str]) -> str:
-    """Return the end of a message about an unknown option: the one that was probably meant, if one is near."""
-    # Compared without the dashes, which would make any two options alike.
-    known = [option[2:] for option in options if option.startswith("--")]
-    meant = name.lstrip("-")
-    longer = [option for option in known if len(meant) > 1 and option.startswith(meant)]
-    return suggestion((longer or [meant])[0], known).replace("'", "'--", 1)
+def number(expected: str, least: float, most: float) -> Callable[[str], float]:
+    """Return the type of an option that is a number; `expected` describes it in the message about any other value."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected {expected}, not {text!r}")
+        return value
+
+    return parse
+
+
+_number = number("a number", -sys.float_info.max, sys.float_info.max)
+_seconds = number("seconds above 0, or none for no limit", sys.float_info.min, MAX_TIMEOUT)
+
+
+def time_limit(text: str) -> Optional[float]:
+    return None if text == "none" else _seconds(text)
+
+
+def _endpoint(text: str) -> str:
+    try:
+        return parse_endpoint(text).text
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def request_options(given: Given) -> Dict[str, Any]:
     """Return the fields of a chat request that were given as options."""
     options = {option.name: value for option in _REQUEST_OPTIONS if (value := getattr(given, option.name)) is not None}
-    if "json_schema" in given and given.json_schema is not None:
+    if getattr(given, "json_schema", None) is not None:
         from ..files import read_json
 
         options["json_schema"] = schema = read_json(given.json_schema)
         if not isinstance(schema, dict):
-            message = 'a JSON schema is an object, such as {"type": "object"}'
-            raise FileError(message, given.json_schema)
+            raise FileError('a JSON schema is an object, such as {"type": "object"}', given.json_schema)
     return options
 
 
-def connect(given: Given, trace: Optional[Tracer] = None) -> LlamaCppClient:
+def connect(given: Given) -> LlamaCppClient:
     """Return the client that options, environment and configuration describe, in this order of precedence.
 
     Its streams are resumed after a cut, unless the configuration says otherwise.
     """
-    from ..config import Config, load_config, read_token_file
-    from ..models.router import create_llamacpp_client
-
     environ = dict(os.environ)
     chosen: Dict[str, Any] = {}
     if given.endpoint is not None:
@@ -127,11 +153,9 @@ def connect(given: Given, trace: Optional[Tracer] = None) -> LlamaCppClient:
     if given.use not in models:
         near = suggestion(given.use, models)
         raise UsageError(f"--use: no model {given.use!r}{near} (expected one of: {', '.join(models)})")
-    model = replace(models[given.use], **chosen)
-    model = replace(model, defaults={"resume": True, **model.defaults})
-    client = create_llamacpp_client(Config({given.use: model}), given.use)
-    client.transport.trace = trace
-    return client
+    model = models[given.use]
+    model = replace(model, defaults={"resume": True, **model.defaults}, **chosen)
+    return create_llamacpp_client(Config({given.use: model}), given.use)
 
 
 def read_text(words: Sequence[str]) -> str:
@@ -139,43 +163,13 @@ def read_text(words: Sequence[str]) -> str:
 
     A lone `-` stands for standard input, also where that is a terminal.
     """
-    piped = None
+    piped = ""
     if sys.stdin is not None and (not sys.stdin.isatty() or "-" in words):
-        try:
+        with named("standard input"):
             piped = sys.stdin.read()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, "standard input") from None
     elif not words:
         raise UsageError("no text: give it as arguments or on standard input")
     argued = " ".join(word for word in words if word != "-")
     # Python decodes arguments in the locale's encoding and turns invalid bytes into surrogates (PEP 383).
     argued = argued.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "\n\n".join(part for part in (argued, piped) if part)
-
-
-def _endpoint(text: str) -> str:
-    from ..http.endpoint import parse_endpoint
-
-    try:
-        return parse_endpoint(text).text
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def time_limit(text: str) -> Optional[float]:
-    from ..http.checks import check_timeout
-
-    try:
-        return None if text == "none" else check_timeout(float(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, or none for no limit, not {text!r}") from None
-
-
-def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
-    return number

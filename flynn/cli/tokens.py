@@ -31,7 +31,7 @@ def run(given: Given, terminal: Terminal) -> int:
             text = text.rstrip("\r\n")
         if given.pieces:
             text = client.apply_template(text) if given.chat else text
-            _show(client.tokenize(text, add_special=given.chat, with_pieces=True), given, terminal)
+            _show_pieces(client.tokenize(text, add_special=given.chat, with_pieces=True), given, terminal)
             return DONE
         count = client.count_tokens(text) if given.chat else len(client.tokenize(text))
     if given.json:
@@ -41,15 +41,13 @@ def run(given: Given, terminal: Terminal) -> int:
     return DONE
 
 
-def _show(tokens: List[TokenPiece], given: Given, terminal: Terminal) -> None:
+def _show_pieces(tokens: List[TokenPiece], given: Given, terminal: Terminal) -> None:
     if given.json:
-        pieces = [
-            {"id": token.id, "piece": token.piece if isinstance(token.piece, str) else list(token.piece)}
-            for token in tokens
-        ]
+        texts = [token.piece if isinstance(token.piece, str) else list(token.piece) for token in tokens]
+        pieces = [{"id": token.id, "piece": text} for token, text in zip(tokens, texts)]
         terminal.write_json({"tokens": len(tokens), "pieces": pieces})
-    else:
-        width = max((len(str(token.id)) for token in tokens), default=0)
-        # In Python's notation spaces are visible, incomplete characters are b'...', and no control character reaches
-        # the terminal.
-        terminal.write("".join(f"{token.id:>{width}}  {token.piece!r}\n" for token in tokens))
+        return
+    width = max((len(str(token.id)) for token in tokens), default=0)
+    # In Python's notation spaces are visible, incomplete characters are b'...', and no control character reaches the
+    # terminal.
+    terminal.write("".join(f"{token.id:>{width}}  {token.piece!r}\n" for token in tokens))
