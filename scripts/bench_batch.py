@@ -286,6 +286,7 @@ def restarts(options: argparse.Namespace, folder: Path) -> None:
     """Kill a real server, a systemd user service, ten times while a batch runs."""
     sys.path.insert(0, str(ROOT / "tests"))
     import environment
+    from service.running import free_port  # type: ignore[import-not-found]
     from service.session import Session, private_manager  # type: ignore[import-not-found]
 
     path, output, port = folder / "in.jsonl", folder / "out.jsonl", free_port()
@@ -312,15 +313,6 @@ def restarts(options: argparse.Namespace, folder: Path) -> None:
     print(json.dumps({"code": code, "killed": killed, "restarts": restarted, "results": len(ids), "seconds": seconds}))
     assert code == 0
     assert sorted(ids) == sorted(f"q-{number}" for number in range(options.lines))
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is not in use."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- a million lines --------------------------------------------------------------------------------------------------

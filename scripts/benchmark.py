@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""`make bench`: what Flynn costs, measured beside its peers and the floors that no client can pass.
+"""`make bench`: measure the cost of Flynn, of its peers, and of the floors, the least code that does the same.
 
 Examples:
-    make bench                                                  # all of it
+    make bench                                                  # all measures
     make bench ARGS="--only import,first-token --rounds 15"
-    make bench ARGS="--no-peers"                                # Flynn and the floors alone; installs nothing
-    make bench ARGS="--quick"                                   # does it work? The figures are worth nothing
-    make bench ARGS="--readme"                                  # and renew the table and the chart of its README
+    make bench ARGS="--no-peers"                                # only Flynn and the floors; installs nothing
+    make bench ARGS="--quick"                                   # a check that it works; its figures mean nothing
+    make bench ARGS="--readme"                                  # also update the table and the chart of its README
 
     make bench ARGS="--endpoint"                                # with the small model of make demo, on the CPU
     make bench ARGS="--endpoint http://localhost:8080 --streams 1,32 --tokens 256"
 
-The last one is for a server of yours. On a GPU start it first, with a slot for each stream, as in
+The last example uses your own server. On a GPU, start it with a slot for each stream, e.g.
     llama-server -m model.gguf -ngl 99 -np 32 -c 65536 --backend-sampling
-Then tokens/s, the seconds to the first token and the client's CPU are measured, and nothing else.
+With --endpoint only tokens/s, the seconds to the first token and the client's CPU time are measured.
 
-Wants Linux and a machine that does nothing else. A table goes to standard output, every run to --output. Exit codes:
-0 done, 1 failed, 2 usage, 130 interrupted.
+Needs Linux and an otherwise idle machine. Prints a table; --output gets every run. Exit codes: 0 success, 1 failure,
+2 usage error, 130 interrupted.
 """
 
 import argparse
@@ -32,16 +32,16 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
-import environment  # the first of ours: it is what an old Python can still read
+import environment  # must come first: it prints a message if Python is too old
 from bench import report, rounds
 from bench.catalogue import MEASURES, real_figures
 from bench.launch import ChildFailed
-from bench.readme import CHART, README, replaced
+from bench.readme import CHART, README, with_table
 from bench.subjects import OURS, PEERS, SCRIPTS, Place
 from bench.wheel import flynn_wheel
 from real_server import RealServer, ServerFailed
 
-SMALL = "small"  # an --endpoint of our own
+SMALL = "small"  # the value of --endpoint without a URL: start a server with the small model
 
 
 def main() -> int:
@@ -50,9 +50,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="flynn-bench-") as folder:
             place = Place(Path(folder, "place"), peers=options.peers)
             if options.endpoint:
-                against_a_real_server(options, place)
+                measure_real_server(options, place)
             else:
-                against_a_recording(options, place, Path(folder))
+                measure_recorded(options, place, Path(folder))
     except (environment.Unavailable, ServerFailed, ChildFailed) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -61,8 +61,8 @@ def main() -> int:
     return 0
 
 
-def against_a_recording(options: argparse.Namespace, place: Place, folder: Path) -> None:
-    results = described(options, place)
+def measure_recorded(options: argparse.Namespace, place: Place, folder: Path) -> None:
+    results = empty_results(options, place)
     if "wheel" in options.only and options.peers:
         results["sizes"]["flynn"] = flynn_wheel(place, folder)
     results["runs"] = rounds.measure(place, options.subjects, options.only, options.rounds)
@@ -72,13 +72,13 @@ def against_a_recording(options: argparse.Namespace, place: Place, folder: Path)
     write(results, options.output)
     if options.readme:
         readme = environment.ROOT / README
-        readme.write_text(replaced(readme.read_text(encoding="utf-8"), results), encoding="utf-8")
+        readme.write_text(with_table(readme.read_text(encoding="utf-8"), results), encoding="utf-8")
         chart = [place.builder, "-m", "bench.chart", str(options.output), str(environment.ROOT / CHART)]
         subprocess.run(chart, check=True, cwd=SCRIPTS)
 
 
-def against_a_real_server(options: argparse.Namespace, place: Place) -> None:
-    results = described(options, place)
+def measure_real_server(options: argparse.Namespace, place: Place) -> None:
+    results = empty_results(options, place)
     with contextlib.ExitStack() as stack:
         url = options.endpoint
         if url == SMALL:
@@ -90,8 +90,8 @@ def against_a_real_server(options: argparse.Namespace, place: Place) -> None:
     write(results, options.output)
 
 
-def described(options: argparse.Namespace, place: Place) -> Dict[str, Any]:
-    """Results with all but what is measured."""
+def empty_results(options: argparse.Namespace, place: Place) -> Dict[str, Any]:
+    """Return results with the machine and the sizes; `runs` and `curves` are still empty."""
     sizes = {
         subject.name: rounds.child(place, place.python_of(subject), "bench.sizes", *subject.packages)
         for subject in options.subjects
@@ -125,21 +125,27 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=chosen(MEASURES), default=MEASURES, help=f"some of: {', '.join(MEASURES)}")
     known = [subject.name for subject in [*OURS, *PEERS]]
     parser.add_argument("--subjects", type=chosen(known), default=known, help=f"some of: {', '.join(known)}")
-    parser.add_argument("--no-peers", dest="peers", action="store_false", help="Flynn and the floors alone")
-    parser.add_argument("--rounds", type=positive, default=7, help="how often each is measured (7)")
-    parser.add_argument("--quick", action="store_true", help="one round, small curves")
-    parser.add_argument("--readme", action="store_true", help=f"renew {README} and the chart; wants all measures")
+    parser.add_argument("--no-peers", dest="peers", action="store_false", help="measure only Flynn and the floors")
     parser.add_argument(
-        "--endpoint", type=endpoint, nargs="?", const=SMALL, metavar="URL", help="measure with a real llama-server"
+        "--rounds", type=positive, default=7, help="number of rounds; each measures every subject once (7)"
     )
-    parser.add_argument("--streams", type=counts, default=[1, 4], help="with --endpoint: how many at once (1,4)")
-    parser.add_argument("--tokens", type=positive, default=128, help="with --endpoint: in each stream (128)")
-    parser.add_argument("--output", type=Path, default=environment.ROOT / "build" / "benchmarks.json", help="all runs")
+    parser.add_argument("--quick", action="store_true", help="one round with small curves")
+    parser.add_argument("--readme", action="store_true", help=f"update {README} and the chart; needs all measures")
+    parser.add_argument(
+        "--endpoint", type=endpoint, nargs="?", const=SMALL, metavar="URL", help="use a real llama-server"
+    )
+    parser.add_argument(
+        "--streams", type=counts, default=[1, 4], help="with --endpoint: numbers of concurrent streams (1,4)"
+    )
+    parser.add_argument("--tokens", type=positive, default=128, help="with --endpoint: tokens in each stream (128)")
+    parser.add_argument(
+        "--output", type=Path, default=environment.ROOT / "build" / "benchmarks.json", help="file for all runs"
+    )
     options = parser.parse_args()
     if options.readme and (
         options.endpoint or not options.peers or options.only != MEASURES or options.subjects != known
     ):
-        parser.error("--readme wants everything measured")
+        parser.error("--readme cannot be combined with --only, --subjects, --no-peers or --endpoint")
     options.subjects = [
         subject
         for subject in [*OURS, *PEERS]
@@ -151,12 +157,12 @@ def arguments() -> argparse.Namespace:
 
 
 def endpoint(text: str) -> str:
-    """The URL of a server that answers: the floors take nothing but `http://HOST:PORT`."""
+    """Check that a server is ready at the URL. The floors accept only `http://HOST:PORT`."""
     if text == SMALL:
         return text
     url = text.rstrip("/")
     if not re.fullmatch(r"http://[^/:]+:\d+", url):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form http://HOST:PORT")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be http://HOST:PORT")
     try:
         urllib.request.urlopen(f"{url}/health", timeout=10).close()
     except OSError as error:
@@ -168,7 +174,7 @@ def chosen(known: Sequence[str]) -> Callable[[str], List[str]]:
     def names(text: str) -> List[str]:
         for name in text.split(","):
             if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
+                raise argparse.ArgumentTypeError(f"unknown name {name!r} (expected one of: {', '.join(known)})")
         return text.split(",")
 
     return names
@@ -176,7 +182,7 @@ def chosen(known: Sequence[str]) -> Callable[[str], List[str]]:
 
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number above 0")
     return int(text)
 
 

@@ -1,9 +1,9 @@
-"""Build Flynn as one executable file, command and library, with the standard module zipapp.
+"""Build Flynn as one executable file, which is both command and library, with the standard module zipapp.
 
     python3 scripts/build_pyz.py [FILE]      # default: dist/flynn.pyz
 
-The same Python and zlib build the same bytes again: files are dated $SOURCE_DATE_EPOCH, or 1980 without it
-(https://reproducible-builds.org/specs/source-date-epoch/). There is no bytecode in it: bytecode suits one Python only.
+The build is reproducible with the same Python and zlib: all files get the time $SOURCE_DATE_EPOCH, by default 1980
+(https://reproducible-builds.org/specs/source-date-epoch/). The file contains no bytecode, which fits only one Python.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import List
 
 ROOT = Path(__file__).resolve().parent.parent
-EARLIEST = 315576000  # seconds; 1980-01-01 12:00 UTC: a zip file holds no date before 1980 in any time zone
+EARLIEST = 315576000  # seconds; 1980-01-01 12:00 UTC: a zip file cannot have a date before 1980, in any time zone
 
 
 def build(path: Path) -> None:
-    """Write the file, replacing an older one only once the new one is complete."""
+    """Write the file. An existing file is replaced only when the new one is complete."""
     date = max(EARLIEST, int(os.environ.get("SOURCE_DATE_EPOCH") or 0))
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.part")

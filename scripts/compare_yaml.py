@@ -211,7 +211,7 @@ KINDS: Tuple[Tuple[str, Callable[[Documents], str], float, float], ...] = (
 )
 
 
-def compare(name: str, texts: List[str], least: float) -> bool:
+def compare(name: str, texts: List[str], minimum: float) -> bool:
     """Compare documents of one kind and print a summary. Returns True if Flynn reads all of them correctly."""
     accepted = [text for text in texts if accepts(text)]
     wrong = [text for text in map(difference, accepted) if text]
@@ -222,8 +222,9 @@ def compare(name: str, texts: List[str], least: float) -> bool:
     print(f"{len(texts) - len(accepted):16} refused, {refused_only_by_flynn} of them read by PyYAML")
     for line in wrong[:10]:
         print(line)
-    if len(accepted) < least * len(texts):
-        print(f"expected at least {least:.0%} accepted; refused e.g. {refused[0]!r}: {read_by_flynn(refused[0])[1]}")
+    if len(accepted) < minimum * len(texts):
+        example = f"{refused[0]!r}: {read_by_flynn(refused[0])[1]}"
+        print(f"expected at least {minimum:.0%} accepted; refused e.g. {example}")
         return False
     return not wrong
 
@@ -251,8 +252,8 @@ def main() -> int:
     for text in stale:
         print(f"{RECORDED.name}: outdated value for {text!r}: run with --record")
     results = [not stale, compare("recorded", list(recorded), 0.3)]
-    for name, make, share, least in KINDS:
-        results.append(compare(name, [make(documents) for _ in range(int(arguments.count * share))], least))
+    for name, generate, share, minimum in KINDS:
+        results.append(compare(name, [generate(documents) for _ in range(int(arguments.count * share))], minimum))
     return 0 if all(results) else 1
 
 

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Callable, List, NamedTuple, Optional
 
-from environment import MADE, Unavailable, alone, run, say
+from environment import VENV, Unavailable, locked, run, say
 
 
 class Recipe(NamedTuple):
@@ -32,8 +32,8 @@ def build(name: str, recipe: Recipe) -> Path:
     Raises:
         Unavailable: the folder cannot be built on this machine.
     """
-    folder = MADE / "platforms" / name
-    with alone(name):
+    folder = VENV / "platforms" / name
+    with locked(name):
         if not is_built(name, recipe):
             if not shutil.which("apt-get"):
                 raise Unavailable("apt-get is missing: this needs Debian or Ubuntu")
@@ -44,7 +44,7 @@ def build(name: str, recipe: Recipe) -> Path:
 
 def is_built(name: str, recipe: Recipe) -> bool:
     """Return True if `build(name, recipe)` has nothing to do."""
-    stamp = MADE / "platforms" / name / "made-from"
+    stamp = VENV / "platforms" / name / "made-from"
     return stamp.exists() and stamp.read_text(encoding="utf-8") == recipe.script
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from debian import Recipe, apt, build
-from environment import MADE, Unavailable, run, say
+from environment import VENV, Unavailable, run, say
 
 NAME = "llama.cpp"
 SUITE = "forky"  # Debian 14, the first with these packages; the machine may have another Debian
@@ -63,7 +63,7 @@ def _fetch(folder: Path) -> None:
     run([*command, "install", "--yes", "--download-only", "--no-install-recommends", *PACKAGES])
 
 
-FOLDER = MADE / "platforms" / NAME
+FOLDER = VENV / "platforms" / NAME
 RECIPE = Recipe("Fetching Debian's llama.cpp, once: 20 MB", _fetch, UNPACK.replace("@MADE@", shlex.quote(str(FOLDER))))
 
 

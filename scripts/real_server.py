@@ -3,7 +3,7 @@
     with RealServer(parallel=1) as server:
         client = LlamaCppClient(server.endpoint)
 
-It listens on loopback. On Linux it dies with the thread that started it, however that one ends.
+It listens on loopback. On Linux the kernel kills it when the thread that started it ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import List, Optional, Sequence, Type, Union
+from typing import List, Optional, Sequence, Union
 
 import environment
 
@@ -27,27 +26,32 @@ Option = Union[str, int, bool, Path, None]
 
 
 class ServerFailed(Exception):
-    """The server ended, or was not ready in time; the message ends with the last lines of its log."""
+    """The server ended, or was not ready in time. The message ends with the last lines of its log."""
 
 
 class RealServer:
-    """A server that is described by llama-server's own options, with underscores: `ctx_size=8192`, `metrics=True`.
+    """A server with llama-server's options, written with underscores: `ctx_size=8192`, `metrics=True`.
 
-    `with` starts it and waits until the model is loaded; `start` only starts it. Raises ServerFailed, and where no
-    server can be had, environment.Unavailable.
+    `with` starts it and waits until the model is loaded; `start` only starts it.
 
-    Options:
-        command: what starts the server; default: environment.server_command().
-        model: a GGUF file; default: the small model that environment.py knows.
-        port: of TCP; default: a free one.
+    Args:
+        command: the command that starts the server; by default environment.server_command().
+        model: the path of a GGUF file; by default that of environment.model().
+        port: the TCP port; by default a free one.
         host: `127.0.0.1`, or the path of a UNIX socket, which must end in `.sock`.
-        api_key: handed over in the server's environment, since anyone can read a command line.
-        ctx_size, parallel, threads: default 4096 tokens, shared by 4 slots, on 1 thread: ggml's threads wait for each
-            other busily, which costs far more than it gains where other programs use the cores too.
-        others: what scripts/xllamacpp_server.py lists. True makes a flag; None and False leave the option out.
+        api_key: passed in the server's environment: other users can read a command line.
+        ctx_size: tokens of context, shared by all slots (4096).
+        parallel: the number of slots (4).
+        threads: the number of threads (1). More threads would be slower while other programs use the cores: ggml's
+            threads wait for each other in a busy loop.
+        options: any other option that scripts/xllamacpp_server.py lists. True makes a flag; None and False omit it.
 
     Attributes:
-        endpoint: the URL for a client. Its port stays the same, and nobody else's, until `close`.
+        endpoint: the URL for a client. The port is reserved for this server until `close`.
+
+    Raises:
+        ServerFailed: the server ended, or was not ready in time.
+        environment.Unavailable: this machine cannot run a server.
 
     Example: `RealServer(chat_template_file="tests/data/tools.jinja", api_key="secret")`
     """
@@ -59,8 +63,8 @@ class RealServer:
         if "model" not in options:
             options = {"model": environment.model(), "alias": "SmolLM2-135M-Instruct", **options}
         options = {"host": "127.0.0.1", "ctx_size": 4096, "parallel": 4, "threads": 1, **options}
-        # A socket that is bound and does not listen keeps others off the port. With this option it lets the server in,
-        # which sets it too (socket(7)).
+        # This socket is bound but does not listen: it keeps other programs off the port. SO_REUSEADDR lets the server
+        # bind the same port, because the server sets the option, too (socket(7)).
         self._reservation = socket.socket()
         self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._reservation.bind(("127.0.0.1", int(str(options.get("port") or 0))))
@@ -74,16 +78,16 @@ class RealServer:
         self._process: Optional[subprocess.Popen[bytes]] = None
 
     def start(self) -> None:
-        """Start the process. It takes a moment until it answers, first 503 and, once the model is loaded, 200."""
+        """Start the process. After a moment it answers with 503, and once the model is loaded with 200."""
         if self._path:
-            Path(self._path).unlink(missing_ok=True)  # a server that was killed leaves it behind
+            Path(self._path).unlink(missing_ok=True)  # a killed server leaves its socket behind
         self._process = subprocess.Popen(
             [sys.executable, "-ES", __file__, str(os.getpid()), *self._command],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
             env=self._environment,
-            start_new_session=True,  # Ctrl-C on the terminal is not for the server
+            start_new_session=True,  # so that Ctrl-C on the terminal does not reach the server
         )
 
     def wait_until_ready(self, timeout: float = 120.0) -> None:
@@ -98,9 +102,9 @@ class RealServer:
             time.sleep(0.02)
 
     def health(self) -> Optional[int]:
-        """The status that `/health` answers: 503 while the model loads, then 200; None if nothing answers.
+        """Return the status of `/health`: 503 while the model loads, then 200; None if no server answers.
 
-        With an `api_prefix` it is 401 in place of 200 where there is a key: llama.cpp (b11549) then wants it here too.
+        With an `api_prefix` and a key the status is 401 instead of 200: llama.cpp (b11549) then requires the key here.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
         try:
@@ -116,17 +120,17 @@ class RealServer:
 
     @property
     def pid(self) -> Optional[int]:
-        """The server's process; None while there is none."""
+        """The process ID of the server; None if it is not running."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     @property
     def log(self) -> str:
-        """All that the server wrote, over all its starts."""
+        """The output of the server, since its first start."""
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
 
     def stop(self) -> None:
-        """End the process with SIGTERM, and after 10 seconds with SIGKILL. Does nothing where there is none."""
+        """End the process with SIGTERM, and after 10 seconds with SIGKILL. Does nothing if there is no process."""
         if self._process:
             self._process.terminate()
             try:
@@ -141,13 +145,13 @@ class RealServer:
             self._process.wait()
 
     def restart(self) -> None:
-        """Start again at the same endpoint, and wait until ready."""
+        """Start the server again at the same endpoint and wait until it is ready."""
         self.stop()
         self.start()
         self.wait_until_ready()
 
     def close(self) -> None:
-        """Stop the server and give its port up."""
+        """Stop the server and release its port."""
         self.stop()
         self._reservation.close()
         self._log.close()
@@ -161,9 +165,7 @@ class RealServer:
             raise
         return self
 
-    def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _end_of_log(self) -> str:
@@ -171,7 +173,10 @@ class RealServer:
 
 
 def _arguments(options: dict[str, Option]) -> List[str]:
-    """A command line from options. Example: `{"ctx_size": 4096, "metrics": True}` to `--ctx-size 4096 --metrics`."""
+    """Return the options as a command line.
+
+    Example: `{"ctx_size": 4096, "metrics": True}` becomes `--ctx-size 4096 --metrics`
+    """
     arguments = []
     for name, value in options.items():
         if value is not None and value is not False:
@@ -182,11 +187,11 @@ def _arguments(options: dict[str, Option]) -> List[str]:
 
 
 def _become(parent: int, command: List[str]) -> None:
-    """Turn this process, a child of `parent`, into `command`, which the kernel will kill when its parent ends."""
+    """Replace this process, a child of `parent`, by `command`. On Linux the kernel kills it when the parent ends."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # prctl(2)
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:  # it had ended before that
+        if os.getppid() != parent:  # the parent ended before prctl
             return
     try:
         os.execvp(command[0], command)

@@ -29,7 +29,7 @@ from trials import batches, cancels, crowds, cuts, decoding, fuzzing, installs  
 
 # A trial takes a server and a seed, and returns a line about its result.
 Trial = Callable[[Any, str], str]
-_MOST_MEMORY = 8 * 1024 * 1024  # bytes that the allocator may keep after a thousand streams
+_MAX_MEMORY = 8 * 1024 * 1024  # bytes that the allocator may keep after a thousand streams
 
 
 def _cuts(stream: str, resume: bool) -> Trial:
@@ -62,7 +62,7 @@ def _share(server: Any, seed: str) -> str:
 
 
 def _kill_installers(server: Any, seed: str) -> str:
-    counts = installs.kill_everywhere(seed, most=200)
+    counts = installs.kill_everywhere(seed, limit=200)
     return f"{counts['installations']} installations, {counts['removals']} removals, each completed by a second run"
 
 
@@ -72,20 +72,20 @@ def _kill_batches(server: Any, seed: str) -> str:
 
 
 def _kill_batches_at_writes(server: Any, seed: str) -> str:
-    return f"{batches.kill_everywhere()} kills, each run again to its end"
+    return f"{batches.kill_everywhere()} kills, each completed by the next run"
 
 
-def _left(counts: Dict[str, int]) -> str:
-    assert counts["memory"] < _MOST_MEMORY, counts
+def _report_cancelled(counts: Dict[str, int]) -> str:
+    assert counts["memory"] < _MAX_MEMORY, counts
     return f"{counts['cancelled']} cancelled, {counts['cut']} cut, memory {counts['memory'] / 2**20:+.1f} MiB"
 
 
 def _cancel(server: Any, seed: str) -> str:
-    return _left(cancels.cancel_streams(server, 1_000, seed=seed))
+    return _report_cancelled(cancels.cancel_streams(server, 1_000, seed=seed))
 
 
 def _cancel_async(run: Callable[[Any], Any]) -> Trial:
-    return lambda server, seed: _left(cancels.cancel_streams_async(server, 1_000, seed=seed, run=run))
+    return lambda server, seed: _report_cancelled(cancels.cancel_streams_async(server, 1_000, seed=seed, run=run))
 
 
 def _at_once(run: Callable[[Any], Any]) -> Trial:

@@ -4,7 +4,7 @@
     in_turn(httpserver, reply(CHAT), events(delta("Hi")))
     assert sent(httpserver)[0].json["messages"]
 
-Bodies and events, as bytes, are made by scripted.py, which also plays what no HTTP server does: half a chunk, a reset.
+scripted.py builds the bytes of bodies and events. Its own server can misbehave on the wire: half a chunk, a reset.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def reply(
     kind: str = "application/json",
     headers: Optional[Mapping[str, str]] = None,
 ) -> Answer:
-    """A reply in one piece; a body that is not bytes is sent as JSON."""
+    """Return a one-shot answer. A body that is not bytes is sent as JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return lambda request: Response(data, status, headers, content_type=kind)
 
 
 def events(*pieces: bytes, done: bool = True, pause: float = 0.0) -> Answer:
-    """A streamed answer, each piece in a chunk of its own, `pause` seconds after the one before."""
+    """Return a streamed answer with each piece in its own chunk, sent after `pause` seconds."""
 
     def body() -> Iterator[bytes]:
-        yield b""  # werkzeug sends the head with the first piece
+        yield b""  # werkzeug sends the head together with the first piece
         for piece in [*pieces, *([DONE] if done else [])]:
             time.sleep(pause)
             yield piece
@@ -47,7 +47,7 @@ def events(*pieces: bytes, done: bool = True, pause: float = 0.0) -> Answer:
 
 
 def late(seconds: float, answer: Answer) -> Answer:
-    """An answer that is sent so many seconds after its request."""
+    """Return an answer that is sent so many seconds after the request."""
 
     def respond(request: Request) -> Response:
         time.sleep(seconds)
@@ -57,23 +57,23 @@ def late(seconds: float, answer: Answer) -> Answer:
 
 
 NO_CONTENT = reply(status=204)
-NOT_FOUND = reply(error(404, "File Not Found", "not_found_error"), 404)  # the server's body of every 404
+NOT_FOUND = reply(error(404, "File Not Found", "not_found_error"), 404)  # llama-server's body for every 404
 LOADING = reply(error(503, "Loading model", "unavailable_error"), 503)
 
 
 def always(server: HTTPServer, answer: Answer) -> None:
-    """Answer every request."""
+    """Give the same answer to every request."""
     server.expect_request(_ANYTHING).respond_with_handler(answer)
 
 
 def in_turn(server: HTTPServer, *answers: Answer) -> None:
-    """Answer any requests in this order, and no more."""
+    """Answer any requests with these answers, in this order. The test fails if there are more requests."""
     for answer in answers:
         server.expect_ordered_request(_ANYTHING).respond_with_handler(answer)
 
 
 def by_route(server: HTTPServer, answers: Mapping[str, Answer]) -> None:
-    """Answer by method and path, e.g. `"GET /health"`. Any other route is not found, but a stream can be deleted."""
+    """Answer by method and path, e.g. `"GET /health"`. Other routes get a 404, except the one that deletes a stream."""
 
     def answer(request: Request) -> Response:
         route = f"{request.method} {request.path}"
@@ -83,5 +83,5 @@ def by_route(server: HTTPServer, answers: Mapping[str, Answer]) -> None:
 
 
 def sent(server: HTTPServer) -> List[Request]:
-    """The requests received, with `method`, `path`, `headers`, `data` and `json`."""
+    """Return the received requests, which have `method`, `path`, `headers`, `data` and `json`."""
     return [request for request, _ in server.log]

@@ -1,4 +1,4 @@
-"""Runs the command `flynn` as people do: in a process of its own, with pipes or on a terminal."""
+"""Run the command `flynn` as users do: as a process, with pipes or on a terminal."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from scripted import Peer, Script, response
 
 ROOT = Path(__file__).parent.parent
 FLYNN = (sys.executable, "-W", "error", "-m", "flynn")
-_NOT_KEPT = ("FLYNN_", "XDG_", "LC_", "LANG", "NO_COLOR", "PYTHON")
-_TIMEOUT = 60.0  # seconds for what takes a moment on an idle machine
+_REMOVED = ("FLYNN_", "XDG_", "LC_", "LANG", "NO_COLOR", "PYTHON")
+_TIMEOUT = 60.0  # seconds; on an idle machine everything takes only a moment
 
 
 def environment(home: Path, **variables: str) -> Dict[str, str]:
-    """The environment of a user who has configured nothing."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_KEPT)}
+    """Return the environment variables of a user who has configured nothing, plus `variables`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_REMOVED)}
     return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "TERM": "xterm", **variables}
 
 
 class Home:
-    """An empty home directory, and the command run in it.
+    """A home directory, which is also the working directory of the commands.
 
     Attributes:
-        path: of the directory, in which commands run.
-        variables: added to their environment.
+        path: the path of the directory.
+        variables: environment variables of the commands, besides those of `environment`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,14 +41,14 @@ class Home:
         self.variables: Dict[str, str] = {}
 
     def write(self, name: str, text: str, mode: int = 0o600) -> str:
-        """Make a file; its path."""
+        """Write a file. Returns its path."""
         file = self.path / name
         file.write_text(text, encoding="utf-8")
         file.chmod(mode)
         return str(file)
 
     def run(self, *arguments: str, stdin: str = "", python: Sequence[str] = FLYNN, **options: Any) -> Ended:
-        """Run `flynn ARGUMENTS` with pipes, to its end."""
+        """Run `flynn ARGUMENTS` with pipes until it ends."""
         with self._popen([*python, *arguments], environment(self.path, **self.variables), options) as process:
             try:
                 out, err = process.communicate(stdin.encode(), timeout=_TIMEOUT)
@@ -58,8 +58,8 @@ class Home:
         return Ended(process.returncode, (out or b"").decode(), (err or b"").decode())
 
     def start(self, *arguments: str, python: Sequence[str] = FLYNN, **options: Any) -> subprocess.Popen[bytes]:
-        """Start `flynn ARGUMENTS` with pipes. It may be sent signals."""
-        return self._popen([*python, *arguments], _unmeasured(environment(self.path, **self.variables)), options)
+        """Start `flynn ARGUMENTS` with pipes. The test may send it signals."""
+        return self._popen([*python, *arguments], _without_coverage(environment(self.path, **self.variables)), options)
 
     def _popen(self, command: List[str], env: Dict[str, str], options: Dict[str, Any]) -> subprocess.Popen[bytes]:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
@@ -71,7 +71,7 @@ class Home:
 
 
 class Ended:
-    """How a command ended: its exit code and what it printed. Compares with a tuple of these."""
+    """The exit code and the output of a command. Equal to the tuple (code, out, err)."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -83,20 +83,21 @@ class Ended:
         return repr((self.code, self.out, self.err))
 
 
-# Makes standard error this session's terminal, so that a typed Ctrl-C becomes SIGINT, and then turns into the command.
+# Makes standard error the controlling terminal, so that Ctrl-C sends SIGINT, and then executes the command.
 _ON_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 )
 
 
 class Terminal:
-    """A command on a terminal of 100 columns.
+    """A command on a terminal of 100 columns and 40 lines.
 
     Args:
-        options: of Popen, for those streams that are not to be the terminal.
+        options: arguments of Popen for the streams that are not the terminal, e.g. `stdout=subprocess.PIPE`.
 
     Attributes:
-        text: all that the terminal got so far.
+        process: the running command.
+        text: everything printed on the terminal so far.
     """
 
     def __init__(self, command: List[str], folder: Path, env: Mapping[str, str], **options: Any) -> None:
@@ -106,7 +107,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _ON_TERMINAL, *command],
             cwd=folder,
-            env=_unmeasured(env),
+            env=_without_coverage(env),
             start_new_session=True,
             **streams,
         )
@@ -122,28 +123,27 @@ class Terminal:
         self.type("\x03")
 
     def expect(self, text: str) -> str:
-        """Wait for a text; what came since the last one that was waited for, it included."""
+        """Wait until `text` is printed. Returns the output since the last `expect`, up to the end of `text`."""
         deadline = time.monotonic() + _TIMEOUT
-        while (found := self.text.find(text, self._read_to)) < 0:
+        while (position := self.text.find(text, self._read_to)) < 0:
             more = self._read() and time.monotonic() < deadline
-            assert more, f"{text!r} did not come, but {self.text[self._read_to :]!r}"
-        start, self._read_to = self._read_to, found + len(text)
+            assert more, f"{text!r} was not printed, but {self.text[self._read_to :]!r}"
+        start, self._read_to = self._read_to, position + len(text)
         return self.text[start : self._read_to]
 
     def end(self) -> int:
-        """Wait until the command ends; its exit code."""
+        """Wait until the command ends. Returns its exit code."""
         while self._read():
             pass
         return self.process.wait(_TIMEOUT)
 
     def _read(self) -> bool:
-        """Wait for more; False if the command has ended."""
-        deadline = time.monotonic() + _TIMEOUT
-        ready, _, _ = select.select([self._master], [], [], deadline - time.monotonic())
-        assert ready, f"nothing more after {self.text!r}"
+        """Wait for more output. Returns False if the command has ended."""
+        ready, _, _ = select.select([self._master], [], [], _TIMEOUT)
+        assert ready, f"no more output after {self.text!r}"
         try:
             data = os.read(self._master, 65536)
-        except OSError:  # EIO: nobody has the terminal open any more
+        except OSError:  # EIO: no process has the terminal open any more
             return False
         self.text += data.decode(errors="replace")
         return bool(data)
@@ -152,7 +152,7 @@ class Terminal:
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.close(self._master)  # hangs up
+        os.close(self._master)  # sends SIGHUP
         try:
             self.process.wait(_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -162,10 +162,12 @@ class Terminal:
 
 
 def routes(answers: Mapping[str, bytes], chat: Optional[Script] = None) -> Script:
-    """A script that answers by method and path, e.g. `"GET /health"`, and 204 to whoever ends a stream.
+    """Return a script that answers by method and path, e.g. `"GET /health"`; other routes get a 404.
+
+    The request that deletes a stream gets a 204.
 
     Args:
-        chat: takes over the connection after a request to the chat route.
+        chat: is called with the connection after each request to the chat route.
     """
 
     def script(peer: Peer) -> None:
@@ -182,6 +184,6 @@ def routes(answers: Mapping[str, bytes], chat: Optional[Script] = None) -> Scrip
     return script
 
 
-def _unmeasured(env: Mapping[str, str]) -> Dict[str, str]:
-    """Without coverage: a signal's handler that raises while that holds its lock leaves it locked, and all waits."""
+def _without_coverage(env: Mapping[str, str]) -> Dict[str, str]:
+    """Remove coverage: a signal handler that raises while coverage holds its lock would cause a deadlock."""
     return {name: value for name, value in env.items() if name != "COVERAGE_PROCESS_CONFIG"}

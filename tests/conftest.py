@@ -1,20 +1,19 @@
-"""The real llama.cpp server, as fixtures. Every test that uses one of them has the marker `real`.
+"""Fixtures with the real llama.cpp server. Every test that uses one gets the marker `real`.
 
     real_server      one server for the whole run: SmolLM2-135M-Instruct, 4 slots of 1024 tokens, template without tools
-    tool_server      the same with a template in the format of Qwen 2.5, which has tools
-    tool_request     messages and tools for it that make this model call get_weather(city="Paris")
-    start_server     start_server(**options): a server of the test's own, to be killed and restarted
-    loading_server   (server, model_arrives): it answers 503 "Loading model" until the function is called
+    tool_server      the same with a template for tools, in the format of Qwen 2.5
+    tool_request     messages and tools that make this model call get_weather(city="Paris")
+    start_server     start_server(**options): starts a server for this test, which may kill and restart it
+    loading_server   (server, model_arrives): the server answers 503 "Loading model" until the function is called
     native           the folder with llama.cpp's own programs: llama-server, llama, llama-fit-params, llama-bench
     tls_server       (endpoint, ssl_context): real_server behind TLS, and a context that trusts it
 
-Where no server can be had such tests are skipped, but with CI=true they fail.
+Tests are skipped if this machine cannot run a server. With CI=true they fail instead.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ import environment
 import native_server
 import pytest
 import trustme
+from lease import leased
 from pytest_httpserver import HTTPServer
 from real_server import RealServer
 from scripted import forwarding, serve
@@ -36,7 +36,7 @@ from flynn import LlamaCppClient
 
 
 def pytest_configure() -> None:
-    """Background jobs of a shell ignore SIGINT, and nohup's SIGHUP: processes started here would inherit that."""
+    """Handle SIGINT and SIGHUP, which background jobs and nohup ignore: child processes would ignore them, too."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
@@ -57,14 +57,14 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 @pytest.fixture(scope="session")
 def make_httpserver() -> Iterator[HTTPServer]:
-    """Like pytest-httpserver's own, but with a thread for each connection."""
+    """Replace pytest-httpserver's fixture, which serves one request at a time, by one thread per connection."""
     with HTTPServer(host="127.0.0.1", threaded=True) as server:
         yield server
 
 
 @pytest.fixture
 def httpserver(make_httpserver: HTTPServer) -> Iterator[HTTPServer]:
-    """An HTTP server with the answers of a test. The test fails if any other request arrives."""
+    """An HTTP server with the answers of a test. The test fails after any other request."""
     make_httpserver.clear()
     yield make_httpserver
     make_httpserver.check()
@@ -72,7 +72,7 @@ def httpserver(make_httpserver: HTTPServer) -> Iterator[HTTPServer]:
 
 @pytest.fixture
 def endpoint(httpserver: HTTPServer) -> str:
-    """Where `httpserver` listens."""
+    """The URL of `httpserver`."""
     return f"http://127.0.0.1:{httpserver.port}"
 
 
@@ -85,6 +85,7 @@ def client(endpoint: str) -> Iterator[LlamaCppClient]:
 
 @pytest.fixture(scope="session")
 def server_at_hand() -> None:
+    """Get the server and the model; skip the test if that fails."""
     try:
         environment.server_command()
         environment.model()
@@ -108,7 +109,7 @@ def tool_server(server_at_hand: None) -> Iterator[RealServer]:
 
 @pytest.fixture
 def tool_request() -> Dict[str, List[Any]]:
-    """An earlier call in the history shows so small a model what is wanted."""
+    """The history contains an earlier call, which shows this small model what to do."""
     city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     function = {"name": "get_weather", "description": "The weather in a city", "parameters": city}
     call = {"name": "get_weather", "arguments": json.dumps({"city": "Oslo"})}
@@ -130,18 +131,13 @@ def start_server(server_at_hand: None) -> Iterator[Callable[..., RealServer]]:
 
 @pytest.fixture
 def loading_server(server_at_hand: None, tmp_path: Path) -> Iterator[Tuple[RealServer, Callable[[], None]]]:
-    """The model's file has a lease (fcntl(2), F_SETLEASE): opening it waits until the lease is given back, but not
-    longer than /proc/sys/fs/lease-break-time, as a rule 45 seconds.
-    """
     model = tmp_path / "model.gguf"
     shutil.copyfile(environment.model(), model)
-    with contextlib.closing(RealServer(model=model)) as server, model.open("r+b") as lease:
-        fcntl.fcntl(lease, fcntl.F_SETSIG, signal.SIGURG)  # not SIGIO, which ends a process
-        fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    with contextlib.closing(RealServer(model=model)) as server, leased(model) as release:
         server.start()
         while server.health() is None:
             time.sleep(0.02)
-        yield server, lease.close
+        yield server, release
 
 
 @pytest.fixture(scope="session")
@@ -151,15 +147,15 @@ def native() -> Path:
     except environment.Unavailable as error:
         if os.environ.get("CI") == "true":
             raise
-        pytest.skip(f"no llama-server of Debian's: {error}")
+        pytest.skip(f"no llama-server from Debian: {error}")
 
 
 @pytest.fixture
 def tls_server(real_server: RealServer) -> Iterator[Tuple[str, ssl.SSLContext]]:
     authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    with serve(forwarding(real_server.endpoint), tls=context) as server:
-        yield server.endpoint, trusting
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(server_context)
+    client_context = ssl.create_default_context()
+    authority.configure_trust(client_context)
+    with serve(forwarding(real_server.endpoint), tls=server_context) as server:
+        yield server.endpoint, client_context

@@ -1,4 +1,4 @@
-"""Faults between a client and a server, for `Proxy`, `forwarding` and `Peer.fault` of scripted.py."""
+"""Faults on the wire, for `Proxy`, `forwarding` and `Peer.fault` of scripted.py."""
 
 from __future__ import annotations
 
@@ -8,45 +8,46 @@ import socket
 import time
 from typing import Callable
 
-from scripted import Fault, Gone, Peer, response
+from scripted import Disconnected, Fault, Peer, response
 
 HTML = b"<html><body>Please log in</body></html>"
 
 
 def _after(count: int, then: Callable[[Peer, bytes], None]) -> Fault:
-    """A fault after `count` sent bytes; `then` is called with the rest of the data."""
+    """Return a fault that starts after `count` sent bytes: `then` is called with all later bytes."""
 
     def fault(peer: Peer, data: bytes) -> None:
-        left = max(count - peer.sent, 0)
-        if len(data) < left:
+        remaining = max(count - peer.sent, 0)
+        if len(data) < remaining:
             peer.put(data)
         else:
-            peer.put(data[:left])
-            then(peer, data[left:])
+            peer.put(data[:remaining])
+            then(peer, data[remaining:])
 
     return fault
 
 
-def cut(after: int, how: str = "fin") -> Fault:
-    """End the connection, with a FIN or a RST."""
+def cut(after: int, packet: str = "fin") -> Fault:
+    """End the connection after so many bytes, with a FIN ("fin") or a RST ("rst")."""
 
     def then(peer: Peer, rest: bytes) -> None:
-        if how == "rst":
+        if packet == "rst":
             peer.reset()
         else:
             peer.sock.shutdown(socket.SHUT_RDWR)
             peer.close()
-        raise Gone
+        raise Disconnected
 
     return _after(after, then)
 
 
 def stall(after: int) -> Fault:
+    """Send nothing more after so many bytes, but keep the connection open."""
     return _after(after, lambda peer, rest: peer.stall())
 
 
 def half_close(after: int) -> Fault:
-    """Send a FIN in this direction only: the server sends no more, but would still receive."""
+    """Send a FIN after so many bytes, but go on receiving."""
 
     def then(peer: Peer, rest: bytes) -> None:
         peer.sock.shutdown(socket.SHUT_WR)
@@ -56,20 +57,20 @@ def half_close(after: int) -> Fault:
 
 
 def garbage(after: int, seed: int = 0) -> Fault:
-    """Insert bytes that are invalid in UTF-8, once."""
+    """Insert, once, eight bytes that cannot occur in UTF-8."""
     noise = bytes(random.Random(seed).randrange(0xF8, 0x100) for _ in range(8))
-    spoilt = False
+    inserted = False
 
     def then(peer: Peer, rest: bytes) -> None:
-        nonlocal spoilt
-        peer.put(rest if spoilt else noise + rest)
-        spoilt = True
+        nonlocal inserted
+        peer.put(rest if inserted else noise + rest)
+        inserted = True
 
     return _after(after, then)
 
 
 def drip(pause: float = 0.0, size: int = 1) -> Fault:
-    """Send `size` bytes at a time, `pause` seconds apart."""
+    """Send `size` bytes at a time, with `pause` seconds after each piece."""
 
     def fault(peer: Peer, data: bytes) -> None:
         for start in range(0, len(data), size):
@@ -80,14 +81,14 @@ def drip(pause: float = 0.0, size: int = 1) -> Fault:
 
 
 def rewrite(pattern: str, replacement: str) -> Fault:
-    """Replace the first match of a regular expression. Looks at one packet at a time."""
+    """Replace the first match of a regular expression. Each packet is searched on its own."""
     done = False
 
     def fault(peer: Peer, data: bytes) -> None:
         nonlocal done
         if not done:
-            data, found = re.subn(pattern.encode(), replacement.encode(), data, count=1, flags=re.DOTALL)
-            done = bool(found)
+            data, count = re.subn(pattern.encode(), replacement.encode(), data, count=1, flags=re.DOTALL)
+            done = count > 0
         peer.put(data)
 
     return fault
@@ -110,7 +111,7 @@ def shorter_content_length() -> Fault:
 
 
 def html() -> Fault:
-    """Send a page with status 200, like the login page of a hotel's network."""
+    """Send a 200 with an HTML page instead, like the login page of a hotel's network."""
 
     def fault(peer: Peer, data: bytes) -> None:
         if not peer.sent:

@@ -1,7 +1,7 @@
-"""A scripted llama-server that follows the script in each request: `with llama_server() as server`.
+"""A scripted llama-server; each request contains the script for its own answer: `with llama_server() as server`.
 
-It is a process of its own, serves recorded and made-up streams, and lets them be resumed as llama-server does
-(tools/server/server-stream.cpp). tests/data/streams holds four streams as a real llama-server sent them.
+It runs as a separate process. It serves recorded and generated streams, which can be resumed as with llama-server
+(tools/server/server-stream.cpp). tests/data/streams has four streams recorded from a real llama-server.
 """
 
 from __future__ import annotations
@@ -20,18 +20,31 @@ from urllib.parse import parse_qs, urlsplit
 import faults
 import mutations
 import scripted
-from scripted import DATA, DONE, LAST_CHUNK, STREAM_HEAD, Gone, Peer, Request, chunk, delta, error, response, serve
+from scripted import (
+    DATA,
+    DONE,
+    LAST_CHUNK,
+    STREAM_HEAD,
+    Disconnected,
+    Peer,
+    Request,
+    chunk,
+    delta,
+    error,
+    response,
+    serve,
+)
 
 STREAMS = {path.stem: path.read_bytes() for path in sorted((DATA / "streams").glob("*.sse"))}
 
 
 def events_of(body: bytes) -> List[bytes]:
-    """The events of a stream, each with the blank line that ends it."""
+    """Split a stream into its events, each with the blank line that ends it."""
     return [event + b"\n\n" for event in body.split(b"\n\n")[:-1]]
 
 
 class Session:
-    """The bytes of a stream that can be resumed."""
+    """A stream that can be resumed: its bytes so far."""
 
     def __init__(self, script: Dict[str, Any]) -> None:
         self.script = script
@@ -48,21 +61,21 @@ class Session:
 
 
 class Llama:
-    """A script that answers as llama-server does: chat in one piece and streamed, `/v1/stream`, `/slots`.
+    """A script that answers like llama-server: one-shot and streamed chats, `/v1/stream`, `/slots`.
 
-    The member `script` of a chat request says what happens to it:
-        stream: the recorded stream that is sent, or
-        tokens, pace: how many made-up tokens are sent, and seconds before each
-        late: seconds after which the request is noticed at all
-        silent: seconds before the first of them
-        together: how many streams there must have been at once before this one begins
-        chunks: False for a body that ends with the connection, as through a proxy that speaks HTTP/1.0
-        faults: of the answers to this request: of the first one, the first replay, …; each as [name, arguments...]
-        replays: statuses that replays are refused with; when they are used up, replays are given
-        mutated: [seed, number] of a response as in mutations.py, in place of all this
-        close: "after" or "before" an answer in one piece the connection is closed without a word; before the answer
-            only if it was kept alive, that is where a client may send a request again
-    An answer in one piece repeats the last message.
+    The field `script` of a chat request describes the answer:
+        stream: the name of the recorded stream to send, or
+        tokens, pace: the number of tokens to generate, and the seconds before each
+        late: seconds before the server starts to handle the request
+        silent: seconds before the first token
+        together: wait until the server has had this many concurrent streams
+        chunks: False for a body that ends with the connection, as from a proxy that speaks HTTP/1.0
+        faults: a fault for the answer, one for the first replay, and so on; each is [name, arguments...]
+        replays: statuses of the first replays, which are refused
+        mutated: [seed, number] of a response of mutations.py, which is sent instead
+        close: close the connection "after" or "before" a one-shot answer; "before" only if an earlier request was
+            answered on this connection, because then a client may send the request again
+    A one-shot answer repeats the last message.
     """
 
     def __init__(self) -> None:
@@ -74,7 +87,7 @@ class Llama:
         first = True
         while True:
             request = peer.request()
-            peer.server.requests.clear()  # there may be very many
+            peer.server.requests.clear()  # saves memory: there may be many thousands
             peer.fault, peer.sent = Peer.put, 0
             self.answer(peer, request, first)
             first = False
@@ -90,7 +103,7 @@ class Llama:
             elif body.get("stream"):
                 self.stream(peer, script, request.headers.get("x-conversation-id"))
             elif script.get("close") == "before" and not first:
-                raise Gone
+                raise Disconnected
             else:
                 self.reply(peer, script, body["messages"][-1]["content"])
         elif url.path == "/v1/stream" and request.method == "DELETE":
@@ -129,18 +142,18 @@ class Llama:
 
     def reply(self, peer: Peer, script: Dict[str, Any], text: str) -> None:
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        if peer.has_left(script.get("silent", 0.0)):
-            raise Gone
-        spoil(peer, script)
+        if peer.client_closes(script.get("silent", 0.0)):
+            raise Disconnected
+        set_fault(peer, script)
         peer.send(response(json.dumps({"choices": [choice]}).encode()))
         if script.get("close") == "after":
-            raise Gone
+            raise Disconnected
 
     def mutate(self, peer: Peer, seed: str, number: int) -> None:
-        """Close the connection afterwards: at once, or if no request arrives soon."""
+        """Send a mutated response. Close the connection at once, or after 10 ms without another request."""
         peer.send(mutations.of_response(seed, number))
         if number % 9 or not select.select([peer.sock], [], [], 0.01)[0]:
-            raise Gone
+            raise Disconnected
 
     def stream(self, peer: Peer, script: Dict[str, Any], name: Optional[str]) -> None:
         time.sleep(script.get("late", 0.0))
@@ -157,13 +170,13 @@ class Llama:
                 session.add(b"", done=True)
 
     def generate(self, peer: Peer, script: Dict[str, Any], session: Optional[Session]) -> None:
-        """Send a stream. With a session, go on without the client until it is deleted."""
-        spoil(peer, script)
+        """Send a stream. With a session, generate it even if the client disconnects, until the session is deleted."""
+        set_fault(peer, script)
         while self.counts["most"] < script.get("together", 0):
             time.sleep(0.01)
         chunks = script.get("chunks", True)
         head = STREAM_HEAD if chunks else scripted.head("Content-Type: text/event-stream")
-        events = made_up(script["tokens"]) if "tokens" in script else events_of(STREAMS[script["stream"]])
+        events = generated_events(script["tokens"]) if "tokens" in script else events_of(STREAMS[script["stream"]])
         pieces = [(b"", head), *((event, chunk(event) if chunks else event) for event in events)]
         pieces += [(b"", LAST_CHUNK)] if chunks else []
         pauses = [script.get("silent", 0.0), *[script.get("pace", 0.0)] * len(events), 0.0]
@@ -172,7 +185,7 @@ class Llama:
             while pause > 0 and (not session.cancelled if session else listening):
                 if not listening:
                     time.sleep(min(pause, 0.01))
-                elif peer.has_left(min(pause, 0.01)):
+                elif peer.client_closes(min(pause, 0.01)):
                     listening = False
                 pause -= 0.01
             if session:
@@ -182,21 +195,21 @@ class Llama:
             if listening:
                 try:
                     peer.send(data)
-                except (OSError, Gone):
+                except (OSError, Disconnected):
                     listening = False
             if not listening and session is None:
-                raise Gone
+                raise Disconnected
         if not listening or not chunks or (session and session.cancelled):
-            raise Gone
+            raise Disconnected
 
     def replay(self, peer: Peer, session: Optional[Session], start: int) -> None:
         if session is None:
             return refuse(peer, 404, "Stream not found or expired")
-        refused = session.script.get("replays")
-        if refused:
-            return refuse(peer, refused.pop(0), "Stream offset lost, please restart")
+        statuses = session.script.get("replays")
+        if statuses:
+            return refuse(peer, statuses.pop(0), "Stream offset lost, please restart")
         self.count("replays")
-        spoil(peer, session.script)
+        set_fault(peer, session.script)
         peer.send(STREAM_HEAD)
         while True:
             with session.changed:
@@ -209,8 +222,8 @@ class Llama:
                 start += len(data)
             elif done:
                 return peer.send(LAST_CHUNK)
-            elif peer.has_left():
-                raise Gone
+            elif peer.client_closes():
+                raise Disconnected
 
 
 def refuse(peer: Peer, status: int, message: str) -> None:
@@ -220,36 +233,36 @@ def refuse(peer: Peer, status: int, message: str) -> None:
         peer.send(response(error(status, message, "not_found_error"), f"{status} Refused"))
 
 
-def spoil(peer: Peer, script: Dict[str, Any]) -> None:
-    """Apply the next of a script's faults to the answer that is about to be sent."""
+def set_fault(peer: Peer, script: Dict[str, Any]) -> None:
+    """Apply the next fault of the script to the answer that is sent next."""
     if script.get("faults"):
         name, *arguments = script["faults"].pop(0)
         peer.fault = getattr(faults, name)(*arguments)
 
 
-def made_up(tokens: int) -> List[bytes]:
+def generated_events(tokens: int) -> List[bytes]:
     return [*(delta(f"{number} ") for number in range(tokens)), delta(finish_reason="stop"), DONE]
 
 
 class LlamaServer:
-    """Attributes: `endpoint`; `state` and `processing` as the server says they are now."""
+    """A client of the scripted server for tests: its `endpoint`, and its current `state`."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
 
     def _get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.endpoint + path) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(self.endpoint + path) as response:
+            return json.load(response)
 
     def delete_all_streams(self) -> None:
-        """Delete all streams, as another client could that knows their names."""
+        """Delete all sessions, like another client that knows their names."""
         request = urllib.request.Request(f"{self.endpoint}/all-streams", method="DELETE")
         urllib.request.urlopen(request).close()
 
     @property
     def state(self) -> Dict[str, int]:
-        """How many streams were begun, replays given and sessions deleted so far; how many sessions there are; how many
-        streams are generated now, and the most of them since the last look."""
+        """The numbers of streams, replays and deleted sessions so far; of current sessions; of current streams
+        ("generating"), and their maximum since the last query ("most")."""
         state: Dict[str, int] = self._get("/state")
         return state
 
@@ -261,7 +274,7 @@ class LlamaServer:
 
 @contextlib.contextmanager
 def llama_server() -> Iterator[LlamaServer]:
-    """Run the server in its own process: its CPU and memory are not the client's, and both run at once."""
+    """Run the server as a process: it does not count as resources of the client, and both run in parallel."""
     process = subprocess.Popen([sys.executable, "-E", __file__], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
     with process:
         assert process.stdout
@@ -277,7 +290,7 @@ def _serve() -> None:
     llama = Llama()
     with serve(llama) as server:
         print(server.port, flush=True)
-        sys.stdin.read()  # until whoever started this ends, or closes it
+        sys.stdin.read()  # until the parent process closes it or ends
         llama.delete(*llama.sessions)
 
 

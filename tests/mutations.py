@@ -1,6 +1,6 @@
-"""Responses that are almost what a llama-server sends: recorded ones with a few mistakes in them.
+"""Mutated responses: recorded responses of llama-server with a few random errors.
 
-The same seed and number make the same response, always.
+The same seed and number always give the same response.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ RESPONSES = [
     response(error(401, "Invalid API Key", "authentication_error"), "401 Unauthorized"),
     response(b"<html>", "502 Bad Gateway", kind="text/html"),
     head(status="204 No Content"),
-    *[STREAM_HEAD + b"".join(chunk(part) for part in _) + LAST_CHUNK for _ in ([delta("a"), DONE], [STREAMS[0]])],
+    *[STREAM_HEAD + b"".join(map(chunk, parts)) + LAST_CHUNK for parts in ([delta("a"), DONE], [STREAMS[0]])],
     STREAM_HEAD + b"".join(chunk(piece + b"\n\n") for piece in STREAMS[2].split(b"\n\n")[:-1]) + LAST_CHUNK,
     STREAM_HEAD + chunk(delta("a")) + chunk(b"data: " + error(500, "broken", "server_error") + b"\n\n") + LAST_CHUNK,
     head("Content-Type: text/event-stream") + delta("a") + DONE,
@@ -86,7 +86,7 @@ _VALUES: List[Any] = [
 
 
 def of_bytes(random_: random.Random, data: bytes) -> bytes:
-    """Change, remove or repeat a few bytes, replace them by bytes with a meaning, or drop the end."""
+    """Change, delete or repeat a few bytes, insert or replace some by a token of the formats, or cut the end off."""
     for _ in range(random_.choice((1, 1, 1, 2, 3, 6))):
         at = random_.randrange(len(data) + 1)
         end = min(at + random_.choice((0, 1, 2, 8, 40)), len(data))
@@ -105,7 +105,7 @@ def of_bytes(random_: random.Random, data: bytes) -> bytes:
 
 
 def of_json(random_: random.Random, value: Any) -> Any:
-    """Replace, remove or rename one value somewhere in a JSON value."""
+    """Replace, delete or rename one value somewhere in a JSON value."""
     if isinstance(value, dict) and value and random_.random() < 0.85:
         name = random_.choice(list(value))
         kind = random_.random()
@@ -120,21 +120,21 @@ def of_json(random_: random.Random, value: Any) -> Any:
 
 
 def of_stream(random_: random.Random, body: bytes) -> bytes:
-    """Put a mistake into one event of a stream, or into its bytes."""
+    """Mutate one event of a stream, or the bytes of the stream."""
     if random_.random() < 0.4:
         return of_bytes(random_, body)
     events = body.split(b"\n\n")[:-1]
     at = random_.randrange(len(events) - 1)  # not [DONE]
     value = json.loads(events[at][len(b"data: ") :])
-    data = event(of_json(random_, value))[:-2]
-    events[at : at + random_.choice((0, 1, 1, 1))] = [data]
+    mutated = event(of_json(random_, value))[:-2]
+    events[at : at + random_.choice((0, 1, 1, 1))] = [mutated]
     if random_.random() < 0.1:
         random_.shuffle(events)
     return b"\n\n".join([*events, b""])
 
 
 def of_reply(random_: random.Random) -> bytes:
-    """The JSON of a route, with a mistake."""
+    """Return a mutated JSON reply of one of the routes."""
     value = random_.choice((*REPLIES, *REPLIES[:2] * 5))
     if random_.random() < 0.5:
         return json.dumps(of_json(random_, value)).encode()
@@ -142,7 +142,7 @@ def of_reply(random_: random.Random) -> bytes:
 
 
 def of_response(seed: object, number: int) -> bytes:
-    """A whole response with a mistake: to a request for a stream if the number is even, as a rule."""
+    """Return a mutated response. It is usually a stream if the number is even, and a one-shot reply if it is odd."""
     random_ = random.Random(f"{seed} {number}")
     streamed = number % 2 == 0
     kind = random_.random()

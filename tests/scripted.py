@@ -1,11 +1,11 @@
-"""A server that a test controls byte by byte, and that records the requests it receives.
+"""A server on raw sockets that sends exactly the bytes that a test scripts, and records the requests it receives.
 
     with serve(answering(response(CHAT))) as server:
         LlamaCppClient(server.endpoint).chat("Hi")
     assert server.requests[0].json["messages"]
 
-A script is a function of the `Peer` at the other end of one connection. The first connection gets the first script, the
-second the second, and all after the last script get the last one.
+A script is a function that is called with the `Peer` of one connection. The first connection is served by the first
+script, the second by the second, and so on; connections after that are served by the last script.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from urllib.parse import urlsplit
 DATA = Path(__file__).parent / "data"
 
 
-# --- what servers say -------------------------------------------------------------------------------------------------
+# --- bytes of responses -----------------------------------------------------------------------------------------------
 
 
 def response(body: bytes = b"", status: str = "200 OK", *headers: str, kind: str = "application/json") -> bytes:
-    """A whole response with a Content-Length."""
+    """Return a whole response with a Content-Length."""
     head = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
 def head(*headers: str, status: str = "200 OK") -> bytes:
-    """Only a status line and headers."""
+    """Return only the status line and headers of a response."""
     return "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode()
 
 
@@ -49,12 +49,12 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 def event(value: Any) -> bytes:
-    """A server-sent event with a JSON value as data."""
+    """Return a server-sent event with a JSON value as data."""
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
 def delta(text: Optional[str] = None, *, choice: int = 0, finish_reason: Optional[str] = None, **more: Any) -> bytes:
-    """An event of a chat stream."""
+    """Return an event of a chat stream."""
     content = {} if text is None else {"content": text}
     return event({"choices": [{"index": choice, "delta": {**content, **more}, "finish_reason": finish_reason}]})
 
@@ -63,12 +63,12 @@ DONE = b"data: [DONE]\n\n"
 
 
 def stream(*events: bytes) -> bytes:
-    """A whole chat stream, each event in a chunk of its own."""
+    """Return a whole chat stream with each event in its own chunk."""
     return STREAM_HEAD + b"".join(map(chunk, events)) + chunk(DONE) + LAST_CHUNK
 
 
 def error(code: int, message: str, kind: str, **more: Any) -> bytes:
-    """The body of llama-server's errors."""
+    """Return the body of an error response of llama-server."""
     return json.dumps({"error": {"code": code, "message": message, "type": kind, **more}}).encode()
 
 
@@ -76,7 +76,7 @@ LOADING = response(error(503, "Loading model", "unavailable_error"), "503 Servic
 
 
 def chat(text: str = "Hello!") -> bytes:
-    """The body of a reply of the chat route."""
+    """Return the body of a one-shot reply of the chat route."""
     return json.dumps(
         {
             "id": "chatcmpl-1",
@@ -96,7 +96,7 @@ CHAT = chat()
 
 @dataclass
 class Request:
-    """A request as the server received it. Names of headers are in lower case."""
+    """A request as the server received it. The names of headers are in lower case."""
 
     connection: int
     method: str
@@ -109,18 +109,19 @@ class Request:
         return json.loads(self.body)
 
 
-class Gone(Exception):
-    """The connection has ended: the client closed it, or a fault ended it."""
+class Disconnected(Exception):
+    """The client closed the connection, or a fault ended it."""
 
 
 class Peer:
-    """The client, as a script sees it.
+    """One connection, seen from the server: reads requests from the client and sends bytes to it.
 
     Attributes:
-        server, number: the server, and the number of this connection to it, from 0 on.
-        unread: bytes that were received and are not part of a request yet.
-        sent: bytes that went out.
-        fault: sends bytes, with a fault (see faults.py).
+        server: the server.
+        number: the number of this connection to the server, from 0.
+        unread: received bytes that are not part of a request yet.
+        sent: the number of bytes sent.
+        fault: sends the bytes, damaged as it likes (see faults.py).
     """
 
     def __init__(self, server: ScriptedServer, sock: socket.socket, number: int) -> None:
@@ -132,7 +133,7 @@ class Peer:
         self.fault: Fault = Peer.put
 
     def request(self) -> Request:
-        """Read one request, and record it."""
+        """Read one request and record it."""
         head = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
         method, target, _ = head[0].split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
@@ -144,16 +145,15 @@ class Peer:
         self.server.requests.append(request)
         return request
 
-    def send(self, data: bytes, *, slowly: float = 0.0) -> None:
-        """Send through the fault; if `slowly` is not 0, one byte every `slowly` seconds."""
-        if not slowly:
-            self.fault(self, data)
-        for start in range(len(data) if slowly else 0):
-            self.fault(self, data[start : start + 1])
-            time.sleep(slowly)
+    def send(self, data: bytes, *, pause: float = 0.0) -> None:
+        """Send through the fault; with a pause one byte at a time, with `pause` seconds after each."""
+        size = 1 if pause else max(len(data), 1)
+        for start in range(0, len(data), size):
+            self.fault(self, data[start : start + size])
+            time.sleep(pause)
 
     def put(self, data: bytes) -> None:
-        """Send past the fault."""
+        """Send without the fault."""
         self.sock.sendall(data)
         self.sent += len(data)
 
@@ -162,8 +162,8 @@ class Peer:
         while True:
             self._receive()
 
-    def has_left(self, seconds: float = 0.0) -> bool:
-        """Whether the client closes the connection within so many seconds."""
+    def client_closes(self, seconds: float = 0.0) -> bool:
+        """Return True as soon as the client closes the connection, False if it does not within `seconds`."""
         poll = select.poll()
         poll.register(self.sock, select.POLLRDHUP)
         return bool(poll.poll(seconds * 1000))
@@ -176,15 +176,15 @@ class Peer:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
-    def pass_on(self, upstream: socket.socket) -> None:
-        """Pass bytes on to another server and back, until one side closes."""
+    def relay(self, upstream: socket.socket) -> None:
+        """Relay bytes to another server and back until one side closes."""
         while True:
-            # select does not see data that TLS has already decrypted.
+            # select does not see bytes that TLS has already decrypted.
             decrypted = isinstance(self.sock, ssl.SSLSocket) and self.sock.pending()
             for source in [self.sock] if decrypted else select.select([self.sock, upstream], [], [])[0]:
                 data = source.recv(65536)
                 if not data:
-                    raise Gone
+                    raise Disconnected
                 if source is upstream:
                     self.send(data)
                 else:
@@ -194,13 +194,13 @@ class Peer:
     def _until(self, end: bytes) -> bytes:
         while end not in self.unread:
             self._receive()
-        found, _, self.unread = self.unread.partition(end)
-        return found
+        data, _, self.unread = self.unread.partition(end)
+        return data
 
     def _receive(self) -> None:
         data = self.sock.recv(65536)
         if not data:
-            raise Gone
+            raise Disconnected
         self.unread += data
 
 
@@ -209,9 +209,9 @@ Fault = Callable[[Peer, bytes], None]
 
 
 def answering(*responses: bytes) -> Script:
-    """A script that answers one request after the other, on however many connections they come.
+    """Return a script that answers requests with these responses, in this order, on any number of connections.
 
-    After the last answer it waits for the client to go; a connection that begins after that gets the first one again.
+    After the last response it waits until the client closes. The next connection starts again at the first response.
     """
     answered = 0
 
@@ -229,7 +229,7 @@ def answering(*responses: bytes) -> Script:
 
 
 def closing(*responses: bytes) -> Script:
-    """A script that answers one request after the other, and closes the connection right after the last answer."""
+    """Return a script that answers requests with these responses and closes the connection after the last one."""
 
     def script(peer: Peer) -> None:
         for answer in responses:
@@ -240,7 +240,7 @@ def closing(*responses: bytes) -> Script:
 
 
 def stalling(start: bytes = b"") -> Script:
-    """A script that reads one request, sends the start of an answer, and then nothing until the client goes."""
+    """Return a script that reads one request, sends `start`, and then nothing until the client closes."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -251,24 +251,33 @@ def stalling(start: bytes = b"") -> Script:
 
 
 def forwarding(endpoint: str, fault: Fault = Peer.put) -> Script:
-    """A script that passes all on to another server, and back with a fault."""
+    """Return a script that relays all bytes to another server, and its answers back through a fault."""
     url = urlsplit(endpoint)
 
     def script(peer: Peer) -> None:
         peer.fault = fault
         with socket.create_connection((url.hostname, url.port)) as upstream:
-            peer.pass_on(upstream)
+            peer.relay(upstream)
 
     return script
 
 
 class ScriptedServer:
-    """A server on a free port of loopback, on `port`, or at the path `unix`; with a context for `tls` it speaks TLS.
+    """A server on loopback that serves each connection with a script, in its own thread.
+
+    Args:
+        scripts: the script of the first connection, of the second, and so on.
+        tls: the context of a TLS server; None for plain TCP.
+        unix: the path of a UNIX socket to listen on; None for TCP.
+        port: the TCP port; 0 for any free one.
 
     Attributes:
-        endpoint: for a client; port: in it.
-        requests: the requests received; received: the bytes passed on.
-        connections: the number of connections so far; left: how many of them have ended.
+        endpoint: the URL for a client.
+        port: the TCP port in it.
+        requests: all received requests.
+        received: the bytes that `forwarding` relayed to the other server.
+        connections: the number of accepted connections.
+        closed: the number of connections that have ended.
     """
 
     def __init__(
@@ -277,7 +286,7 @@ class ScriptedServer:
         self.requests: List[Request] = []
         self.received = b""
         self.connections = 0
-        self.left = 0
+        self.closed = 0
         self._scripts = scripts
         self._tls = tls
         self._failures: List[BaseException] = []
@@ -296,7 +305,7 @@ class ScriptedServer:
         self._start(self._accept)
 
     def stop_listening(self) -> None:
-        """Refuse new connections, like a server that has ended. Open connections stay."""
+        """Refuse new connections, like a server that has ended; open connections stay open."""
         self._listener.shutdown(socket.SHUT_RDWR)
 
     def _start(self, target: Callable[..., None], *arguments: object) -> None:
@@ -323,7 +332,7 @@ class ScriptedServer:
                 sock = self._tls.wrap_socket(sock, server_side=True)
                 self._sockets.add(sock)
             self._scripts[min(number, len(self._scripts) - 1)](Peer(self, sock, number))
-        except (OSError, Gone):
+        except (OSError, Disconnected):
             pass
         except BaseException as failure:
             self._failures.append(failure)
@@ -332,7 +341,7 @@ class ScriptedServer:
             self._sockets -= {accepted, sock}
             self._threads.discard(threading.current_thread())
             with self._lock:
-                self.left += 1
+                self.closed += 1
 
     def __enter__(self: Self) -> Self:
         return self
@@ -356,7 +365,7 @@ Self = TypeVar("Self", bound=ScriptedServer)
 
 
 class Proxy(ScriptedServer):
-    """A server before another one. Its first connection has the first fault, and so on; the rest have none.
+    """A proxy in front of another server. The first connection has the first fault, and so on; later ones have none.
 
     with Proxy(server.endpoint, cut(1000), cut(20, "rst")) as proxy:
         LlamaCppClient(proxy.endpoint)
@@ -369,7 +378,7 @@ class Proxy(ScriptedServer):
 
 @contextmanager
 def full_endpoint() -> Iterator[str]:
-    """An endpoint whose queue of connections is full: connecting to it never ends."""
+    """Yield an endpoint whose queue of connections is full: connecting to it never ends."""
     with socket.socket() as listener, ExitStack() as waiting:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -380,10 +389,9 @@ def full_endpoint() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def eventually(condition: Callable[[], object], timeout: float = 10.0) -> float:
-    """Wait until something is true. Returns the seconds that it took."""
-    start = time.monotonic()
+def eventually(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """Wait until the condition is true. Fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < start + timeout, f"not after {timeout} seconds"
+        assert time.monotonic() < deadline, f"the condition is still false after {timeout} seconds"
         time.sleep(0.005)
-    return time.monotonic() - start

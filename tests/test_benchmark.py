@@ -1,4 +1,4 @@
-"""`make bench`: its statistics, its table in the README, and that it runs."""
+"""`make bench`: its statistics, its tables, its options, and a quick run."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ import environment
 import pytest
 from bench import recording
 from bench.figures import Summary, exponent, ratios, summary
-from bench.readme import BEGIN, COLUMNS, END, README, replaced
+from bench.readme import BEGIN, COLUMNS, END, README, with_table
 from real_server import RealServer
 
 SCRIPT = environment.ROOT / "scripts" / "benchmark.py"
 
 
 def test_a_summary_is_the_median_and_the_range() -> None:
-    assert summary([5.0, 1.0, 2.0]) == Summary(median=2.0, least=1.0, greatest=5.0)
+    assert summary([5.0, 1.0, 2.0]) == Summary(median=2.0, minimum=1.0, maximum=5.0)
 
 
-def test_a_ratio_is_of_runs_of_the_same_round() -> None:
+def test_a_ratio_compares_runs_of_the_same_round() -> None:
     assert ratios([2.0, 60.0], [1.0, 20.0]) == [2.0, 3.0]
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
-def test_the_exponent_of_a_power_is_estimated(power: float) -> None:
+def test_the_exponent_of_a_power_function(power: float) -> None:
     sizes = [10.0, 100.0, 1000.0]
     assert exponent(sizes, [3.0 * size**power for size in sizes]) == pytest.approx(power)
 
 
-def test_a_generated_stream_differs_from_the_recorded_one_only_in_length() -> None:
+def test_a_stream_differs_from_the_recorded_one_only_in_its_length() -> None:
     recorded = (recording.RECORDED / "stream.http").read_bytes()
     assert recording.stream(64, progress=True) == recorded
     assert recording.stream(1000).count(b'"content":"') == 1000
 
 
-def measured(*arguments: str) -> str:
+def run_benchmark(*arguments: str) -> str:
     done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -46,9 +46,9 @@ def measured(*arguments: str) -> str:
 
 def test_flynn_and_the_floors_are_measured(tmp_path: Path) -> None:
     output = tmp_path / "benchmarks.json"
-    shown = measured("--quick", "--no-peers", "--output", str(output))
-    assert "CPU per token, one stream" in shown
-    assert "N tiny events" in shown
+    table = run_benchmark("--quick", "--no-peers", "--output", str(output))
+    assert "CPU per token, one stream" in table
+    assert "N tiny events" in table
     results = json.loads(output.read_text())
     runs = results["runs"]
     for figure in ("import.wall", "first-token.memory", "sync-1.cpu", "async-64.cpu", "one-shot.wall"):
@@ -70,31 +70,29 @@ def test_only_the_text_between_the_marks_is_replaced() -> None:
     sizes = {column.name: size for column in COLUMNS}
     curves = {"line": {"10": [0.1], "100": [1.0]}}
     results = {"machine": machine, "rounds": 2, "runs": runs, "sizes": sizes, "curves": curves}
-    document = replaced(f"before\n{BEGIN}\nold\n{END}\nafter", results)
-    assert document.startswith(f"before\n{BEGIN}\n")
-    assert document.endswith(f"{END}\nafter")
-    assert "old" not in document
-    assert (
-        "| import: the whole process, ms | 15 bare python | **17.5** (1.17 × floor) |  | 1,150 (65.7 ×) |" in document
-    )
-    assert "CPU over wall of the raw socket, one stream: 90%" in document
-    assert "10: 100 ms, 100: 1,000 ms. Exponent: 1.00." in document
+    text = with_table(f"before\n{BEGIN}\nold\n{END}\nafter", results)
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter")
+    assert "old" not in text
+    assert "| import: the whole process, ms | 15 bare python | **17.5** (1.17 × floor) |  | 1,150 (65.7 ×) |" in text
+    assert "CPU over wall of the raw socket, one stream: 90%" in text
+    assert "10: 100 ms, 100: 1,000 ms. Exponent: 1.00." in text
     with pytest.raises(ValueError, match="the marks for the table are missing"):
-        replaced("nothing", results)
+        with_table("nothing", results)
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--only", "imports"], "'imports' is not one of import, "),
-        (["--subjects", "flyn"], "'flyn' is not one of bare python, "),
-        (["--rounds", "0"], "'0' is not a number above 0"),
-        (["--endpoint", "https://localhost"], "is not of the form http://HOST:PORT"),
+        (["--only", "imports"], "unknown name 'imports' (expected one of: import, "),
+        (["--subjects", "flyn"], "unknown name 'flyn' (expected one of: bare python, "),
+        (["--rounds", "0"], "'0': must be a whole number above 0"),
+        (["--endpoint", "https://localhost"], "must be http://HOST:PORT"),
         (["--endpoint", "http://127.0.0.1:9"], "no llama-server is ready at http://127.0.0.1:9"),
-        (["--readme", "--only", "import"], "--readme wants everything measured"),
+        (["--readme", "--only", "import"], "--readme cannot be combined with --only"),
     ],
 )
-def test_a_wrong_option_is_answered_in_one_line(arguments: List[str], problem: str) -> None:
+def test_a_wrong_option_prints_one_line(arguments: List[str], problem: str) -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert problem in done.stderr.splitlines()[-1]
@@ -102,7 +100,7 @@ def test_a_wrong_option_is_answered_in_one_line(arguments: List[str], problem: s
 
 def test_flynn_and_the_floors_are_measured_with_a_real_server(real_server: RealServer, tmp_path: Path) -> None:
     output = tmp_path / "benchmarks.json"
-    measured(
+    run_benchmark(
         "--no-peers",
         "--quick",
         "--endpoint",

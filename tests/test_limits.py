@@ -190,7 +190,7 @@ def test_a_reply_that_drips_endlessly_ends_with_the_timeout() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(head("Content-Type: application/json", "Content-Length: 1000000"))
-        peer.send(b" " * 1000, slowly=0.05)
+        peer.send(b" " * 1000, pause=0.05)
 
     with serve(script) as server, pytest.raises(RequestTimeoutError):
         LlamaCppClient(server.endpoint, timeout=0.5).chat("Hi")

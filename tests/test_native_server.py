@@ -1,4 +1,4 @@
-"""llama.cpp's own llama-server, as Debian builds it: scripts/native_server.py, and one chat with it."""
+"""scripts/native_server.py: llama.cpp's own programs from Debian, and a chat with their llama-server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_chat_and_a_stream(server_at_hand: None, native: Path, command: list[s
         assert text == reply.content
 
 
-def test_its_programs_run_through_any_link(native: Path, tmp_path: Path) -> None:
+def test_its_programs_run_through_symbolic_links(native: Path, tmp_path: Path) -> None:
     for name in ("llama-server", "llama-fit-params", "llama-bench"):
         (tmp_path / name).symlink_to(native / name)
         assert subprocess.run([tmp_path / name, "--list-devices"], capture_output=True).returncode == 0
@@ -34,7 +34,7 @@ def test_its_programs_run_through_any_link(native: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("sources", "of_sid"),
+    ("sources", "expected"),
     [
         (
             "deb http://mirror/debian trixie main contrib\ndeb http://mirror/debian trixie-updates main\n"
@@ -53,5 +53,5 @@ def test_its_programs_run_through_any_link(native: Path, tmp_path: Path) -> None
         ("deb http://mirror/ubuntu noble main\n", ""),
     ],
 )
-def test_another_suite_of_debian_s_comes_from_the_machine_s_own_mirror(sources: str, of_sid: str) -> None:
-    assert debian_only(sources, "sid") == of_sid
+def test_another_suite_is_read_from_the_mirror_of_this_machine(sources: str, expected: str) -> None:
+    assert debian_only(sources, "sid") == expected

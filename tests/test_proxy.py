@@ -9,7 +9,7 @@ import ssl
 
 import pytest
 import trustme
-from scripted import CHAT, Gone, Peer, ScriptedServer, answering, delta, response, serve, stream
+from scripted import CHAT, Disconnected, Peer, ScriptedServer, answering, delta, response, serve, stream
 
 from flynn import ConfigError, LlamaCppClient, ProtocolError, ServerNotRunningError
 
@@ -37,7 +37,7 @@ def tunnel_to(target: ScriptedServer) -> object:
                 for source in select.select(list(ways), [], [])[0]:
                     data = source.recv(65536)
                     if not data:
-                        raise Gone
+                        raise Disconnected
                     ways[source].sendall(data)
 
     return script

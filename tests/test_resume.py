@@ -14,7 +14,7 @@ from faults import cut
 from llama import STREAMS, LlamaServer, llama_server
 from pytest_httpserver import HTTPServer
 from scripted import STREAM_HEAD, Peer, Proxy, chunk, delta, error, eventually, response, serve
-from trials.cuts import cut_everywhere, what_was_said
+from trials.cuts import cut_everywhere, expected_choices
 
 from flynn import (
     AuthenticationError,
@@ -73,10 +73,10 @@ def test_a_stream_cut_without_resuming_keeps_its_partial_response(server: LlamaS
 
 
 def test_the_recorded_streams_contain_what_they_are_named_after() -> None:
-    assert "ç" in what_was_said(STREAMS["content"])[0][0]
-    assert all(what_was_said(STREAMS["reasoning"])[0][:2])
-    assert what_was_said(STREAMS["tool_calls"])[0][2][0][1:] == ["get_weather", '{"city": "Paris"}']
-    assert [bool(text) for text, _, _ in what_was_said(STREAMS["two_choices"])] == [True, True]
+    assert "ç" in expected_choices(STREAMS["content"])[0][0]
+    assert all(expected_choices(STREAMS["reasoning"])[0][:2])
+    assert expected_choices(STREAMS["tool_calls"])[0][2][0][1:] == ["get_weather", '{"city": "Paris"}']
+    assert [bool(text) for text, _, _ in expected_choices(STREAMS["two_choices"])] == [True, True]
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])

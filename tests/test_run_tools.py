@@ -198,14 +198,14 @@ def test_leaving_a_streamed_run_closes_its_stream() -> None:
             for step in run:
                 assert step.type == "content"
                 break
-        eventually(lambda: server.left == 1)
+        eventually(lambda: server.closed == 1)
 
     async def leave() -> None:
         async with AsyncLlamaCppClient(server.endpoint).run_tools("Weather?", [get_weather], stream=True) as run:
             async for step in run:
                 assert step.type == "content"
                 break
-        eventually(lambda: server.left == 1)
+        eventually(lambda: server.closed == 1)
 
     with serve(answering(ENDLESS)) as server:
         asyncio.run(leave())
@@ -221,14 +221,14 @@ def test_dropping_a_streamed_run_closes_its_stream(asynchronous: bool) -> None:
         run = AsyncLlamaCppClient(server.endpoint).run_tools("Weather?", [get_weather], stream=True)
         assert (await run.__anext__()).type == "content"
         del run
-        while server.left == 0:
+        while server.closed == 0:
             await asyncio.sleep(0.01)
 
     gc.disable()
     try:
         with serve(answering(ENDLESS)) as server:
             asyncio.run(start_asynchronously()) if asynchronous else start()
-            eventually(lambda: server.left == 1)
+            eventually(lambda: server.closed == 1)
     finally:
         gc.enable()
 

@@ -77,7 +77,7 @@ def test_an_exception_of_a_handler_is_raised_unchanged_at_any_moment_of_a_call(m
             peer.send(head("Content-Type: application/json", "Content-Length: 10") + b"[")
         elif moment == "stream":
             peer.send(STREAM_HEAD + chunk(delta("x")))
-        peer.has_left(GUARD)
+        peer.client_closes(GUARD)
 
     with serve(script) as server, full_endpoint() as unanswering:
         endpoint = {"connecting": unanswering, "handshake": server.endpoint.replace("http:", "https:")}

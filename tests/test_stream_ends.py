@@ -46,7 +46,7 @@ def endless(peer: Peer) -> None:
 
 
 def stopped(server: ScriptedServer) -> bool:
-    return server.left == server.connections
+    return server.closed == server.connections
 
 
 def leave_the_block(answer: ChatStream) -> None:

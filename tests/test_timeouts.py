@@ -35,13 +35,13 @@ def times_out(after: float) -> Iterator[None]:
 
 def unread(peer: Peer) -> None:
     """Read nothing."""
-    peer.has_left(HANG)
+    peer.client_closes(HANG)
 
 
 def dripping(answer: bytes, pause: float = 0.1) -> Any:
     def script(peer: Peer) -> None:
         peer.request()
-        peer.send(answer, slowly=pause)
+        peer.send(answer, pause=pause)
 
     return script
 
@@ -61,7 +61,7 @@ def dripping(answer: bytes, pause: float = 0.1) -> Any:
         lambda peer: (
             peer.request(),
             peer.send(head("Content-Type: application/json")),
-            peer.send(b" " * 1000, slowly=0.05),
+            peer.send(b" " * 1000, pause=0.05),
         ),
     ],
     ids=["silent", "unread", "slow head", "slow 100s", "stalled body", "no chunk", "slow body"],
@@ -90,7 +90,7 @@ def test_a_tls_handshake_that_stalls_counts_towards_the_limit() -> None:
 def test_a_tls_handshake_that_drips_counts_towards_the_limit() -> None:
     def script(peer: Peer) -> None:
         peer.sock.recv(1000)
-        peer.send(b"\x16\x03\x03\x10\x00\x02" + b"x" * 4000, slowly=0.1)
+        peer.send(b"\x16\x03\x03\x10\x00\x02" + b"x" * 4000, pause=0.1)
 
     with serve(script) as server, times_out(0.5):
         LlamaCppClient(server.endpoint.replace("http:", "https:"), timeout=0.5).tokenize("Hi")

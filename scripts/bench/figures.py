@@ -13,12 +13,12 @@ class Summary:
     """The median, minimum and maximum of runs."""
 
     median: float
-    least: float
-    greatest: float
+    minimum: float
+    maximum: float
 
 
 def summary(runs: Sequence[float]) -> Summary:
-    """Example: `summary([3.0, 1.0, 2.0])` is `Summary(median=2.0, least=1.0, greatest=3.0)`"""
+    """Example: `summary([3.0, 1.0, 2.0])` is `Summary(median=2.0, minimum=1.0, maximum=3.0)`"""
     return Summary(statistics.median(runs), min(runs), max(runs))
 
 

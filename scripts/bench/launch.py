@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Dict, List, Optional, Type
+from typing import Dict, List
 
 # Reads one command per line, the repr of a list of arguments. Writes nanoseconds, KiB and status. Imports only built-in
 # modules, to stay small.
@@ -65,9 +64,7 @@ class Launcher:
     def __enter__(self) -> Launcher:
         return self
 
-    def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.close()  # the launcher ends after its current process
         self._process.wait()

@@ -55,7 +55,7 @@ def _figure(figure: Figure, runs: Runs) -> Iterator[str]:
     yield _row(f"{figure.title}, {figure.unit}", "median", "min", "max", "x floor", "x flynn")
     for name, values in sorted(measured.items(), key=lambda item: summary(item[1]).median):
         scaled = summary([value * figure.scale for value in values])
-        columns = [number(value) for value in (scaled.median, scaled.least, scaled.greatest)]
+        columns = [number(value) for value in (scaled.median, scaled.minimum, scaled.maximum)]
         columns += [ratio(values, floor), ratio(values, measured.get(FLYNN.name, []))]
         yield _row("  " + name + (" (floor)" if figure.floor == (figure.key, name) else ""), *columns)
     yield ""

@@ -1,6 +1,6 @@
-"""Sort short reviews with a schema, many at a time, and print one JSON object a line.
+"""Classify many short reviews in parallel with a JSON schema. Prints one JSON object per line.
 
-python3 scripts/examples/batch.py REVIEWS.txt [ENDPOINT]      # a review a line
+python3 scripts/examples/batch.py REVIEWS.txt [ENDPOINT]      # one review per line
 """
 
 import json

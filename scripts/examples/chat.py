@@ -1,4 +1,4 @@
-"""A conversation in the terminal. An empty line ends it.
+"""Chat in the terminal. An empty line ends the conversation.
 
 python3 scripts/examples/chat.py [ENDPOINT]
 """

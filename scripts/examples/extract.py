@@ -1,4 +1,4 @@
-"""Read the facts out of each text file in a folder, and print one JSON object a file.
+"""Extract facts from each text file in a folder. Prints one JSON object per file.
 
 python3 scripts/examples/extract.py FOLDER [ENDPOINT]         # or FLYNN_ENDPOINT=http://localhost:8080
 """

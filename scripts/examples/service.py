@@ -1,4 +1,4 @@
-"""An asyncio service: it sums up each line that comes over TCP. One client serves all connections.
+"""An asyncio service that summarizes each line it receives over TCP. One client serves all connections.
 
 python3 scripts/examples/service.py [PORT [ENDPOINT]]          # try it: nc localhost 9000
 """

@@ -1,4 +1,4 @@
-"""Answer a question with a function that the model calls. Needs a model whose chat template knows tools.
+"""Answer a question with a function that the model calls. Needs a model with a chat template for tools.
 
 python3 scripts/examples/tool.py "QUESTION" [ENDPOINT]        # or FLYNN_ENDPOINT=http://localhost:8080
 """

@@ -245,11 +245,11 @@ def _minutes(text: str) -> float:
     return minutes
 
 
-def _integer(least: int, most: int) -> Callable[[str], int]:
+def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
     def convert(text: str) -> int:
         number = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else -1
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text}: must be a whole number from {least} to {most}")
+        if not minimum <= number <= maximum:
+            raise argparse.ArgumentTypeError(f"{text}: must be a whole number from {minimum} to {maximum}")
         return number
 
     return convert

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import http.client
 import random
 import shutil
@@ -16,15 +17,15 @@ from .catalogue import RemoteFile
 from .errors import EXIT_TEMPORARY, InstallError
 from .files import locked, set_aside
 from .hub import Hub, TemporaryError, connection_failure, length_of
-from .part import Part, WrongDigest, is_different, is_good, tidy
+from .part import Part, WrongDigest, delete_leftover_note, is_different, is_intact
 from .progress import Progress, duration
 
-AT_A_TIME = 4
+PARALLEL_DOWNLOADS = 4
 SPARE_BYTES = 64 * 1024 * 1024  # to leave free on the disk
-MOST_FAILURES = 10  # in a row, without a new byte in between; takes about two minutes
+MAX_FAILURES = 10  # in a row, without a new byte in between; takes about two minutes
 FIRST_BACKOFF_SECONDS = 0.5
-LONGEST_BACKOFF_SECONDS = 60.0
-LONGEST_RETRY_AFTER_SECONDS = 3600.0
+MAX_BACKOFF_SECONDS = 60.0
+MAX_RETRY_AFTER_SECONDS = 3600.0
 
 Result = TypeVar("Result")
 
@@ -38,11 +39,11 @@ class Retry:
 
     Args:
         say: prints a message before each wait.
-        stop: an event that ends a wait, set from another thread.
+        stop: an event that another thread sets to end a wait; None if no other thread does.
     """
 
-    def __init__(self, say: Callable[[str], None], stop: threading.Event) -> None:
-        self._say, self._stop = say, stop
+    def __init__(self, say: Callable[[str], None], stop: Optional[threading.Event] = None) -> None:
+        self._say, self._stop = say, stop or threading.Event()
         self._failures, self._furthest = 0, -1
 
     def wait(self, failure: TemporaryError, position: int) -> None:
@@ -58,14 +59,14 @@ class Retry:
         """
         self._failures = self._failures + 1 if position <= self._furthest else 1
         self._furthest = max(position, self._furthest)
-        if self._failures >= MOST_FAILURES:
+        if self._failures >= MAX_FAILURES:
             hint = "Run the same command again later: it resumes the download."
-            raise InstallError(f"{failure} (tried {MOST_FAILURES} times)", hint=hint, status=EXIT_TEMPORARY)
+            raise InstallError(f"{failure} (tried {MAX_FAILURES} times)", hint=hint, status=EXIT_TEMPORARY)
         seconds = failure.wait
         if seconds is None:
             doubled = FIRST_BACKOFF_SECONDS * 2 ** (self._failures - 1)
-            seconds = min(doubled, LONGEST_BACKOFF_SECONDS) * random.uniform(0.5, 1.0)
-        if seconds > LONGEST_RETRY_AFTER_SECONDS:
+            seconds = min(doubled, MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1.0)
+        if seconds > MAX_RETRY_AFTER_SECONDS:
             raise InstallError(f"{failure}: the server asks to retry after {duration(seconds)}", status=EXIT_TEMPORARY)
         self._say(f"{failure}: retrying in {seconds:.0f} s")
         if self._stop.wait(seconds):
@@ -77,20 +78,19 @@ class Retry:
             try:
                 return attempt()
             except TemporaryError as failure:
-                self._furthest = 0
-                self.wait(failure, 0)
+                self.wait(failure, position=0)
 
 
 def describe(files: Sequence[RemoteFile], hub: Hub, say: Callable[[str], None]) -> tuple[RemoteFile, ...]:
     """Return the files with size and digest; ask the server for missing ones."""
-    retry = Retry(say, threading.Event())
-    return tuple(retry.run(lambda file=file: hub.describe(file)) for file in files)  # type: ignore[misc]
+    retry = Retry(say)
+    return tuple(retry.run(functools.partial(hub.describe, file)) for file in files)
 
 
 def folder_for(files: Sequence[RemoteFile], models_dir: Path, repository: str) -> Path:
-    """Return the folder for the files: `models_dir`, or a subfolder of it if it has different files of these names.
+    """Return the folder for the files: `models_dir`, or a subfolder if `models_dir` has different files of these names.
 
-    A different file belongs to another model, unless its own record says that it was the expected file once.
+    A different file belongs to another model, unless `NAME.sha256` says that it once was the expected file.
     """
     digest = (files[0].sha256 or "")[:12] if files else ""
     folders = [models_dir, models_dir / (repository.replace("/", "--") or digest)]
@@ -109,7 +109,7 @@ def fetch(files: Sequence[RemoteFile], folder: Path, hub: Hub, say: Callable[[st
     """
     if not _missing(files, folder):
         for file in files:
-            tidy(folder / file.name)
+            delete_leftover_note(folder / file.name)
         return False
     with locked(folder, say):
         missing = _missing(files, folder)
@@ -125,7 +125,7 @@ def fetch(files: Sequence[RemoteFile], folder: Path, hub: Hub, say: Callable[[st
 
 
 def _missing(files: Sequence[RemoteFile], folder: Path) -> list[RemoteFile]:
-    return [file for file in files if not ((folder / file.name).is_file() and is_good(folder / file.name, file))]
+    return [file for file in files if not ((folder / file.name).is_file() and is_intact(folder / file.name, file))]
 
 
 def _check_space(files: Sequence[RemoteFile], folder: Path) -> None:
@@ -146,7 +146,7 @@ def _check_space(files: Sequence[RemoteFile], folder: Path) -> None:
 def _download_all(files: Sequence[RemoteFile], folder: Path, hub: Hub, say: Callable[[str], None]) -> None:
     stop = threading.Event()
     progress = Progress(sum(file.size or 0 for file in files))
-    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="download") as pool:
+    with concurrent.futures.ThreadPoolExecutor(PARALLEL_DOWNLOADS, thread_name_prefix="download") as pool:
         running = {pool.submit(_download, file, folder, hub, progress, say, stop) for file in files}
         try:
             failed = None

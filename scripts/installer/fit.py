@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Callable, Optional
 
 from .catalogue import Catalogue
+from .hardware import MIB
 from .llama_server import Device
 from .shape import Shape
 
-MIB = 1024 * 1024
 CUDA_CONTEXT = 416 * MIB  # the measurement above minus the other parts
 MICRO_BATCH = 512  # llama.cpp's default --ubatch-size: tokens computed at a time
 CTX_STEP = 256  # tokens; llama.cpp pads the context of a sequence to a multiple of this
 ALL_LAYERS = 99
 SLOTS = 4  # llama-server's default; these slots share the context
-LEAST_SPEED = 5.0  # tokens/s, about reading speed; `--model auto` chooses no slower model
+MIN_SPEED = 5.0  # tokens/s, about reading speed; `--model auto` chooses no slower model
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,11 @@ def complaint(
 
 def _fitting_options(load: Load, memory: Memory, needed: Callable[[int, int], Need]) -> list[str]:
     steps = (load.ctx_size - 1) // CTX_STEP
-    ctx_size = CTX_STEP * _most(lambda n: needed(n * CTX_STEP, load.gpu_layers).fits(memory), steps)
+    ctx_size = CTX_STEP * _largest(lambda n: needed(n * CTX_STEP, load.gpu_layers).fits(memory), steps)
     options = [f"--ctx-size {ctx_size}"] if ctx_size else []
     if memory.gpus and load.gpu_layers:
         limit = min(load.gpu_layers, load.shape.layers + 1) - 1
-        layers = _most(lambda n: needed(load.ctx_size, n).fits(memory), limit)
+        layers = _largest(lambda n: needed(load.ctx_size, n).fits(memory), limit)
         options += [f"--gpu-layers {layers}"] if layers or needed(load.ctx_size, 0).fits(memory) else []
     return options
 
@@ -142,7 +142,7 @@ def largest_model(
 ) -> Optional[tuple[str, int]]:
     """Return the largest model that fits and the number of layers to offload; None if no model fits.
 
-    All layers are offloaded if a model fits on the GPU, else none. On the CPU, models below LEAST_SPEED are skipped.
+    All layers are offloaded if a model fits on the GPU, else none. On the CPU, models below MIN_SPEED are skipped.
 
     Args:
         ctx_size: context size in tokens.
@@ -153,7 +153,7 @@ def largest_model(
         if memory.gpus and estimate(load, with_gpu=True).fits(memory):
             return name, ALL_LAYERS
     for name, load in loads:
-        if speed(load, bytes_per_second) >= LEAST_SPEED and estimate(load, with_gpu=False).fits(memory):
+        if speed(load, bytes_per_second) >= MIN_SPEED and estimate(load, with_gpu=False).fits(memory):
             return name, 0 if memory.gpus else ALL_LAYERS
     return None
 
@@ -163,7 +163,7 @@ def speed(load: Load, bytes_per_second: float) -> float:
     return bytes_per_second / (load.weights * load.shape.active)
 
 
-def _most(fits: Callable[[int], bool], limit: int) -> int:
+def _largest(fits: Callable[[int], bool], limit: int) -> int:
     """Return the largest number from 1 to `limit` that fits, 0 if none does. `fits` must be monotonic."""
     largest = 0
     while largest < limit:

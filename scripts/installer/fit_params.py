@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Optional
 
 from .fit import SLOTS, Need
+from .hardware import MIB
 from .unit import Choices
 
-MIB = 1024 * 1024
 _LINE = re.compile(r"^(\S+) (\d{1,12}) (\d{1,12}) (\d{1,12}) *$", re.MULTILINE)
 _HOST = "Host"
 

@@ -14,8 +14,8 @@ VOCABULARY = "tokenizer.ggml.tokens"
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
-_LONGEST_ARRAY = 4096  # longer arrays are vocabularies; the arrays needed here have one entry per layer
-_MOST_DIMENSIONS = 8
+_MAX_ARRAY_LENGTH = 4096  # longer arrays are vocabularies; the arrays needed here have one entry per layer
+_MAX_DIMENSIONS = 8
 
 Value = Union[int, float, str, "list[Union[int, float, str]]"]
 
@@ -82,7 +82,7 @@ def read_metadata(head: bytes) -> dict[str, Value]:
                 metadata[key] = cursor.scalar(kind)
                 continue
             element, length = cursor.number("<I"), cursor.number("<Q")
-            if key == VOCABULARY or length > _LONGEST_ARRAY:
+            if key == VOCABULARY or length > _MAX_ARRAY_LENGTH:
                 metadata[key] = length
                 break
             metadata[key] = [cursor.scalar(element) for _ in range(length)]
@@ -113,8 +113,8 @@ def header_length(head: bytes) -> Optional[int]:
         for _ in range(tensors):
             cursor.text()
             dimensions = cursor.number("<I")
-            if dimensions > _MOST_DIMENSIONS:
-                raise NotGGUF(f"a tensor has {dimensions} dimensions (at most {_MOST_DIMENSIONS} are valid)")
+            if dimensions > _MAX_DIMENSIONS:
+                raise NotGGUF(f"a tensor has {dimensions} dimensions (at most {_MAX_DIMENSIONS} are valid)")
             cursor.take(dimensions * 8 + 4 + 8)  # shape, type, offset of the data
     except _OutOfBytesError:
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 MIB = 1024 * 1024
 # An AMD GPU with less counts as integrated: its memory is a part of main memory.
-_LEAST_CARD_BYTES = 2048 * MIB
+_MIN_CARD_BYTES = 2048 * MIB
 _BLOCK_BYTES = 128 * MIB
 
 
@@ -70,7 +70,7 @@ def _amd() -> list[str]:
     names = []
     for file in sorted(Path("/sys/class/drm").glob("card*/device/mem_info_vram_total")):
         try:
-            if int(file.read_text()) >= _LEAST_CARD_BYTES:
+            if int(file.read_text()) >= _MIN_CARD_BYTES:
                 names.append(f"AMD GPU {file.parts[4]}")
         except (OSError, ValueError):
             continue

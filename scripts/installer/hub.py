@@ -31,8 +31,11 @@ PUBLIC_ENDPOINT = "https://huggingface.co"
 SILENCE_SECONDS = 60.0  # without a byte; then the download resumes on a new connection
 HEAD_BYTES = 16 * 1024
 _TEMPORARY_STATUS = {408, 425, 429, 500, 502, 503, 504}
-_MOST_JSON_BYTES = 16 * 1024 * 1024
-_MOST_DIGITS = 18  # in a size or a number of seconds; limits what a server can make int() parse
+_MAX_JSON_BYTES = 16 * 1024 * 1024
+_MAX_DIGITS = 18  # in a size or a number of seconds; limits what a server can make int() parse
+_GATED_HINT = (
+    "Agree to the terms on the model's page, then set HF_TOKEN to a token with read access, or run: hf auth login"
+)
 
 
 class TemporaryError(Exception):
@@ -75,7 +78,7 @@ class Hub:
         if not self._token and private:
             self._token = _stored_token(environ)
 
-    def is_here(self, url: str) -> bool:
+    def is_on_hub(self, url: str) -> bool:
         """Return True if the URL is on the hub: same scheme, host and port."""
         return origin(url) == origin(self.endpoint)
 
@@ -98,19 +101,19 @@ class Hub:
             raise _http_failure(error, url, has_token=bool(self._token)) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise connection_failure(error, url) from error
-        if self.is_here(response.url):
-            redirects.linked.update(response.headers)
-        return response, redirects.linked
+        if self.is_on_hub(response.url):
+            redirects.hub_headers.update(response.headers)
+        return response, redirects.hub_headers
 
     def request(self, url: str, headers: Mapping[str, str]) -> urllib.request.Request:
         """Build a GET request; add the token if the URL is on the hub."""
         request = urllib.request.Request(url, headers={"User-Agent": "flynn-install-service", **headers})
-        if self._token and self.is_here(url):
+        if self._token and self.is_on_hub(url):
             request.add_unredirected_header("Authorization", f"Bearer {self._token}")
         return request
 
-    def read(self, url: str, headers: Mapping[str, str], most: int) -> tuple[http.client.HTTPResponse, bytes, Any]:
-        """Send a GET and read at most `most` bytes of the body.
+    def read(self, url: str, headers: Mapping[str, str], limit: int) -> tuple[http.client.HTTPResponse, bytes, Any]:
+        """Send a GET and read at most `limit` bytes of the body.
 
         Returns:
             The closed response, the bytes, and the headers of the hub's own response.
@@ -118,27 +121,28 @@ class Hub:
         Raises:
             TemporaryError, InstallError: as `open`.
         """
-        response, linked = self.open(url, headers)
+        response, hub_headers = self.open(url, headers)
         try:
             with response:
-                return response, response.read(most), linked
+                return response, response.read(limit), hub_headers
         except (OSError, http.client.HTTPException) as error:
             raise connection_failure(error, url) from error
 
-    def peek(self, file: RemoteFile, most: int = HEAD_BYTES) -> Peek:
-        """Read the first `most` bytes of a GGUF file.
+    def peek(self, file: RemoteFile, limit: int = HEAD_BYTES) -> Peek:
+        """Read the first `limit` bytes of a GGUF file.
 
         Raises:
             TemporaryError, InstallError: as `open`; also if the file is not GGUF, or the server sends no length.
         """
-        response, head, linked = self.read(file.url, {"Range": f"bytes=0-{most - 1}"}, most)
+        response, head, hub_headers = self.read(file.url, {"Range": f"bytes=0-{limit - 1}"}, limit)
         if not head.startswith(MAGIC):
             raise InstallError(f"{file.url}: not a GGUF file (does not start with GGUF)")
         size = length_of(response)
         if size is None:
             raise InstallError(f"{file.url}: the server does not send the length of the file")
-        etag = re.fullmatch(r'"([0-9a-f]{64})"', {k.lower(): v for k, v in linked.items()}.get("x-linked-etag", ""))
-        return Peek(head, size, etag[1] if etag else None)
+        linked_etag = next((value for name, value in hub_headers.items() if name.lower() == "x-linked-etag"), "")
+        match = re.fullmatch(r'"([0-9a-f]{64})"', linked_etag)
+        return Peek(head, size, match[1] if match else None)
 
     def describe(self, file: RemoteFile) -> RemoteFile:
         """Return the file with size and digest; ask the server for missing ones.
@@ -158,7 +162,7 @@ class Hub:
 
     def json(self, path: str) -> bytes:
         """Return the response body of a GET at a path of the hub's API."""
-        return self.read(f"{self.endpoint}{path}", {"Accept": "application/json"}, _MOST_JSON_BYTES)[1]
+        return self.read(f"{self.endpoint}{path}", {"Accept": "application/json"}, _MAX_JSON_BYTES)[1]
 
 
 class _Proxies(urllib.request.ProxyHandler):
@@ -175,15 +179,15 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self.linked: dict[str, str] = {}
+        self.hub_headers: dict[str, str] = {}
 
     http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302  # missing before Python 3.11
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request:
-        if self.hub.is_here(req.full_url):
-            self.linked.update(headers)
+        if self.hub.is_on_hub(req.full_url):
+            self.hub_headers.update(headers)
         if split(req.full_url).scheme == "https" and split(newurl).scheme != "https":
             raise InstallError(f"{req.full_url}: refusing a redirect from https to {newurl}")
         return self.hub.request(newurl.replace(" ", "%20"), req.headers)
@@ -213,7 +217,7 @@ def length_of(response: http.client.HTTPResponse) -> Optional[int]:
         text = (response.headers.get("Content-Range") or "").rpartition("/")[2]
     else:
         text = response.headers.get("Content-Length") or ""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
 
 
 def connection_failure(error: Exception, url: str) -> Exception:
@@ -234,7 +238,7 @@ def _http_failure(error: urllib.error.HTTPError, url: str, *, has_token: bool) -
     code = error.headers.get("X-Error-Code") or ""
     if code == "GatedRepo":
         return InstallError(
-            f"{url}: {error.code}: the repository is gated: its owner requires agreement to terms", hint=_GATED
+            f"{url}: {error.code}: the repository is gated: its owner requires agreement to terms", hint=_GATED_HINT
         )
     if code == "RepoNotFound" or (code == "" and error.code == 401 and not has_token):
         hint = "Check the name. If the repository is private or gated, set HF_TOKEN, or run: hf auth login"
@@ -244,18 +248,15 @@ def _http_failure(error: urllib.error.HTTPError, url: str, *, has_token: bool) -
     if error.code == 404:
         return InstallError(f"{url}: 404: the file does not exist")
     if error.code in (401, 403):
-        return InstallError(f"{url}: {error.code} {error.reason}: this token has no read access", hint=_GATED)
+        return InstallError(f"{url}: {error.code} {error.reason}: this token has no read access", hint=_GATED_HINT)
     return InstallError(f"{url}: {error.code} {error.reason}", status=EXIT_TEMPORARY if error.code == 416 else 1)
-
-
-_GATED = "Agree to the terms on the model's page, then set HF_TOKEN to a token with read access, or run: hf auth login"
 
 
 def retry_after(headers: Message, now: Optional[float] = None) -> Optional[float]:
     """Return the seconds of a Retry-After header, None without one. It holds seconds or a date (RFC 9110, 10.2.3)."""
     text = (headers.get("Retry-After") or "").strip()
     if text.isascii() and text.isdigit():
-        return float(text[:_MOST_DIGITS])
+        return float(text[:_MAX_DIGITS])
     try:
         seconds = email.utils.parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError, IndexError, OverflowError):

@@ -19,12 +19,17 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def resolved(model: Model, query: Query, hub: Hub) -> Model:
-    """Return the model with its files, pinned to a commit, each with its size and digest.
+def resolved(model: Model, hub: Hub) -> Model:
+    """Return the model with the files that its query means, pinned to a commit, each with its size and digest.
+
+    A model without a query is returned unchanged.
 
     Raises:
         TemporaryError, InstallError: as `Hub.open`; also if no file matches, or the hub's response is invalid.
     """
+    query = model.query
+    if query is None:
+        return model
     path = f"/api/models/{query.repository}/revision/{quote(query.revision, safe='')}?blobs=true"
     commit, sizes = _read(hub.json(path), hub.endpoint + path)
     first = choose(list(sizes), query)
@@ -64,9 +69,9 @@ def choose(names: list[str], query: Query) -> str:
 def _read(body: bytes, url: str) -> tuple[str, dict[str, tuple[int, str]]]:
     """Return the commit, and by name the size and digest of each file in large file storage."""
     try:
-        answer: Any = json.loads(body)
-        commit = answer["sha"]
-        large = {each["rfilename"]: each["lfs"] for each in answer["siblings"] if each.get("lfs")}
+        listing: Any = json.loads(body)
+        commit = listing["sha"]
+        large = {file["rfilename"]: file["lfs"] for file in listing["siblings"] if file.get("lfs")}
         files = {str(name): (lfs["size"], lfs["sha256"]) for name, lfs in large.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InstallError(f"{url}: not a response of a model hub ({type(error).__name__})") from error

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from .errors import EXIT_UNAVAILABLE, EXIT_USAGE, InstallError
-from .obtain import how_to_get_it
+from .hardware import MIB
+from .obtain import install_hint
 
 BACKEND_SAMPLING = "--backend-sampling"
 SLEEP = "--sleep-idle-seconds"
 CORS = "--cors-origins"
 PRESETS = "--models-preset"
 _LIST_DEVICES = "--list-devices"
-MIB = 1024 * 1024
 _USUAL_PLACES = (
     "~/.local/bin",
     "~/llama.cpp/build/bin",
@@ -76,7 +76,7 @@ def find(named: Optional[str], environ: Mapping[str, str], ask: Callable[[str], 
     answer = ask("llama-server was not found. Enter its path (empty to stop): ")
     if answer:
         return _checked(answer, environ)
-    raise InstallError("llama-server is not on PATH", hint=how_to_get_it(environ), status=EXIT_UNAVAILABLE)
+    raise InstallError("llama-server is not on PATH", hint=install_hint(), status=EXIT_UNAVAILABLE)
 
 
 def _checked(named: str, environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def _checked(named: str, environ: Mapping[str, str]) -> tuple[str, ...]:
     if path:
         return _command(path)
     problem = "not an executable file" if Path(named).exists() else "no such program"
-    raise InstallError(f"--server {named}: {problem}", hint=how_to_get_it(environ), status=EXIT_USAGE)
+    raise InstallError(f"--server {named}: {problem}", hint=install_hint(), status=EXIT_USAGE)
 
 
 def _command(program: str) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 
 from . import hardware
@@ -18,7 +17,7 @@ _PACKAGES = {
 }
 
 
-def how_to_get_it(environ: Mapping[str, str]) -> str:
+def install_hint() -> str:
     """Return several lines with commands, the most suitable for this machine first."""
     if platform.system() == "Darwin":
         lines = [("brew install llama.cpp", "supports Apple's GPUs"), (_INSTALLER, "llama.cpp's own installer")]

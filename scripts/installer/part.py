@@ -24,7 +24,7 @@ from .errors import EXIT_TEMPORARY, InstallError
 from .files import set_aside, sweep, write_atomically
 
 BLOCK_BYTES = 1024 * 1024
-LEAST_BYTES = 64 * 1024
+MIN_READ_BYTES = 64 * 1024
 BLOCKS = 4  # used in turn: one is received while others are hashed
 _EXHAUSTED = {
     errno.ENOSPC: "the disk is full",
@@ -109,7 +109,7 @@ class Part:
         """
         blocks = deque(memoryview(bytearray(BLOCK_BYTES)) for _ in range(BLOCKS))
         hashing: deque[Future[None]] = deque()
-        read_size = LEAST_BYTES
+        read_size = MIN_READ_BYTES
         try:
             while self.position < self.size:
                 if len(hashing) == BLOCKS:
@@ -160,7 +160,7 @@ class Part:
         return set_aside(self.path, ".corrupt")
 
 
-def tidy(target: Path) -> None:
+def delete_leftover_note(target: Path) -> None:
     """Delete a leftover `NAME.part.json`, from a process killed between renaming the part and deleting the note."""
     part, note = (target.with_name(target.name + end) for end in (".part", ".part.json"))
     with contextlib.suppress(OSError):
@@ -168,7 +168,7 @@ def tidy(target: Path) -> None:
             note.unlink()
 
 
-def is_good(path: Path, file: RemoteFile) -> bool:
+def is_intact(path: Path, file: RemoteFile) -> bool:
     """Return True if the file at `path` has the size and digest of `file`.
 
     The digest is computed once and stored in `NAME.sha256`, in the format of sha256sum(1). That file gets the
@@ -176,9 +176,9 @@ def is_good(path: Path, file: RemoteFile) -> bool:
     """
     if path.stat().st_size != file.size:
         return False
-    record = _record_of(path)
+    verified = _digest_file(path)
     try:
-        if record.stat().st_mtime_ns == path.stat().st_mtime_ns and record.read_text().split()[0] == file.sha256:
+        if verified.stat().st_mtime_ns == path.stat().st_mtime_ns and verified.read_text().split()[0] == file.sha256:
             return True
     except (OSError, ValueError, IndexError):
         pass
@@ -189,11 +189,11 @@ def is_good(path: Path, file: RemoteFile) -> bool:
 
 
 def is_different(path: Path, file: RemoteFile) -> bool:
-    """Return True if the file at `path` exists, is not `file`, and was never recorded as `file`."""
-    if not path.is_file() or is_good(path, file):
+    """Return True if the file at `path` exists, is not `file`, and was never verified as `file`."""
+    if not path.is_file() or is_intact(path, file):
         return False
     try:
-        return _record_of(path).read_text(encoding="utf-8").split()[0] != file.sha256
+        return _digest_file(path).read_text(encoding="utf-8").split()[0] != file.sha256
     except (OSError, ValueError, IndexError):
         return True
 
@@ -209,19 +209,19 @@ def digest_of(path: Path) -> str:
 
 def remember_verified(path: Path, sha256: str) -> None:
     """Write `NAME.sha256`. If that fails, the next run hashes the file again."""
-    record = _record_of(path)
+    verified = _digest_file(path)
     with contextlib.suppress(InstallError, OSError):
-        write_atomically(record, f"{sha256}  {path.name}\n")
+        write_atomically(verified, f"{sha256}  {path.name}\n")
         times = path.stat()
-        os.utime(record, ns=(times.st_atime_ns, times.st_mtime_ns))
+        os.utime(verified, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def companions(path: Path) -> list[Path]:
     """Return the paths of the files that the download creates beside a model file."""
-    return [_record_of(path), path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")]
+    return [_digest_file(path), path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")]
 
 
-def _record_of(path: Path) -> Path:
+def _digest_file(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
@@ -232,7 +232,7 @@ def _next_read_size(read_size: int, seconds: float) -> int:
     """
     if seconds < 0.1:
         return min(read_size * 2, BLOCK_BYTES)
-    return max(read_size // 2, LEAST_BYTES) if seconds > 0.5 else read_size
+    return max(read_size // 2, MIN_READ_BYTES) if seconds > 0.5 else read_size
 
 
 def _sync_folder(folder: Path) -> None:

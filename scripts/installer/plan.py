@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import threading
+import functools
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Optional
 
-from . import download, fit, hardware, listing, llama_server, source, systemd, unit, weigh
+from . import download, fit, fit_check, hardware, listing, llama_server, source, systemd, unit
 from .catalogue import DEFAULT, Catalogue, RemoteFile
 from .errors import EXIT_UNAVAILABLE, EXIT_USAGE, InstallError
 from .hub import Hub
-from .obtain import how_to_get_it
-from .part import is_good
+from .obtain import install_hint
+from .part import is_intact
 from .places import Places, Record
 
 _NO_SERVER = ("/usr/bin/llama-server",)
@@ -79,7 +79,7 @@ def make_plan(options: Namespace, session: Session, hub: Hub, catalogue: Catalog
         llama_server.check_arguments(build, unit.arguments(choices), session.environ)
         if checks_fit and not options.ignore_fit:
             for model, _ in located:
-                weigh.check(model, choices, build, memory, catalogue, hub, session.say)
+                fit_check.check(model, choices, build, memory, catalogue, hub, session.say)
     return Plan(located, choices, unit.unit_file(choices), _presets(located) if choices.presets else "")
 
 
@@ -120,7 +120,7 @@ def _check_devices(build: llama_server.Build, options: Namespace, session: Sessi
     cards = hardware.cards()
     if cards and build.devices == () and options.gpu_layers != "0":
         message = f"{build.command[0]} cannot use {' + '.join(cards)}: it is built for the CPU, or finds no driver"
-        hint = f"{how_to_get_it(session.environ)}\nTo run on the CPU anyway, add --gpu-layers 0."
+        hint = f"{install_hint()}\nTo run on the CPU anyway, add --gpu-layers 0."
         raise InstallError(message, hint=hint, status=EXIT_UNAVAILABLE)
     if build.devices is None:
         session.say(f"{build.version}: too old to list its GPUs: cannot check whether the model fits")
@@ -135,7 +135,7 @@ def _check_devices(build: llama_server.Build, options: Namespace, session: Sessi
 
 
 def _specs(options: Namespace, memory: fit.Memory, catalogue: Catalogue) -> tuple[list[str], str]:
-    """Return the values of `--model` with `auto` relocated by a name, and the layers to offload to the GPU."""
+    """Return the values of `--model` with `auto` replaced by a name, and the layers to offload to the GPU."""
     specs = options.model or [DEFAULT.name]
     if "auto" not in specs:
         return specs, options.gpu_layers
@@ -153,11 +153,7 @@ def _resolved(spec: str, options: Namespace, session: Session, hub: Hub, catalog
         return downloaded
     digests = tuple(options.sha256)
     model = source.parse(spec, endpoint=hub.endpoint, digests=digests, catalogue=catalogue)
-    if model.query is not None:
-        query = model.query
-        retry = download.Retry(session.say, threading.Event())
-        unresolved = model
-        model = retry.run(lambda: listing.resolved(unresolved, query, hub))
+    model = download.Retry(session.say).run(functools.partial(listing.resolved, model, hub))
     if options.print_unit or model.path is not None:
         return model
     return replace(model, files=download.describe(model.files, hub, session.say))
@@ -166,7 +162,7 @@ def _resolved(spec: str, options: Namespace, session: Session, hub: Hub, catalog
 def _downloaded(spec: str, record: Record) -> Optional[source.Model]:
     """Return the model that an earlier run downloaded for the same `--model`; None if a file is missing or changed."""
     files = record.files_of(spec)
-    if not files or not all(is_good(path, RemoteFile(path.name, "", size, sha256)) for path, size, sha256 in files):
+    if not files or not all(is_intact(path, RemoteFile(path.name, "", size, sha256)) for path, size, sha256 in files):
         return None
     return source.Model(spec, path=files[0][0])
 
@@ -177,14 +173,14 @@ def _offer_smaller(
     """Return the model; if it would be slow on the CPU, offer a smaller one and return the user's choice."""
     if memory.gpus and options.gpu_layers != "0":
         return model
-    shape = weigh.shape_of(model, hub)
+    shape = fit_check.shape_of(model, hub)
     if shape is None:
         return model
     rate = hardware.read_rate()
-    speed = fit.speed(fit.Load(weigh.size(model), shape, options.ctx_size), rate)
+    speed = fit.speed(fit.Load(fit_check.size(model), shape, options.ctx_size), rate)
     session.say(f"{model.label}: no GPU found: expect {_speed_text(speed)} on the CPU")
     largest = fit.largest_model(catalogue, memory, options.ctx_size, rate)
-    if speed >= fit.LEAST_SPEED or largest is None:
+    if speed >= fit.MIN_SPEED or largest is None:
         return model
     name = largest[0]
     faster = _speed_text(_speed_of(name, catalogue, rate))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import Callable, Optional
+
+from flynn import FlynnError, LlamaCppClient
 
 from .errors import EXIT_TEMPORARY, EXIT_UNAVAILABLE, InstallError
-
-if TYPE_CHECKING:
-    from flynn import LlamaCppClient
 
 QUESTION = "In one sentence: what is a llama?"
 ANSWER_TOKENS = 64
@@ -54,13 +53,11 @@ def ask(
     Raises:
         InstallError: the model was not loaded in time, or the server answered with an error.
     """
-    from flynn import FlynnError, LlamaCppClient
-
     deadline = time.monotonic() + seconds
     # A server of several models loads a model on its first request, so the answer may take that long, too.
     timeout = seconds if model else ANSWER_SECONDS
     with LlamaCppClient(endpoint, auth_token=token, timeout=timeout, model=model or None) as client:
-        while not _is_ready(client, CHECK_SECONDS):
+        while not _is_ready(client):
             check_alive()
             if time.monotonic() > deadline:
                 raise InstallError(
@@ -83,13 +80,11 @@ def _embedding(client: LlamaCppClient) -> Answer:
     return Answer(f"an embedding of {client.embed([QUESTION]).dimensions} numbers")
 
 
-def _is_ready(client: LlamaCppClient, seconds: float) -> bool:
-    """Return True if the server is ready within `seconds`."""
-    from flynn import FlynnError
-
+def _is_ready(client: LlamaCppClient) -> bool:
+    """Return True if the server is ready within CHECK_SECONDS."""
     started = time.monotonic()
     try:
-        client.wait_until_ready(timeout=seconds)
+        client.wait_until_ready(timeout=CHECK_SECONDS)
         return True
     except FlynnError:
         time.sleep(max(0.0, started + CHECK_SECONDS / 4 - time.monotonic()))

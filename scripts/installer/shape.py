@@ -10,7 +10,7 @@ from .gguf import VOCABULARY, Value
 
 HALF_PRECISION_BYTES = 2  # the KV cache's default type, f16
 SINGLE_PRECISION_BYTES = 4  # the state of recurrent layers
-_MOST_LAYERS = 4096  # no model has more; a larger number means a damaged header
+_MAX_LAYERS = 4096  # no model has more; a larger number means a damaged header
 
 # The period of the pattern in which all layers but the last have a sliding window, for headers without that key; from
 # set_swa_pattern in llama.cpp's src/models/. In other architectures every layer counts as seeing the whole context.
@@ -70,7 +70,7 @@ def read_shape(metadata: Mapping[str, Value]) -> Optional[Shape]:
     header = _Header(metadata)
     layers, embedding = header.number("block_count"), header.number("embedding_length")
     vocabulary = metadata.get(VOCABULARY, header.number("vocab_size"))
-    if not isinstance(vocabulary, int) or min(layers, embedding, vocabulary) <= 0 or layers > _MOST_LAYERS:
+    if not isinstance(vocabulary, int) or min(layers, embedding, vocabulary) <= 0 or layers > _MAX_LAYERS:
         return None
     caches = _caches(header, layers, embedding)
     recurrent = _recurrent(header, layers)

@@ -21,7 +21,7 @@ _HUB_FILE = re.compile(rf"^hf:{_REPOSITORY}/(?P<file>[^@]+)(?:@(?P<revision>.+))
 # The same form as llama-server's -hf.
 _HUB_NAME = re.compile(rf"^(?:hf:)?{_REPOSITORY}(?::(?P<quant>[\w.-]+))?(?:@(?P<revision>.+))?$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
-_MOST_SHARDS = 999
+_MAX_SHARDS = 999
 _FORMS = "a path, OWNER/REPO:QUANT or hf:OWNER/REPO/FILE on the hub, an https URL, auto, or one of:"
 
 
@@ -74,7 +74,7 @@ def shard_names(name: str) -> list[str]:
     if not match:
         return [name]
     count = int(match["count"])
-    if not 1 <= int(match["index"]) <= count <= _MOST_SHARDS:
+    if not 1 <= int(match["index"]) <= count <= _MAX_SHARDS:
         raise InstallError(f"{name}: invalid shard name: shard {match['index']} of {match['count']}")
     return [f"{match['stem']}-{index:05}-of-{count:05}.gguf" for index in range(1, count + 1)]
 

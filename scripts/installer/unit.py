@@ -14,7 +14,7 @@ MARK = "# Written by Flynn's scripts/install_service.py, which `make install-ser
 
 DEFAULT_HOST = "127.0.0.1"  # llama-server's default, too
 DEFAULT_PORT, NEW_PORT = 8080, 9931  # llama-server's default before build b11549, and since
-LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7), less the final NUL
+MAX_SOCKET_PATH_BYTES = 107  # bytes: sun_path of unix(7), less the final NUL
 LOAD_SECONDS = 900  # longest time to load a model: a large one from a slow disk
 
 _SERVICE_SECTION = """\
@@ -155,8 +155,8 @@ WantedBy=default.target
 
 
 def _check_socket(path: str) -> None:
-    if not Path(path).is_absolute() or len(path.encode("utf-8", "surrogateescape")) > LONGEST_SOCKET_PATH:
-        rule = f"must be an absolute path of at most {LONGEST_SOCKET_PATH} bytes"
+    if not Path(path).is_absolute() or len(path.encode("utf-8", "surrogateescape")) > MAX_SOCKET_PATH_BYTES:
+        rule = f"must be an absolute path of at most {MAX_SOCKET_PATH_BYTES} bytes"
         raise InstallError(f"--socket {path}: {rule}", status=EXIT_USAGE)
     if not path.isprintable():
         raise InstallError(f"--socket {path!r}: must not contain control characters", status=EXIT_USAGE)

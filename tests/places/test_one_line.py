@@ -1,4 +1,4 @@
-"""Where something that Flynn needs is not given, it says so in one clear line."""
+"""If Flynn lacks something that it needs, it prints one clear line."""
 
 from __future__ import annotations
 
@@ -27,24 +27,26 @@ def answer(peer: Peer) -> None:
     peer.send(stream(delta("Hi"), delta(finish_reason="stop")) if body.get("stream") else response(choice))
 
 
-@pytest.mark.parametrize(("place", "why"), [("> /dev/full", "No space left on device"), (">&-", "Bad file descriptor")])
+@pytest.mark.parametrize(
+    ("redirection", "reason"), [("> /dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
+)
 @pytest.mark.parametrize("command", ["ask Hi", "chat", "status", "tokens Hi", "batch prompts.jsonl"])
-def test_standard_output_that_takes_nothing(command: str, place: str, why: str, home: Home) -> None:
+def test_unwritable_standard_output_is_reported(command: str, redirection: str, reason: str, home: Home) -> None:
     home.write("prompts.jsonl", '{"prompt": "Hi"}\n')
     with serve(routes(ANSWERS, chat=answer)) as server:
-        python = [*after(f"exec {place}"), *FLYNN]
+        python = [*after(f"exec {redirection}"), *FLYNN]
         ended = home.run(*command.split(), "--endpoint", server.endpoint, stdin="Hi\n", python=python)
     lines = ended.err.splitlines()
-    assert (ended.code, lines[-1]) == (1, f"flynn: standard output: {why}")
-    assert len(lines) == 1 + command.startswith("batch")  # its summary
+    assert (ended.code, lines[-1]) == (1, f"flynn: standard output: {reason}")
+    assert len(lines) == 1 + command.startswith("batch")  # plus the summary of the batch
 
 
-def test_a_batch_from_standard_input_that_is_closed(home: Home) -> None:
+def test_a_closed_standard_input_is_reported(home: Home) -> None:
     ended = home.run("batch", "-", python=[*after("exec <&-"), *FLYNN])
     assert ended == (1, "", "flynn: standard input: Bad file descriptor\n")
 
 
-def test_an_output_on_a_read_only_file_system(home: Home) -> None:
+def test_an_output_on_a_read_only_file_system_is_reported(home: Home) -> None:
     prompts = home.write("prompts.jsonl", '{"prompt": "Hi"}\n')
     python = ["unshare", "-rm", *after(READ_ONLY), *FLYNN]
     assert home.run("batch", prompts, "-o", "out.jsonl", python=python) == (
@@ -54,27 +56,27 @@ def test_an_output_on_a_read_only_file_system(home: Home) -> None:
     )
 
 
-def test_a_prompt_that_does_not_fit_into_memory(home: Home) -> None:
+def test_a_prompt_that_does_not_fit_in_memory_is_reported(home: Home) -> None:
     python = [*after("ulimit -v 131072"), *FLYNN]
     with serve(routes({})) as server:
         ended = home.run("ask", "--endpoint", server.endpoint, stdin="x" * (100 << 20), python=python)
     assert ended == (1, "", "flynn: out of memory\n")
 
 
-# Stacks of 1 GiB: there is no room for a single one.
+# The programs below use stacks of 1 GiB: there is no memory for a single thread.
 NO_THREADS = [*after("ulimit -v 262144"), sys.executable, "-c"]
 NO_THREAD = "can't start new thread: too little memory, or too many processes (see ulimit -v and ulimit -u)"
 
 
 @pytest.mark.parametrize("options", [[], ["--jobs", "2"]])
-def test_a_batch_without_room_for_a_thread(options: List[str], home: Home) -> None:
+def test_a_batch_reports_that_it_cannot_start_a_thread(options: List[str], home: Home) -> None:
     prompts = home.write("prompts.jsonl", '{"prompt": "Hi"}\n')
     program = "import sys, threading; threading.stack_size(1 << 30); from flynn.cli import main; sys.exit(main())"
     ended = home.run("batch", prompts, *options, python=[*NO_THREADS, program])
     assert (ended.code, ended.err.splitlines()[-1]) == (1, f"flynn: {NO_THREAD}")
 
 
-def test_an_asynchronous_stream_without_room_for_a_thread_can_be_closed_and_tried_again(home: Home) -> None:
+def test_an_asynchronous_stream_that_cannot_start_a_thread_can_be_closed_and_retried(home: Home) -> None:
     program = """
 import asyncio, sys, threading
 from flynn import AsyncLlamaCppClient, FlynnError
@@ -121,19 +123,19 @@ print(bool(client.health()))
 """
 
 
-def test_without_a_descriptor_left_it_says_so_and_one_more_is_enough(home: Home) -> None:
+def test_a_lack_of_file_descriptors_is_reported_and_one_more_is_enough(home: Home) -> None:
     with serve(routes(ANSWERS)) as server:
         endpoint = server.endpoint.replace("localhost", "127.0.0.1")
         ended = home.run(endpoint, python=[sys.executable, "-W", "error", "-c", NO_DESCRIPTORS])
-    said = f"FlynnError no connection to {endpoint} can be opened: Too many open files"
-    assert ended == (0, f"True\n{said}\nTrue\n", "")
+    message = f"FlynnError no connection to {endpoint} can be opened: Too many open files"
+    assert ended == (0, f"True\n{message}\nTrue\n", "")
 
 
 NO_SSL = "https needs the module ssl, which this Python was built without"
 
 
 @pytest.mark.parametrize("command", ["ask Hi", "status", "batch prompts.jsonl --jobs 1"])
-def test_https_without_ssl(command: str, home: Home) -> None:
+def test_https_needs_the_module_ssl(command: str, home: Home) -> None:
     home.write("prompts.jsonl", '{"prompt": "Hi"}\n' * 3)
     with serve(routes(ANSWERS)) as server:
         endpoint = server.endpoint.replace("http:", "https:")
@@ -145,12 +147,12 @@ NO_CERTIFICATES = ["unshare", "-rm", *after("mount -t tmpfs none /etc/ssl")]
 
 
 @pytest.mark.parametrize(
-    "place", [[], NO_CERTIFICATES, ["env", "SSL_CERT_FILE=/nonexistent", "SSL_CERT_DIR=/nonexistent"]]
+    "prefix", [[], NO_CERTIFICATES, ["env", "SSL_CERT_FILE=/nonexistent", "SSL_CERT_DIR=/nonexistent"]]
 )
-def test_https_without_the_certificates_it_takes(
-    place: List[str], home: Home, tls_server: Tuple[str, ssl.SSLContext]
+def test_an_untrusted_certificate_is_reported(
+    prefix: List[str], home: Home, tls_server: Tuple[str, ssl.SSLContext]
 ) -> None:
-    ended = home.run("ask", "Hi", "--endpoint", tls_server[0], python=[*place, *FLYNN])
+    ended = home.run("ask", "Hi", "--endpoint", tls_server[0], python=[*prefix, *FLYNN])
     assert ended.code == 1
     assert ended.err.startswith(f"flynn: expected a TLS server at {tls_server[0]}, got ")
     assert "certificate verify failed" in ended.err

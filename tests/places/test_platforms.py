@@ -1,6 +1,6 @@
-"""Flynn on other platforms: 32-bit ARM, emulated by qemu, and musl. The real server runs on this machine, as it is.
+"""Flynn on other platforms: 32-bit ARM, emulated by qemu, and musl. The real server runs natively on this machine.
 
-scripts/platforms.py makes the Pythons. `make test-platforms` runs these tests, `make test` leaves them out.
+scripts/platforms.py builds the Pythons. `make test-platforms` runs these tests, `make test` does not.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from .test_works import check
 
 pytestmark = pytest.mark.platforms
 
-LONGEST = 2_147_483  # seconds: what poll(2) can wait for, in milliseconds
+MAX_TIMEOUT = 2_147_483  # seconds; the longest timeout of poll(2) is 2**31 - 1 milliseconds
 
 
 @pytest.fixture(scope="module", params=["arm", *(["musl"] if platforms.is_built("musl") else [])])
@@ -55,7 +55,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def python(name: str) -> List[str]:
-    """The command of a Python there, strict."""
+    """The command of the platform's Python, with strict options."""
     try:
         return [*platforms.python(name), "-S", "-B", "-W", "error"]
     except environment.Unavailable as error:
@@ -65,11 +65,11 @@ def python(name: str) -> List[str]:
 
 
 @pytest.fixture
-def flynn_there(python: List[str], pyz: Path) -> List[str]:
+def flynn_command(python: List[str], pyz: Path) -> List[str]:
     return [*python, str(pyz)]
 
 
-WHAT_IT_IS = """
+DESCRIBE_PLATFORM = """
 import platform, sys
 with open(sys.executable, "rb") as binary:
     program = binary.read()
@@ -77,34 +77,36 @@ print(platform.machine(), sys.maxsize, b"GLIBC" in program, b"MUSL_LOCPATH" in p
 """
 
 
-def test_it_is_the_platform_that_it_is_called(name: str, python: List[str], home: Home) -> None:
-    said = {"arm": "armv7l 2147483647 True False\n", "musl": f"{platform.machine()} {sys.maxsize} False True\n"}
-    assert home.run(python=[*python, "-c", WHAT_IT_IS]) == (0, said[name], "")
+def test_the_python_is_of_its_platform(name: str, python: List[str], home: Home) -> None:
+    expected = {"arm": "armv7l 2147483647 True False\n", "musl": f"{platform.machine()} {sys.maxsize} False True\n"}
+    assert home.run(python=[*python, "-c", DESCRIBE_PLATFORM]) == (0, expected[name], "")
 
 
 def test_every_module_can_be_imported(python: List[str], home: Home) -> None:
     program = "import importlib, sys; list(map(importlib.import_module, sys.argv[1:])); print(len(sys.argv) - 1)"
     names = [module.name for module in pkgutil.walk_packages(flynn.__path__, "flynn.")]
-    wanted = [name for name in names if name != "flynn.__main__"]
-    assert home.run(*wanted, python=[*python, "-c", program]) == (0, f"{len(wanted)}\n", "")
+    importable = [name for name in names if name != "flynn.__main__"]
+    assert home.run(*importable, python=[*python, "-c", program]) == (0, f"{len(importable)}\n", "")
 
 
-def test_its_version(flynn_there: List[str], home: Home) -> None:
-    assert home.run("--version", python=flynn_there) == (0, f"flynn {flynn.__version__}\n", "")
+def test_the_version_is_printed(flynn_command: List[str], home: Home) -> None:
+    assert home.run("--version", python=flynn_command) == (0, f"flynn {flynn.__version__}\n", "")
 
 
-def test_one_prompt_and_many_from_the_pyz(flynn_there: List[str], home: Home, real_server: RealServer) -> None:
-    check(home, real_server, flynn_there)
+def test_the_commands_work_from_the_pyz(flynn_command: List[str], home: Home, real_server: RealServer) -> None:
+    check(home, real_server, flynn_command)
 
 
-def test_one_prompt_and_many_from_the_folder(python: List[str], home: Home, real_server: RealServer) -> None:
+def test_the_commands_work_from_the_folder(python: List[str], home: Home, real_server: RealServer) -> None:
     check(home, real_server, [*python, "-m", "flynn"])
 
 
-def test_ctrl_c_ends_an_answer_and_frees_the_slot(flynn_there: List[str], home: Home, real_server: RealServer) -> None:
+def test_ctrl_c_ends_an_answer_and_frees_the_slot(
+    flynn_command: List[str], home: Home, real_server: RealServer
+) -> None:
     arguments = ("ask", "Tell a long story.", "--endpoint", real_server.endpoint)
     with LlamaCppClient(real_server.endpoint) as client:
-        with home.terminal(*arguments, python=flynn_there) as terminal:
+        with home.terminal(*arguments, python=flynn_command) as terminal:
             terminal.expect(" ")
             assert any(slot.is_processing for slot in client.slots())
             terminal.interrupt()
@@ -114,22 +116,22 @@ def test_ctrl_c_ends_an_answer_and_frees_the_slot(flynn_there: List[str], home: 
         eventually(lambda: not any(slot.is_processing for slot in client.slots()))
 
 
-def test_a_batch_that_was_interrupted_goes_on(flynn_there: List[str], home: Home, real_server: RealServer) -> None:
-    prompts = home.write("prompts.jsonl", "".join(f'{{"prompt": "Tell a story. {each}"}}\n' for each in range(8)))
+def test_an_interrupted_batch_is_resumed(flynn_command: List[str], home: Home, real_server: RealServer) -> None:
+    prompts = home.write("prompts.jsonl", "".join(f'{{"prompt": "Tell a story. {number}"}}\n' for number in range(8)))
     settings = ("--jobs", "1", "--max-tokens", "15", "--endpoint", real_server.endpoint)
     options = ("batch", prompts, "-o", "out.jsonl", *settings)
-    with home.terminal(*options, python=flynn_there) as terminal:
+    with home.terminal(*options, python=flynn_command) as terminal:
         terminal.expect("done, 0 failed")
         terminal.interrupt()
         assert terminal.end() == 130
     results = home.path / "out.jsonl"
     done = results.read_text().splitlines()
     assert 0 < len(done) < 8
-    assert home.run(*options, python=flynn_there).code == 0
+    assert home.run(*options, python=flynn_command).code == 0
     assert results.read_text().splitlines()[: len(done)] == done
-    answered = [json.loads(line) for line in results.read_text().splitlines()]
-    assert len({each["id"] for each in answered}) == len(answered) == 8
-    assert [each["error"] for each in answered] == [None] * 8
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert len({line["id"] for line in lines}) == len(lines) == 8
+    assert [line["error"] for line in lines] == [None] * 8
 
 
 LIBRARY = """
@@ -159,16 +161,16 @@ except ConfigError as error:
 """
 
 
-def test_the_library_synchronous_and_asynchronous_over_a_unix_socket_with_the_longest_timeout(
+def test_the_library_works_over_a_unix_socket_with_the_longest_timeout(
     python: List[str], home: Home, tmp_path: Path, start_server: Callable[..., RealServer]
 ) -> None:
     server = start_server(host=tmp_path / "llama.sock")
-    ended = home.run(server.endpoint, str(LONGEST), python=[*python, "-c", LIBRARY])
-    said = f"a timeout is a number of seconds above 0 and up to {LONGEST}, or None for no limit, not a larger one\n"
-    assert ended == (0, said, "")
+    ended = home.run(server.endpoint, str(MAX_TIMEOUT), python=[*python, "-c", LIBRARY])
+    rule = f"a number of seconds above 0 and up to {MAX_TIMEOUT}, or None for no limit"
+    assert ended == (0, f"a timeout is {rule}, not a larger one\n", "")
 
 
-def test_https(name: str, flynn_there: List[str], home: Home, real_server: RealServer) -> None:
+def test_https(name: str, flynn_command: List[str], home: Home, real_server: RealServer) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(home.path / "authority.pem"))
     home.variables = {"SSL_CERT_FILE": str(home.path / "authority.pem")}
@@ -176,7 +178,7 @@ def test_https(name: str, flynn_there: List[str], home: Home, real_server: RealS
     authority.issue_cert("localhost").configure_cert(context)
     with serve(forwarding(real_server.endpoint), tls=context) as server:
         arguments = ("ask", "Hi", "--max-tokens", "3", "--endpoint", server.endpoint)
-        ended = home.run(*arguments, python=flynn_there)
+        ended = home.run(*arguments, python=flynn_command)
     if name == "musl":
         assert ended == (2, "", f"flynn: {NO_SSL}\n")
     else:
@@ -195,16 +197,18 @@ for _ in range(int(sys.argv[2])):
         except FlynnError as error:
             print(type(error).__name__, error)
 """
-GIB_3 = 3 << 30  # more than a number of 32 bits with a sign can say
-PIECES = 1000  # bytes of a recorded stream that come at once
+GIB_3 = 3 << 30  # more than a signed 32-bit number
+CHUNK_BYTES = 1000  # of a recorded stream
 
 
 def recorded(path: Path) -> bytes:
+    """Return a recorded stream as a response with chunks of CHUNK_BYTES."""
     data = path.read_bytes()
-    return STREAM_HEAD + b"".join(chunk(data[at : at + PIECES]) for at in range(0, len(data), PIECES)) + LAST_CHUNK
+    chunks = [chunk(data[start : start + CHUNK_BYTES]) for start in range(0, len(data), CHUNK_BYTES)]
+    return STREAM_HEAD + b"".join(chunks) + LAST_CHUNK
 
 
-def test_a_stream_is_what_it_is_here(python: List[str], home: Home) -> None:
+def test_streams_give_the_same_results_as_on_this_machine(python: List[str], home: Home) -> None:
     usage = {"prompt_tokens": GIB_3, "completion_tokens": 1 << 62}
     answers = [
         *map(recorded, sorted(DATA.rglob("*.sse"))),
@@ -232,7 +236,7 @@ def test_a_stream_is_what_it_is_here(python: List[str], home: Home) -> None:
         ("musl", {}, "apt has no source package of Python 3: the first run needs the network"),
     ],
 )
-def test_a_python_that_cannot_be_had_is_one_line(
+def test_a_failed_build_is_reported_in_one_line(
     name: str, variables: Dict[str, str], line: str, tmp_path: Path
 ) -> None:
     (tmp_path / "scripts").mkdir()
@@ -242,7 +246,7 @@ def test_a_python_that_cannot_be_had_is_one_line(
     (tmp_path / "apt.conf").write_text(f'Acquire {{ {proxies}Retries "0"; }};\n')
     command = [sys.executable, str(tmp_path / "scripts" / "platforms.py"), name]
     variables = {**os.environ, "APT_CONFIG": str(tmp_path / "apt.conf"), **variables}
-    made = subprocess.run(command, capture_output=True, text=True, env=variables)
-    assert (made.returncode, made.stdout) == (1, "")
-    assert made.stderr.splitlines()[-1] == f"a Python for {name}: {line}"
+    process = subprocess.run(command, capture_output=True, text=True, env=variables)
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr.splitlines()[-1] == f"a Python for {name}: {line}"
     assert not list((tmp_path / ".venv" / "platforms").glob("*"))

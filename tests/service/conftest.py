@@ -1,36 +1,36 @@
-"""What the tests of the installer share: a home of one's own, a systemd of one's own, a real llama-server."""
+"""Fixtures of the installer's tests: a private home, a private systemd, a real llama-server, a fake hub."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import environment
 import pytest
+from gguf import random_model
 
 from . import hub as fake
 from .downloader import NAME, SHARDS, Downloader
-from .gguf_file import model
 from .hub import FakeHub
 from .running import free_port
 from .session import Session, private_manager, runtime_dir, short_folder, why_no_manager
+from .skipping import skip_or_fail
 
 
 @pytest.fixture
 def session() -> Iterator[Session]:
-    """A user with an empty home, whose systemd does not run."""
+    """A user with an empty home and without a running systemd."""
     with short_folder() as folder:
         yield Session(folder)
 
 
 @pytest.fixture(scope="module")
 def login() -> Iterator[Session]:
-    """A user whose systemd runs; each test leaves it without our units."""
+    """A user with a running systemd. Every test uninstalls what it installed."""
     reason = why_no_manager()
     if reason:
-        _missing(reason)
+        skip_or_fail(reason)
     with short_folder() as folder, runtime_dir() as runtime:
         session = Session(folder, runtime)
         with private_manager(session):
@@ -39,7 +39,7 @@ def login() -> Iterator[Session]:
 
 @pytest.fixture
 def user(login: Session) -> Iterator[Session]:
-    """The user of `login`, with nothing installed before and after."""
+    """The user of `login`; everything is uninstalled after the test."""
     yield login
     done = login.run("uninstall", "--yes")
     assert done.returncode == 0, done.stderr
@@ -61,8 +61,8 @@ def llama_server(native: Path) -> Path:
 @pytest.fixture
 def hub() -> Iterator[FakeHub]:
     with fake.running() as server:
-        server.files[NAME] = model(3_000_000)
-        server.files.update({name: model(1_500_000, seed=n) for n, name in enumerate(SHARDS)})
+        server.files[NAME] = random_model(3_000_000)
+        server.files.update({name: random_model(1_500_000, seed=n) for n, name in enumerate(SHARDS)})
         yield server
 
 
@@ -74,7 +74,7 @@ def get(hub: FakeHub, tmp_path: Path) -> Downloader:
 @pytest.fixture
 def gguf(session: Session) -> str:
     path = session.root / "tiny model.gguf"
-    path.write_bytes(model(100_000))
+    path.write_bytes(random_model(100_000))
     return str(path)
 
 
@@ -89,15 +89,15 @@ def port() -> int:
 
 
 @pytest.fixture(scope="module")
-def model_of_its_own(login: Session, real_model: Path) -> Path:
-    """A copy of the model, whose file nobody else has open."""
+def private_model(login: Session, real_model: Path) -> Path:
+    """A copy of the model; no other process has the file open."""
     return Path(shutil.copy(real_model, login.root))
 
 
 @pytest.fixture(scope="module")
-def server_arguments(llama_server: Path, model_of_its_own: Path) -> list[str]:
-    given = ["--server", str(llama_server), "--model", str(model_of_its_own)]
-    return [*given, "--ctx-size", "1024", "--gpu-layers", "0", "--extra=--threads 1"]
+def server_arguments(llama_server: Path, private_model: Path) -> list[str]:
+    options = ["--server", str(llama_server), "--model", str(private_model)]
+    return [*options, "--ctx-size", "1024", "--gpu-layers", "0", "--extra=--threads 1"]
 
 
 @pytest.fixture
@@ -106,12 +106,6 @@ def arguments(server_arguments: list[str], port: int) -> list[str]:
 
 
 @pytest.fixture
-def _show_the_log_of_a_failure(login: Session) -> Iterator[None]:
+def _print_systemd_log(login: Session) -> Iterator[None]:
     yield
     print((login.root / "systemd.log").read_text()[-2000:])
-
-
-def _missing(reason: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason} (in CI this is a failure)")
-    pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""What the installer does for a model, in the process of a test, against a hub-like server."""
+"""Download models with the installer's code, in the process of the test, from a fake hub."""
 
 from __future__ import annotations
 
@@ -17,28 +17,32 @@ TOKEN = "hf_secret-token-of-this-test"
 
 
 class Downloader:
-    """What the installer does for a model, in this process."""
+    """Downloads models from the fake hub into a folder.
+
+    Attributes:
+        messages: the lines that the installer printed.
+        environ: the environment variables of the hub's client.
+    """
 
     def __init__(self, server: FakeHub, folder: Path) -> None:
         self.server, self.folder = server, folder
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.environ = {"HF_ENDPOINT": server.endpoint}
 
     def __call__(self, name: str = NAME, spec: str = "", digests: tuple[str, ...] = ()) -> bool:
+        """Download a model. Returns True if a file was downloaded."""
         client = Hub(self.environ)
         files = self.describe(name, spec, digests)
-        return download.fetch(files, self.folder, client, self.said.append)
+        return download.fetch(files, self.folder, client, self.messages.append)
 
     def describe(
         self, name: str = NAME, spec: str = "", digests: tuple[str, ...] = ()
     ) -> tuple[catalogue.RemoteFile, ...]:
         client = Hub(self.environ)
-        wanted = parse(spec or self.server.spec(name), endpoint=client.endpoint, digests=digests)
-        if wanted.query is not None:
-            wanted = resolved(wanted, wanted.query, client)
-        return download.describe(wanted.files, client, self.said.append)
+        model = resolved(parse(spec or self.server.spec(name), endpoint=client.endpoint, digests=digests), client)
+        return download.describe(model.files, client, self.messages.append)
 
-    def is_right(self, name: str = NAME) -> bool:
+    def is_complete(self, name: str = NAME) -> bool:
         path = self.folder / name
         return path.exists() and path.read_bytes() == self.server.files[name]
 

@@ -1,4 +1,4 @@
-"""A server like a model hub: it redirects to a CDN on another host, and both misbehave as told."""
+"""A fake model hub, which redirects to a CDN on another host. Tests can add faults to both."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ COMMIT = "c0ffee" + "0" * 34
 
 
 @dataclass
-class Seen:
-    """A request as it came."""
+class HubRequest:
+    """A received request."""
 
     host: str
     path: str
@@ -38,7 +38,7 @@ Fault = Callable[["_Handler", bytes], None]
 
 
 def status(code: int, **headers: str) -> Fault:
-    """Answers with an error instead of the file."""
+    """Return a fault: a response with this status instead of the file."""
 
     def answer(handler: _Handler, _: bytes) -> None:
         handler.send_response(code)
@@ -50,8 +50,8 @@ def status(code: int, **headers: str) -> Fault:
     return answer
 
 
-def sends(body: bytes, **headers: str) -> Fault:
-    """Answers with this instead of the file."""
+def replace_body(body: bytes, **headers: str) -> Fault:
+    """Return a fault: a 200 with this body instead of the file."""
 
     def answer(handler: _Handler, _: bytes) -> None:
         handler.send_response(200)
@@ -64,7 +64,7 @@ def sends(body: bytes, **headers: str) -> Fault:
 
 
 def cut(after: int, *, reset: bool = False) -> Fault:
-    """Sends the headers of the whole answer and only `after` bytes of its body."""
+    """Return a fault: the headers of the whole response, but only `after` bytes of the body."""
 
     def answer(handler: _Handler, body: bytes) -> None:
         handler.wfile.write(body[:after])
@@ -82,12 +82,16 @@ class FakeHub:
     """The hub and its CDN.
 
     Attributes:
-        files: content by file name; digests: what the hub says of a file, where that is not the truth.
-        etags: the CDN's ETag by file name; the digest by default.
-        faults: taken one by one, each by the next request to the CDN for a file's body (not for its head alone).
-        head_faults, api_faults: the same for requests for a file's head, and to the hub's API.
-        ranges: whether the CDN knows Range. rate: bytes a second of each connection, None for no limit.
-        redirects: whether the hub redirects to the CDN; else it sends the file itself.
+        files: the content by file name.
+        digests: the SHA-256 that the hub reports, by file name; by default that of the content. None: it reports none.
+        etags: the CDN's ETag by file name; by default from the digest.
+        faults: each is used once, by the next request to the CDN for a file's body.
+        head_faults: the same for requests for the first bytes of a file.
+        api_faults: the same for requests to the hub's API.
+        requests: the received requests.
+        ranges: True if the CDN supports Range.
+        rate: bytes/s of each connection; None for no limit.
+        redirects: True if the hub redirects to the CDN; otherwise it sends the file itself.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -96,7 +100,7 @@ class FakeHub:
     faults: list[Fault] = field(default_factory=list)
     head_faults: list[Fault] = field(default_factory=list)
     api_faults: list[Fault] = field(default_factory=list)
-    seen: list[Seen] = field(default_factory=list)
+    requests: list[HubRequest] = field(default_factory=list)
     ranges: bool = True
     rate: Optional[float] = None
     redirects: bool = True
@@ -114,9 +118,9 @@ class FakeHub:
     def digest(self, name: str) -> Optional[str]:
         return self.digests.get(name, hashlib.sha256(self.files[name]).hexdigest())
 
-    def bodies(self) -> list[Seen]:
-        """The requests to the CDN for a file's body."""
-        return [request for request in self.seen if request.host == CDN_HOST and not request.is_peek]
+    def bodies(self) -> list[HubRequest]:
+        """Return the requests to the CDN for a file's body."""
+        return [request for request in self.requests if request.host == CDN_HOST and not request.is_peek]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -133,9 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         host = self.server.server_address[0]
-        request = Seen(str(host), self.path, {name.lower(): value for name, value in self.headers.items()})
+        request = HubRequest(str(host), self.path, {name.lower(): value for name, value in self.headers.items()})
         with self.hub.lock:
-            self.hub.seen.append(request)
+            self.hub.requests.append(request)
         name = unquote(self.path).rsplit("/", 1)[-1]
         if self.path.endswith("/refs"):
             self._answer({"branches": [{"name": "main", "ref": "refs/heads/main", "targetCommit": COMMIT}]})
@@ -152,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._serve(name, request)
 
     def _list(self) -> None:
-        """What a repository holds: each file of the hub, with its size and digest."""
+        """List the repository: every file of the hub, with size and digest."""
         with self.hub.lock:
             fault = self.hub.api_faults.pop(0) if self.hub.api_faults else None
         if fault is not None:
@@ -174,17 +178,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _redirect(self, name: str) -> None:
         self.send_response(302)
         self.send_header("Location", f"http://{CDN_HOST}:{self.hub.cdn_port}/blobs/{name}")
-        self._linked(name)
+        self._send_linked_headers(name)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _linked(self, name: str) -> None:
+    def _send_linked_headers(self, name: str) -> None:
         digest = self.hub.digest(name)
         if digest is not None:
             self.send_header("X-Linked-Etag", f'"{digest}"')
             self.send_header("X-Linked-Size", str(len(self.hub.files[name])))
 
-    def _serve(self, name: str, request: Seen) -> None:
+    def _serve(self, name: str, request: HubRequest) -> None:
         content = self.hub.files[name]
         faults = self.hub.head_faults if request.is_peek else self.hub.faults
         with self.hub.lock:
@@ -199,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(body)
 
-    def _headers(self, name: str, content: bytes, etag: str, request: Seen) -> bytes:
+    def _headers(self, name: str, content: bytes, etag: str, request: HubRequest) -> bytes:
         wanted = request.headers.get("range", "")
         fresh = request.headers.get("if-range", etag) == etag
         first, _, last = wanted.replace("bytes=", "").partition("-")
@@ -214,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.ranges:
             self.send_header("Accept-Ranges", "bytes")
         if not self.hub.redirects:
-            self._linked(name)
+            self._send_linked_headers(name)
         self.send_header("ETag", etag)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -234,12 +238,12 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away in the middle is what these tests are about."""
+        """Print nothing: in these tests clients disconnect on purpose."""
 
 
 @contextlib.contextmanager
 def running() -> Iterator[FakeHub]:
-    """A hub and its CDN, until the block ends."""
+    """Run a hub and its CDN until the block ends."""
     hub = FakeHub()
     handler = type("Handler", (_Handler,), {"hub": hub})
     servers = [_Server((host, 0), handler) for host in (HUB_HOST, CDN_HOST)]

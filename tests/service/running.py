@@ -1,4 +1,4 @@
-"""What tests ask of a server that systemd runs."""
+"""Query and change a service that systemd runs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import http.client
 import json
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Optional
 
 from .session import Session
 
 
 def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -24,7 +24,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def drop_in(session: Session, text: str) -> Iterator[None]:
-    """What `systemctl --user edit llama-server` would write, until the block ends."""
+    """Install a drop-in, as `systemctl --user edit llama-server` does, until the block ends."""
     folder = session.unit_dir / "llama-server.service.d"
     folder.mkdir(parents=True)
     (folder / "override.conf").write_text(text)
@@ -37,28 +37,23 @@ def drop_in(session: Session, text: str) -> Iterator[None]:
 
 
 def command_line(user: Session) -> str:
+    """Return the command line of the running llama-server."""
     return Path(f"/proc/{user.show('llama-server', 'MainPID')}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
-def until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not happen within {seconds} s"
-        time.sleep(0.1)
-
-
 def health(port: int, path: str = "/health", *, body: Optional[object] = None) -> Optional[int]:
-    """The status that the server answers with; None if it does not."""
+    """Return the status of a GET, or of a POST if there is a body; None if no server answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     return status(connection, path, body)
 
 
-def ask(unix: Path, path: str) -> Optional[int]:
+def health_at_socket(unix: Path) -> Optional[int]:
+    """Return the status of /health at a UNIX socket; None if no server answers."""
     connection = http.client.HTTPConnection("localhost", timeout=60)
     connection.sock = socket.socket(socket.AF_UNIX)
     with contextlib.suppress(OSError):
         connection.sock.connect(str(unix))
-        return status(connection, path, None)
+        return status(connection, "/health", None)
     connection.close()
     return None
 

@@ -1,4 +1,4 @@
-"""A systemd user manager of its own for a test: private folders, a private cgroup, and nothing left behind."""
+"""A private systemd user manager for a test, with its own folders and cgroup, which are removed afterwards."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from typing import Any, Optional
 INSTALLER = Path(__file__).resolve().parents[2] / "scripts" / "install_service.py"
 SYSTEMD = next((path for path in ("/lib/systemd/systemd", "/usr/lib/systemd/systemd") if os.path.exists(path)), None)
 CGROUPS = Path("/sys/fs/cgroup")
-_FREE_NUMBERS = 70_000  # of users; those below are for accounts, see uids-gids of systemd
+_FIRST_FREE_UID = 70_000  # lower user IDs may belong to accounts: https://systemd.io/UIDS-GIDS/
 
 
 class Session:
-    """A user's home and environment; `run` runs the installer in it."""
+    """The home and the environment variables of a user. `run` runs the installer with them."""
 
     def __init__(self, root: Path, runtime: Optional[Path] = None) -> None:
         self.root = root
@@ -41,17 +41,13 @@ class Session:
         }
 
     @property
-    def installer(self) -> Path:
-        return INSTALLER
-
-    @property
     def models(self) -> Path:
         return self.root / "models"
 
     def run(
         self, *arguments: str, environ: Optional[dict[str, str]] = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        """Runs the installer to its end."""
+        """Run the installer until it ends."""
         return self.python(str(INSTALLER), *arguments, environ=environ, timeout=timeout)
 
     def python(
@@ -67,7 +63,7 @@ class Session:
         )
 
     def flynn(self, *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-        """Runs flynn with the configuration that the installer wrote, for so long at most."""
+        """Run flynn with the configuration that the installer wrote, for at most so many seconds."""
         command = ["timeout", str(seconds), sys.executable, "-m", "flynn", *arguments]
         return subprocess.run(
             command,
@@ -79,7 +75,7 @@ class Session:
         )
 
     def start(self, *arguments: str, environ: Optional[dict[str, str]] = None) -> subprocess.Popen[str]:
-        """Starts the installer and returns at once."""
+        """Start the installer and return at once."""
         return subprocess.Popen(
             [sys.executable, str(INSTALLER), *arguments],
             env={**self.environ, **(environ or {})},
@@ -99,44 +95,44 @@ class Session:
 
 
 def why_no_manager() -> Optional[str]:
-    """None if a private user manager can be started here, else what is missing."""
+    """Return what is missing to start a private user manager; None if nothing is."""
     if SYSTEMD is None or not shutil.which("systemctl"):
         return "systemd is not installed (apt-get install systemd)"
     if os.getuid() != 0:
-        return "a user manager beside the login's own needs root"
+        return "a private user manager needs root"
     return None
 
 
 @contextlib.contextmanager
 def private_manager(session: Session) -> Iterator[None]:
-    """Runs `systemd --user` for the session, in a cgroup of its own and with a journal, until the block ends."""
+    """Run `systemd --user` for the session, with its own cgroup and a journal, until the block ends."""
     with booted(), journal():
         yield from _manager(session)
 
 
 @contextlib.contextmanager
 def booted() -> Iterator[None]:
-    """Makes this machine look as if systemd were its init, until the block ends: see sd_booted(3)."""
-    sign = Path("/run/systemd/system")
-    made = [folder for folder in (sign, sign.parent) if not folder.exists()]
-    sign.mkdir(parents=True, exist_ok=True)
+    """Let sd_booted(3) report that systemd is the init of this machine, until the block ends."""
+    marker = Path("/run/systemd/system")
+    created = [folder for folder in (marker, marker.parent) if not folder.exists()]
+    marker.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
-        for folder in made:
+        for folder in created:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
 @contextlib.contextmanager
 def journal() -> Iterator[None]:
-    """Runs systemd's journal, in memory, until the block ends; nothing where there is one, or none is installed."""
+    """Run systemd's journal in memory until the block ends, if it is installed and not already running."""
     sockets, records = Path("/run/systemd/journal"), Path("/run/log/journal")
     program = Path(SYSTEMD or "/").with_name("systemd-journald")
     if (sockets / "stdout").exists() or not program.exists():
         yield
         return
-    made = [path for path in (sockets, records) if not path.exists()]
+    created = [path for path in (sockets, records) if not path.exists()]
     sockets.mkdir(exist_ok=True)
     with subprocess.Popen([program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
@@ -146,33 +142,31 @@ def journal() -> Iterator[None]:
         finally:
             process.terminate()
             process.wait()
-            for path in made:
+            for path in created:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def runtime_dir() -> Iterator[Path]:
-    """A folder such as logind makes for a user, of a number that nobody has: the journal looks there for units."""
+    """Create /run/user/UID for an unused user ID, as logind does: the journal searches it for units."""
     run = Path("/run/user")
-    made = not run.exists()
+    created = not run.exists()
     run.mkdir(exist_ok=True)
-    number = next(
-        number for number in range(_FREE_NUMBERS + os.getpid() % 1000, 2**31) if not (run / str(number)).exists()
-    )
-    folder = run / str(number)
+    uids = range(_FIRST_FREE_UID + os.getpid() % 1000, 2**31)
+    folder = next(folder for folder in (run / str(uid) for uid in uids) if not folder.exists())
     folder.mkdir(mode=0o700)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
-            if made:
+            if created:
                 run.rmdir()
 
 
 def _manager(session: Session) -> Iterator[None]:
-    number = session.runtime.name
-    name = f"user.slice/user-{number}.slice/user@{number}.service"  # by this the journal knows whose a line is
+    uid = session.runtime.name
+    name = f"user.slice/user-{uid}.slice/user@{uid}.service"  # tells the journal which user a line belongs to
     roots = [CGROUPS / "systemd", CGROUPS / "unified", CGROUPS]
     groups = [root / name for root in roots if (root / "cgroup.procs").exists()]
     for group in groups:
@@ -185,7 +179,7 @@ def _manager(session: Session) -> Iterator[None]:
         deadline = time.monotonic() + 20
         while session.systemctl("is-system-running") not in ("running", "degraded"):
             if time.monotonic() > deadline or manager.poll() is not None:
-                raise RuntimeError("systemd --user did not come up:\n" + Path(log.name).read_text())
+                raise RuntimeError("systemd --user did not start:\n" + Path(log.name).read_text())
             time.sleep(0.1)
         yield
     finally:
@@ -199,7 +193,7 @@ def _manager(session: Session) -> Iterator[None]:
         for group in groups:
             _remove_group(group)
             for parent in (group.parent, group.parent.parent):
-                with contextlib.suppress(OSError):  # another's may be in it
+                with contextlib.suppress(OSError):  # it may contain other cgroups
                     parent.rmdir()
 
 
@@ -228,21 +222,21 @@ def _remove_group(group: Path) -> None:
 
 @contextlib.contextmanager
 def short_folder() -> Iterator[Path]:
-    """A folder with a short name: the path of a UNIX socket has at most 107 bytes."""
+    """Create a folder with a short path: the path of a UNIX socket has at most 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="flynn-", dir="/tmp") as folder:
         yield Path(folder)
 
 
-def at_a_terminal(
+def on_terminal(
     session: Session, arguments: list[str], answer: bytes, environ: Optional[dict[str, str]] = None
 ) -> tuple[int, str, str]:
-    """The installer's exit code, and what it said and printed, with a terminal that answers its question."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, str(session.installer), *arguments]
+    """Run the installer on a terminal and type an answer. Returns exit code, standard error and standard output."""
+    master, slave = pty.openpty()
+    command = [sys.executable, str(INSTALLER), *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environ or session.environ, stdin=theirs, **pipes) as process:
-        os.write(ours, answer)
-        shown, said = process.communicate(timeout=60)
-    os.close(ours)
-    os.close(theirs)
-    return process.returncode, said, shown
+    with subprocess.Popen(command, env=environ or session.environ, stdin=slave, **pipes) as process:
+        os.write(master, answer)
+        output, errors = process.communicate(timeout=60)
+    os.close(master)
+    os.close(slave)
+    return process.returncode, errors, output

@@ -1,4 +1,4 @@
-"""A stand-in for a llama-server with GPUs, which the machine of a test does not have: it answers questions only."""
+"""Scripts that stand in for the programs of a machine with GPUs: nvidia-smi, and a llama-server without a model."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ OPTIONS = ("--models-preset", "--backend-sampling", "--sleep-idle-seconds", "--c
 
 
 def write_server(path: Path, devices: Iterable[str] = (), options: Iterable[str] = OPTIONS) -> str:
-    """A script at `path` that lists these options and devices, and takes any arguments; its path."""
-    listed = "\n".join(f"{option} X   what it does" for option in ("-m, --model", *options))
-    found = "\n".join(f"  {device}" for device in devices) or "  (none)"
+    """Write a llama-server that lists these options and devices and accepts any arguments. Returns its path."""
+    help_text = "\n".join(f"{option} X   description" for option in ("-m, --model", *options))
+    device_list = "\n".join(f"  {device}" for device in devices) or "  (none)"
     path.write_text(f"""#!/bin/sh
 case $1 in
 --version) echo 'version: 0.7.0 (a stand-in)'; exit ;;
---help) echo '{listed}'; exit ;;
+--help) echo '{help_text}'; exit ;;
 esac
 for word; do test "$word" != --list-devices || echo 'Available devices:
-{found}'; done
+{device_list}'; done
 """)
     path.chmod(0o755)
     return str(path)
 
 
 def write_nvidia_smi(folder: Path, *names: str) -> None:
-    """An nvidia-smi that knows these cards."""
+    """Write an nvidia-smi that lists these cards."""
     folder.mkdir(exist_ok=True)
     program = folder / "nvidia-smi"
     program.write_text("#!/bin/sh\n" + "".join(f"echo '{name}'\n" for name in names))

@@ -1,4 +1,4 @@
-"""The catalogue: pinned entries of the installer's own, and those of a file of the user's."""
+"""The catalogue of the installer, and the user's own catalogue."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ def test_every_model_is_pinned_to_a_commit_by_size_and_digest() -> None:
     assert catalogue.DEFAULT.name == "qwen2.5-14b"
 
 
-def test_the_user_s_file_adds_and_replaces_models(tmp_path: Path) -> None:
+def test_the_users_catalogue_adds_and_replaces_models(tmp_path: Path) -> None:
     smaller = {**ENTRY["files"][0], "size": 19_000_000_000}
     own = {**ENTRY, "name": "qwen2.5-7b", "files": [smaller]}
     (tmp_path / "models.json").write_text(json.dumps({"models": [ENTRY, own]}))
     models = catalogue.read(tmp_path)
-    assert [model.name for model in models][:2] == ["mine", "qwen2.5-7b"], "the largest first"
+    assert [model.name for model in models][:2] == ["mine", "qwen2.5-7b"], "the largest must be first"
     assert len(models) == len(catalogue.CATALOGUE) + 1
-    found = catalogue.by_name(models, "MINE")
-    assert found is not None
-    assert found.shape is None
+    model = catalogue.by_name(models, "MINE")
+    assert model is not None
+    assert model.shape is None
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
-def test_it_may_be_toml(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has tomllib since 3.11")
+def test_the_users_catalogue_may_be_toml(tmp_path: Path) -> None:
     lines = ['name = "mine"', 'repository = "a/b"', f'revision = "{"a" * 40}"']
     lines.append(f'files = [{{name = "m.gguf", size = 5, sha256 = "{"0" * 64}"}}]')
     (tmp_path / "models.toml").write_text("[[models]]\n" + "\n".join(lines))
     assert catalogue.by_name(catalogue.read(tmp_path), "mine") is not None
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 11), reason="TOML is read")
+@pytest.mark.skipif(sys.version_info >= (3, 11), reason="this Python has tomllib")
 def test_below_python_3_11_toml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text("")
     with pytest.raises(InstallError, match=r"write models\.json"):
@@ -58,7 +58,7 @@ def test_below_python_3_11_toml_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"revision": "main"}, "must be a commit of 40 hexadecimal digits"),
         ({"repository": "none"}, "must be OWNER/NAME"),
@@ -74,15 +74,15 @@ def test_below_python_3_11_toml_is_refused(tmp_path: Path) -> None:
         ({"shape": {"layers": 3}}, "not a model catalogue"),
     ],
 )
-def test_what_is_wrong_in_it_is_said_with_its_place(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_an_invalid_entry_is_reported_with_its_place(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     (tmp_path / "models.json").write_text(json.dumps({"models": [{**ENTRY, **change}]}))
-    with pytest.raises(InstallError, match=said) as error:
+    with pytest.raises(InstallError, match=message) as error:
         catalogue.read(tmp_path)
     assert str(tmp_path) in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{", '{"models": 3}', "[" * 5000, '{"models": [null]}', "\x00"])
-def test_what_is_no_catalogue_is_one_line(tmp_path: Path, text: str) -> None:
+def test_an_invalid_catalogue_is_reported_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "models.json").write_text(text)
     with pytest.raises(InstallError) as error:
         catalogue.read(tmp_path)

@@ -1,4 +1,4 @@
-"""What is found out about llama-server and the GPU before anything is downloaded or replaced."""
+"""Checks of llama-server and the GPU, before anything is downloaded or replaced."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from .session import Session, at_a_terminal
+from .session import Session, on_terminal
 from .stand_in import write_nvidia_smi, write_server
 
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 
 
-def test_throughput_is_turned_on_where_llama_server_knows_it(session: Session, gguf: str, llama: str) -> None:
+def test_throughput_is_used_if_llama_server_supports_it(session: Session, gguf: str, llama: str) -> None:
     arguments = ("--model", gguf, "--server", llama, "--print-unit", "--throughput")
     assert " --backend-sampling\n" in session.run(*arguments).stdout
     arguments = ("--model", gguf, "--server", write_server(session.root / "old", options=[]), *arguments[4:])
@@ -23,19 +23,19 @@ def test_throughput_is_turned_on_where_llama_server_knows_it(session: Session, g
     assert "does not support --backend-sampling" in done.stderr
 
 
-def test_without_llama_server_it_says_how_to_get_it(session: Session, gguf: str) -> None:
+def test_without_llama_server_it_shows_how_to_install_it(session: Session, gguf: str) -> None:
     done = session.run("--model", gguf, "--no-start")
     assert done.returncode == 69
     assert "llama-server is not on PATH" in done.stderr
     lines = done.stderr.splitlines()
-    ours = next(number for number, line in enumerate(lines) if "llama.app/install.sh" in line)
-    assert [word for line in lines[ours : ours + 4] for word in ("conda-forge", "releases", "podman") if word in line]
+    first = next(number for number, line in enumerate(lines) if "llama.app/install.sh" in line)
+    assert [word for line in lines[first : first + 4] for word in ("conda-forge", "releases", "podman") if word in line]
     assert next(line for line in lines if "brew install" in line).endswith("# CPU only on Linux")
 
 
-def test_on_a_terminal_it_asks_for_llama_server(session: Session, gguf: str, llama: str) -> None:
-    code, said, _ = at_a_terminal(session, ["--model", gguf, "--no-start"], f"{llama}\n".encode())
-    assert code == 0, said
+def test_on_a_terminal_it_asks_for_the_path_of_llama_server(session: Session, gguf: str, llama: str) -> None:
+    code, errors, _ = on_terminal(session, ["--model", gguf, "--no-start"], f"{llama}\n".encode())
+    assert code == 0, errors
     assert f"ExecStart={llama} " in (session.unit_dir / "llama-server.service").read_text()
 
 
@@ -52,7 +52,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_downloaded(session: S
     assert "/Qwen3-8B-Q4_K_M.gguf -ngl 99 " in auto.stdout
 
 
-def test_a_small_integrated_gpu_does_not_hide_main_memory(session: Session) -> None:
+def test_with_a_small_integrated_gpu_the_cpu_is_suggested(session: Session) -> None:
     llama = write_server(session.root / "llama-server", ["Vulkan0: AMD Radeon Graphics (512 MiB, 500 MiB free)"])
     done = session.run("--server", llama, "--no-start", "--model", "qwen2.5-0.5b")
     assert "no model in the catalogue would fit" not in done.stderr
@@ -61,14 +61,14 @@ def test_a_small_integrated_gpu_does_not_hide_main_memory(session: Session) -> N
     assert " -ngl 0 " in auto.stdout
 
 
-def test_gpu_layers_may_be_left_to_llama_cpp(session: Session) -> None:
+def test_llama_cpp_may_choose_the_gpu_layers(session: Session) -> None:
     llama = write_server(session.root / "llama-server", ["CUDA0: NVIDIA A (2048 MiB, 2000 MiB free)"])
     done = session.run("--server", llama, "--dry-run", "--no-start", "--gpu-layers", "auto")
     assert done.returncode == 0, done.stderr
     assert " -ngl auto -c 8192\n" in done.stdout
 
 
-def test_a_build_for_the_cpu_beside_a_card_is_refused(session: Session, gguf: str) -> None:
+def test_a_cpu_build_on_a_machine_with_a_card_is_refused(session: Session, gguf: str) -> None:
     tools, llama = session.root / "tools", write_server(session.root / "llama-server")
     write_nvidia_smi(tools, "NVIDIA GeForce RTX 4090")
     environ = {"PATH": f"{tools}:{session.environ['PATH']}"}
@@ -82,7 +82,7 @@ def test_a_build_for_the_cpu_beside_a_card_is_refused(session: Session, gguf: st
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidia-uvm"), reason="this machine has the file")
-def test_a_missing_device_file_of_cuda_is_said_before_it_is_missed(session: Session, gguf: str) -> None:
+def test_a_missing_device_file_of_cuda_is_reported(session: Session, gguf: str) -> None:
     tools = session.root / "tools"
     write_nvidia_smi(tools, "NVIDIA A")
     llama = write_server(session.root / "llama-server", ["CUDA0: NVIDIA A (24000 MiB, 23000 MiB free)"])
@@ -93,7 +93,7 @@ def test_a_missing_device_file_of_cuda_is_said_before_it_is_missed(session: Sess
     assert "sudo nvidia-modprobe -u -c 0" in done.stderr
 
 
-def test_without_a_gpu_it_says_how_slow_and_what_is_faster(session: Session, llama: str) -> None:
+def test_without_a_gpu_it_estimates_the_speed_and_suggests_a_faster_model(session: Session, llama: str) -> None:
     arguments = ("--server", llama, "--dry-run", "--no-start", "--ignore-fit")
     done = session.run(*arguments, environ=NO_HUB)
     assert "qwen2.5-14b: no GPU found: expect about " in done.stderr
@@ -103,17 +103,16 @@ def test_without_a_gpu_it_says_how_slow_and_what_is_faster(session: Session, lla
     assert "about" in chosen.stderr
 
 
-def test_on_a_terminal_the_faster_one_can_be_taken(session: Session, llama: str) -> None:
+def test_on_a_terminal_the_user_can_choose_the_faster_model(session: Session, llama: str) -> None:
     environ = {**session.environ, **NO_HUB}
     arguments = ["--server", llama, "--dry-run", "--no-start", "--ignore-fit"]
-    code, said, shown = at_a_terminal(session, arguments, b"y\n", environ)
-    assert code == 0, said
-    taken = re.search("Use ([^ ]+) instead", said)
-    assert taken is not None
-    assert "qwen2.5-14b" not in shown
+    code, errors, output = on_terminal(session, arguments, b"y\n", environ)
+    assert code == 0, errors
+    assert re.search("Use [^ ]+ instead", errors)
+    assert "qwen2.5-14b" not in output
 
 
-def test_what_the_server_does_not_take_is_said_in_its_own_words(session: Session, gguf: str, llama: str) -> None:
+def test_a_refused_option_is_reported_with_the_message_of_llama_server(session: Session, gguf: str, llama: str) -> None:
     for extra, problem in (("--mlock", "invalid argument: --mlock"), ("--temp hot", 'handling argument "--temp"')):
         done = session.run("--model", gguf, "--server", llama, "--no-start", f"--extra={extra}")
         assert done.returncode == 2
@@ -122,7 +121,7 @@ def test_what_the_server_does_not_take_is_said_in_its_own_words(session: Session
     assert list(session.home.iterdir()) == []
 
 
-def test_a_server_that_does_not_start_is_said_before_anything_else(session: Session, gguf: str) -> None:
+def test_a_server_that_does_not_start_is_reported_before_any_change(session: Session, gguf: str) -> None:
     broken = session.root / "llama-server"
     broken.write_text("#!/bin/sh\necho 'error while loading shared libraries: libcudart.so.12' >&2\nexit 127\n")
     broken.chmod(0o755)
@@ -132,14 +131,14 @@ def test_a_server_that_does_not_start_is_said_before_anything_else(session: Sess
     assert list(session.home.iterdir()) == []
 
 
-def test_a_server_that_lets_every_web_page_in_is_said_to(session: Session, gguf: str, llama: str) -> None:
+def test_a_server_without_cors_origins_causes_a_warning(session: Session, gguf: str, llama: str) -> None:
     old = write_server(session.root / "old", options=["--list-devices"])
     arguments = ("--model", gguf, "--no-start", "--dry-run", "--server")
     assert "this llama-server has no --cors-origins: any web page" in session.run(*arguments, old).stderr
     assert "--cors-origins" not in session.run(*arguments, llama).stderr
 
 
-def test_llama_cpp_s_single_program_is_found_and_served(session: Session, gguf: str, native: Path) -> None:
+def test_the_single_program_llama_is_found(session: Session, gguf: str, native: Path) -> None:
     own = session.home / ".local" / "bin"
     own.mkdir(parents=True)
     (own / "llama").symlink_to(native / "llama")
@@ -149,7 +148,7 @@ def test_llama_cpp_s_single_program_is_found_and_served(session: Session, gguf: 
         assert f"\nExecStart={own}/llama serve -m " in done.stdout
 
 
-def test_another_program_named_llama_is_passed_over(session: Session, gguf: str) -> None:
+def test_another_program_named_llama_is_ignored(session: Session, gguf: str) -> None:
     tools = session.root / "tools"
     tools.mkdir()
     (tools / "llama").write_text("#!/bin/sh\necho 'usage: llama [-h] {model,stack}'\nexit 2\n")

@@ -1,23 +1,23 @@
-"""The command without systemd: what it shows, prepares, refuses, and says to type next."""
+"""The installer without systemd: what it prepares, prints, and refuses."""
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from pathlib import Path
 
 import pytest
+from gguf import random_model
 
-from .gguf_file import model
-from .session import Session, at_a_terminal, booted, why_no_manager
+from .session import Session, booted, on_terminal, why_no_manager
+from .skipping import skip_or_fail
 from .stand_in import write_server
 
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 FIVE_STARTS = "# Five failed starts and it stays down: a model that cannot be loaded is not tried for ever."
 
 
-def test_no_start_prepares_everything_and_says_how_to_go_on(session: Session, gguf: str, llama: str) -> None:
+def test_no_start_prepares_everything_and_prints_the_commands_to_start(session: Session, gguf: str, llama: str) -> None:
     done = session.run("--model", gguf, "--server", llama, "--no-start")
     assert done.returncode == 0, done.stderr
     assert "systemctl --user daemon-reload && systemctl --user enable --now llama-server.service" in done.stderr
@@ -44,19 +44,19 @@ def test_dry_run_changes_nothing_and_shows_every_step(session: Session, llama: s
     done = session.run(*arguments, environ=NO_HUB)
     assert done.returncode == 0, done.stderr
     assert list(session.home.iterdir()) == []
-    for said in ("would download http://", "00003-of-00003.gguf", "c8d37006760a", "would store an API key"):
-        assert said in done.stderr
+    for text in ("would download http://", "00003-of-00003.gguf", "c8d37006760a", "would store an API key"):
+        assert text in done.stderr
     assert "ExecStart=" in done.stdout
 
 
-def test_print_unit_prints_the_unit_alone_and_needs_no_server(session: Session) -> None:
+def test_print_unit_prints_only_the_unit_and_needs_no_server(session: Session) -> None:
     done = session.run("--print-unit")
-    said = "missing: llama-server is not on PATH; the unit below uses /usr/bin/llama-server\n"
-    assert (done.returncode, done.stderr) == (0, said)
+    message = "missing: llama-server is not on PATH; the unit below uses /usr/bin/llama-server\n"
+    assert (done.returncode, done.stderr) == (0, message)
     assert "-00001-of-00003.gguf -ngl 99 -c 8192\n" in done.stdout
 
 
-def test_xdg_folders_are_respected(session: Session, gguf: str, llama: str) -> None:
+def test_xdg_folders_are_used(session: Session, gguf: str, llama: str) -> None:
     config, data = session.root / "conf", session.root / "data"
     environ = {"XDG_CONFIG_HOME": str(config), "XDG_DATA_HOME": str(data)}
     assert session.run("--model", gguf, "--server", llama, "--no-start", environ=environ).returncode == 0
@@ -65,7 +65,7 @@ def test_xdg_folders_are_respected(session: Session, gguf: str, llama: str) -> N
     assert str(data / "flynn" / "models") in session.run("--print-unit", environ=environ).stdout
 
 
-def test_a_unit_that_differs_is_shown_and_left_alone_without_yes(session: Session, gguf: str, llama: str) -> None:
+def test_without_yes_a_different_unit_is_shown_and_kept(session: Session, gguf: str, llama: str) -> None:
     unit = session.unit_dir / "llama-server.service"
     unit.parent.mkdir(parents=True)
     unit.write_text("[Service]\nExecStart=/opt/mine\n")
@@ -86,17 +86,19 @@ def test_with_yes_a_backup_is_kept(session: Session, gguf: str, llama: str) -> N
 
 
 @pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"\n", 1), (b"n\n", 1)])
-def test_on_a_terminal_it_asks(session: Session, gguf: str, llama: str, answer: bytes, code: int) -> None:
+def test_on_a_terminal_it_asks_before_it_replaces_a_unit(
+    session: Session, gguf: str, llama: str, answer: bytes, code: int
+) -> None:
     unit = session.unit_dir / "llama-server.service"
     unit.parent.mkdir(parents=True)
     unit.write_text("[Service]\nExecStart=/opt/mine\n")
-    returned, said, _ = at_a_terminal(session, ["--model", gguf, "--server", llama, "--no-start"], answer)
-    assert returned == code, said
-    assert "[y/N]" in said
+    returned, errors, _ = on_terminal(session, ["--model", gguf, "--server", llama, "--no-start"], answer)
+    assert returned == code, errors
+    assert "[y/N]" in errors
     assert ("/opt/mine" in unit.read_text()) == bool(code)
 
 
-def test_the_api_key_is_in_a_file_of_the_user_alone_and_nowhere_else(session: Session, gguf: str, llama: str) -> None:
+def test_the_api_key_is_only_in_a_private_file(session: Session, gguf: str, llama: str) -> None:
     done = session.run("--model", gguf, "--server", llama, "--no-start", "--api-key")
     key_file = session.home / ".config" / "flynn" / "api-key"
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
@@ -109,7 +111,7 @@ def test_the_api_key_is_in_a_file_of_the_user_alone_and_nowhere_else(session: Se
     assert f"auth_token_file: {key_file}" in (session.home / ".config" / "flynn" / "config.yaml").read_text()
 
 
-def test_a_key_that_others_can_read_is_refused(session: Session, gguf: str, llama: str) -> None:
+def test_a_key_that_other_users_can_read_is_refused(session: Session, gguf: str, llama: str) -> None:
     key_file = session.home / ".config" / "flynn" / "api-key"
     key_file.parent.mkdir(parents=True)
     key_file.write_text("mine-own-key\n")
@@ -123,7 +125,9 @@ def test_a_key_that_others_can_read_is_refused(session: Session, gguf: str, llam
 
 
 @pytest.mark.parametrize("key", ["a\nb", "a b", "a\x1b[31m", "a,b", "schlüssel", ""])
-def test_a_key_that_no_header_carries_is_refused_unseen(session: Session, gguf: str, llama: str, key: str) -> None:
+def test_a_key_that_cannot_be_sent_in_a_header_is_refused_and_not_printed(
+    session: Session, gguf: str, llama: str, key: str
+) -> None:
     key_file = session.home / ".config" / "flynn" / "api-key"
     key_file.parent.mkdir(parents=True)
     key_file.write_text(key)
@@ -134,7 +138,7 @@ def test_a_key_that_no_header_carries_is_refused_unseen(session: Session, gguf: 
     assert not key or key not in done.stderr.replace(str(session.root), "")
 
 
-def test_a_configuration_of_the_user_is_never_touched(session: Session, gguf: str, llama: str) -> None:
+def test_a_configuration_of_the_user_is_never_changed(session: Session, gguf: str, llama: str) -> None:
     config = session.home / ".config" / "flynn" / "config.yaml"
     config.parent.mkdir(parents=True)
     config.write_text("# mine\n")
@@ -144,13 +148,13 @@ def test_a_configuration_of_the_user_is_never_touched(session: Session, gguf: st
     assert config.read_text() == "# mine\n"
 
 
-def test_extra_options_go_to_the_server(session: Session, gguf: str, llama: str) -> None:
+def test_extra_options_are_passed_to_the_server(session: Session, gguf: str, llama: str) -> None:
     done = session.run("--model", gguf, "--server", llama, "--print-unit", "--extra", "--flash-attn on --grammar 'a b'")
     assert '--flash-attn on --grammar "a b"\n' in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--extra", "--api-key secret"], "use the installer's own --api-key"),
         (["--extra", "--port 1"], "use the installer's own --port"),
@@ -168,15 +172,15 @@ def test_extra_options_go_to_the_server(session: Session, gguf: str, llama: str)
         (["--frobnicate"], "unrecognized"),
     ],
 )
-def test_wrong_usage_is_one_line_and_code_2(session: Session, arguments: list[str], said: str) -> None:
+def test_wrong_usage_prints_one_line_and_exits_with_2(session: Session, arguments: list[str], message: str) -> None:
     done = session.run("--print-unit", *arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert "secret" not in done.stderr
 
 
-def test_without_systemd_it_says_so_before_anything_is_written(session: Session, gguf: str) -> None:
+def test_missing_systemd_is_reported_before_anything_is_written(session: Session, gguf: str) -> None:
     tools = session.root / "tools"
     tools.mkdir()
     llama = write_server(session.root / "llama-server")
@@ -188,10 +192,10 @@ def test_without_systemd_it_says_so_before_anything_is_written(session: Session,
     assert list(session.home.iterdir()) == []
 
 
-def test_without_a_user_bus_it_says_what_to_type(session: Session, gguf: str, llama: str) -> None:
+def test_without_a_user_manager_it_prints_the_commands_that_help(session: Session, gguf: str, llama: str) -> None:
     reason = why_no_manager()
     if reason:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        skip_or_fail(reason)
     with booted():
         done = session.run("--model", gguf, "--server", llama)
     assert done.returncode == 69
@@ -199,13 +203,13 @@ def test_without_a_user_bus_it_says_what_to_type(session: Session, gguf: str, ll
     assert "export XDG_RUNTIME_DIR=/run/user/" in done.stderr
 
 
-def test_with_sudo_it_does_nothing(session: Session, gguf: str, llama: str) -> None:
+def test_sudo_is_refused(session: Session, gguf: str, llama: str) -> None:
     done = session.run("--model", gguf, "--server", llama, "--no-start", environ={"SUDO_UID": "1000"})
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: do not use sudo")
     assert list(session.home.iterdir()) == []
 
 
-def test_a_dry_run_needs_neither_systemd_nor_a_server_and_says_so(session: Session, gguf: str) -> None:
+def test_a_dry_run_needs_neither_systemd_nor_a_server(session: Session, gguf: str) -> None:
     tools = session.root / "tools"
     tools.mkdir()
     done = session.run("--model", gguf, "--dry-run", environ={"PATH": str(tools)})
@@ -216,26 +220,28 @@ def test_a_dry_run_needs_neither_systemd_nor_a_server_and_says_so(session: Sessi
     assert "ExecStart=" in done.stdout
 
 
-def test_a_unit_of_an_earlier_version_is_mended_without_a_question(session: Session, gguf: str, llama: str) -> None:
+def test_a_unit_of_an_earlier_version_is_updated_without_a_question(session: Session, gguf: str, llama: str) -> None:
     assert session.run("--model", gguf, "--server", llama, "--no-start").returncode == 0
     unit = session.unit_dir / "llama-server.service"
-    now = unit.read_text()
-    old = re.sub(r"(?m)^Environment=.*\n", "", now)
+    current = unit.read_text()
+    old = re.sub(r"(?m)^Environment=.*\n", "", current)
     old = re.sub(r"(?m)^# Twenty starts.*\n#.*\n", f"{FIVE_STARTS}\n", old).replace("Burst=20", "Burst=5")
     unit.write_text(old)
     done = session.run("--model", gguf, "--server", llama, "--no-start")
     assert done.returncode == 0, done.stderr
     assert "+Environment=LLAMA_ARG_PORT=8080" in done.stderr
-    assert unit.read_text() == now
+    assert unit.read_text() == current
     (backup,) = session.unit_dir.glob("llama-server.service.backup-*")
     assert backup.read_text() == old
     unit.write_text(old.replace("[Service]", "[Service]\nEnvironment=CUDA_VISIBLE_DEVICES=1"))
-    assert session.run("--model", gguf, "--server", llama, "--no-start").returncode == 2, "that line is the user's"
+    assert session.run("--model", gguf, "--server", llama, "--no-start").returncode == 2, (
+        "a line of the user needs consent"
+    )
 
 
-def test_several_models_are_named_in_a_file_of_presets(session: Session, gguf: str, llama: str) -> None:
+def test_several_models_are_listed_in_a_file_of_presets(session: Session, gguf: str, llama: str) -> None:
     other = session.root / "other.gguf"
-    other.write_bytes(model(100_000))
+    other.write_bytes(random_model(100_000))
     done = session.run("--model", gguf, "--model", str(other), "--server", llama, "--no-start")
     assert done.returncode == 0, done.stderr
     presets = session.home / ".local" / "share" / "flynn" / "models.ini"
@@ -246,7 +252,7 @@ def test_several_models_are_named_in_a_file_of_presets(session: Session, gguf: s
     assert "two models have the same name" in twice.stderr
 
 
-def test_uninstall_without_systemd_removes_what_was_prepared(session: Session, gguf: str, llama: str) -> None:
+def test_uninstall_without_systemd_removes_the_prepared_files(session: Session, gguf: str, llama: str) -> None:
     assert session.run("--model", gguf, "--server", llama, "--no-start", "--api-key", "--on-demand").returncode == 0
     done = session.run("uninstall")
     assert done.returncode == 0, done.stderr
@@ -254,7 +260,7 @@ def test_uninstall_without_systemd_removes_what_was_prepared(session: Session, g
     assert Path(gguf).exists()
 
 
-def test_uninstall_lists_what_it_leaves_and_purges_it_if_told(session: Session, gguf: str, llama: str) -> None:
+def test_uninstall_lists_leftovers_and_purge_deletes_them(session: Session, gguf: str, llama: str) -> None:
     arguments = ("--model", gguf, "--server", llama, "--no-start", "--yes")
     assert session.run(*arguments).returncode == 0
     assert session.run(*arguments, "--ctx-size", "512").returncode == 0
@@ -270,7 +276,7 @@ def test_uninstall_lists_what_it_leaves_and_purges_it_if_told(session: Session, 
     assert [path for path in session.home.rglob("*") if path.is_file()] == []
 
 
-def test_uninstall_leaves_a_unit_that_is_not_its_own(session: Session) -> None:
+def test_uninstall_keeps_a_unit_of_another_program(session: Session) -> None:
     unit = session.unit_dir / "llama-server.service"
     unit.parent.mkdir(parents=True)
     unit.write_text("[Service]\nExecStart=/opt/mine\n")

@@ -1,4 +1,4 @@
-"""What a user, a file or a folder may have wrong: one clear line, and nothing that was there is lost."""
+"""Mistakes of users, and wrong files and folders: the installer prints one clear line and loses no file."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ def arguments(gguf: str, llama_server: Path) -> list[str]:
     return ["--model", gguf, "--server", str(llama_server), "--no-start"]
 
 
-def _one_line(done: subprocess.CompletedProcess[str], said: str) -> None:
+def _check_message(done: subprocess.CompletedProcess[str], message: str) -> None:
     assert done.returncode in (1, 2, 69), done.stderr
     assert "Traceback" not in done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize("command", ["install", "uninstall"])
-def test_a_unit_s_name_that_is_no_file_is_said(session: Session, arguments: list[str], command: str) -> None:
+def test_a_unit_that_is_not_a_file_is_reported(session: Session, arguments: list[str], command: str) -> None:
     session.unit_dir.mkdir(parents=True)
     unit = session.unit_dir / "llama-server.service"
-    given = arguments if command == "install" else []
+    options = arguments if command == "install" else []
     unit.symlink_to("gone")
-    _one_line(session.run(command, *given), f"{unit} is a broken link to gone")
+    _check_message(session.run(command, *options), f"{unit} is a broken link to gone")
     unit.unlink()
     unit.symlink_to("/dev/null")
-    _one_line(session.run(command, *given), "llama-server.service is masked")
+    _check_message(session.run(command, *options), "llama-server.service is masked")
     unit.unlink()
     unit.mkdir()
-    _one_line(session.run(command, *given), f"{unit} is not a file")
+    _check_message(session.run(command, *options), f"{unit} is not a file")
     assert unit.is_dir()
 
 
@@ -53,7 +53,7 @@ RECORDS = [
 
 
 @pytest.mark.parametrize("text", RECORDS)
-def test_a_record_that_is_none_counts_as_empty(session: Session, arguments: list[str], text: str) -> None:
+def test_an_invalid_record_counts_as_empty(session: Session, arguments: list[str], text: str) -> None:
     record = session.home / ".local" / "share" / "flynn" / "service.json"
     record.parent.mkdir(parents=True)
     record.write_text(text, encoding="latin-1")
@@ -65,7 +65,7 @@ def test_a_record_that_is_none_counts_as_empty(session: Session, arguments: list
 
 
 @pytest.mark.parametrize("sources", [{"SPEC": [["/nowhere/m.gguf", 5, "x"]]}, {"SPEC": [[]]}, {"SPEC": [[1, 2, 3]]}])
-def test_a_record_of_a_model_that_is_gone_is_not_believed(
+def test_a_record_of_a_missing_model_is_ignored(
     session: Session, arguments: list[str], gguf: str, sources: dict[str, object]
 ) -> None:
     record = session.home / ".local" / "share" / "flynn" / "service.json"
@@ -75,7 +75,7 @@ def test_a_record_of_a_model_that_is_gone_is_not_believed(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("options", "message"),
     [
         (["--models-dir", "~nosuch/models"], "--models-dir ~nosuch/models: no such user"),
         (["--model", "https://[::1/m.gguf", "--sha256", "a" * 64], "https://[::1/m.gguf: invalid URL"),
@@ -85,22 +85,20 @@ def test_a_record_of_a_model_that_is_gone_is_not_believed(
         (["--socket", "/nowhere/a.sock"], "the folder does not exist"),
     ],
 )
-def test_a_value_that_means_nothing_is_said(
-    session: Session, arguments: list[str], given: list[str], said: str
-) -> None:
-    at = arguments.index(given[0]) if given[0] in arguments else len(arguments)
-    _one_line(session.run(*arguments[:at], *arguments[at + 2 :], *given), said)
+def test_an_invalid_value_is_reported(session: Session, arguments: list[str], options: list[str], message: str) -> None:
+    index = arguments.index(options[0]) if options[0] in arguments else len(arguments)
+    _check_message(session.run(*arguments[:index], *arguments[index + 2 :], *options), message)
 
 
 @pytest.mark.parametrize("endpoint", ["https://[::1", "https://hub:port", "ftp://hub", "hub"])
-def test_an_endpoint_of_a_hub_that_is_none_is_said(session: Session, endpoint: str) -> None:
+def test_an_invalid_endpoint_of_the_hub_is_reported(session: Session, endpoint: str) -> None:
     done = session.run("--print-unit", environ={"HF_ENDPOINT": endpoint})
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["plain", "\U0001f999 llama", "na\u00efve", b"not utf-8 \xff", 'quo"te\\', "a: b # c"])
-def test_flynn_reads_what_is_written_whatever_the_home_is_called(
+def test_flynn_reads_the_configuration_whatever_the_home_is_called(
     session: Session, gguf: str, llama_server: Path, name: object
 ) -> None:
     home = session.root / (os.fsdecode(name) if isinstance(name, bytes) else str(name))
@@ -126,7 +124,7 @@ def test_flynn_reads_what_is_written_whatever_the_home_is_called(
     assert read.stdout.strip() == key, read.stderr
 
 
-def test_a_configuration_that_is_a_dangling_link_is_left_alone(session: Session, arguments: list[str]) -> None:
+def test_a_configuration_that_is_a_broken_link_is_not_changed(session: Session, arguments: list[str]) -> None:
     config = session.home / ".config" / "flynn" / "config.yaml"
     config.parent.mkdir(parents=True)
     config.symlink_to("dotfiles/flynn.yaml")
@@ -134,14 +132,14 @@ def test_a_configuration_that_is_a_dangling_link_is_left_alone(session: Session,
     assert os.readlink(config) == "dotfiles/flynn.yaml"
 
 
-def test_a_folder_in_the_way_is_named(session: Session, arguments: list[str]) -> None:
+def test_a_path_of_the_wrong_kind_is_named(session: Session, arguments: list[str]) -> None:
     key = session.home / ".config" / "flynn" / "api-key"
     key.mkdir(parents=True)
-    _one_line(session.run(*arguments, "--api-key"), str(key))
+    _check_message(session.run(*arguments, "--api-key"), str(key))
     config = session.home / ".config" / "systemd"
     config.touch()
-    _one_line(session.run(*arguments), f"{config}")
+    _check_message(session.run(*arguments), f"{config}")
 
 
-def test_killed_before_any_change_of_a_file_it_ends_as_if_it_had_not_been() -> None:
-    assert kill_everywhere("7", most=5) == {"installations": 5, "removals": 5}
+def test_after_a_kill_before_any_change_of_a_file_a_second_run_completes() -> None:
+    assert kill_everywhere("7", limit=5) == {"installations": 5, "removals": 5}

@@ -1,20 +1,18 @@
-"""`--on-demand` under a real `systemd --user`: a server that gives its memory back when idle."""
+"""`--on-demand` with a real `systemd --user`: the server frees the model's memory when it is idle."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import signal
 import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable
 
 import pytest
+from lease import leased
+from scripted import eventually
 
-from .running import command_line, free_port, health, until
+from .running import command_line, free_port, health
 from .session import Session
 
 IDLE_MINUTES = 0.02  # 1.2 seconds
@@ -36,11 +34,11 @@ ExecStart=/bin/true
 }
 
 
-pytestmark = pytest.mark.usefixtures("_show_the_log_of_a_failure")
+pytestmark = pytest.mark.usefixtures("_print_systemd_log")
 
 
 class TestOnDemand:
-    """Installed once with `--on-demand`; each test leaves it running."""
+    """The service is installed once with `--on-demand`. Each test leaves it running."""
 
     @pytest.fixture(scope="class")
     def port(self, login: Session, server_arguments: list[str]) -> Iterator[int]:
@@ -51,41 +49,37 @@ class TestOnDemand:
         yield port
         assert login.run("uninstall").returncode == 0
 
-    def test_an_idle_server_gives_its_memory_back_and_the_next_request_is_answered(
-        self, login: Session, port: int
-    ) -> None:
+    def test_an_idle_server_frees_its_memory_and_answers_the_next_request(self, login: Session, port: int) -> None:
         for _ in range(2):
-            until(lambda: _is_sleeping(port), 30)
-            asleep = _memory(login)
+            eventually(lambda: _is_sleeping(port), 30)
+            sleeping_memory = _memory(login)
             hello = {"messages": [{"role": "user", "content": "Hi"}]}
             assert health(port, "/v1/chat/completions", body=hello) == 200
-            assert _memory(login) > asleep + 50 * 2**20
+            assert _memory(login) > sleeping_memory + 50 * 2**20
 
-    def test_flynn_status_tells_that_it_sleeps_and_does_not_wake_it(self, login: Session, port: int) -> None:
-        until(lambda: _is_sleeping(port), 30)
+    def test_flynn_status_shows_a_sleeping_server_without_waking_it(self, login: Session, port: int) -> None:
+        eventually(lambda: _is_sleeping(port), 30)
         for arguments in ([], ["--json"], ["--watch", "--interval", "0.1"]):
             done = login.flynn("status", *arguments, seconds=1.5 if "--watch" in arguments else 30)
             assert "sleeping" in done.stdout, done.stderr
         assert _is_sleeping(port)
 
-    def test_a_request_waits_as_long_as_the_model_takes_to_load(
-        self, login: Session, port: int, model_of_its_own: Path
-    ) -> None:
-        until(lambda: _is_sleeping(port), 30)
-        with held(model_of_its_own) as let_go:
-            impatient = login.flynn("ask", "Hi", "--max-tokens", "4", "--timeout", "1")
-            assert impatient.returncode == 75, "a timeout of its own ends the wait"
-            threading.Timer(2.0, let_go).start()
+    def test_a_request_waits_until_the_model_is_loaded(self, login: Session, port: int, private_model: Path) -> None:
+        eventually(lambda: _is_sleeping(port), 30)
+        with leased(private_model) as release:
+            timed_out = login.flynn("ask", "Hi", "--max-tokens", "4", "--timeout", "1")
+            assert timed_out.returncode == 75, "--timeout must end the wait"
+            threading.Timer(2.0, release).start()
             done = login.flynn("ask", "Hi", "--max-tokens", "4")
         assert done.returncode == 0, done.stderr
         assert "timeout: 900" in (login.home / ".config" / "flynn" / "config.yaml").read_text()
 
 
-def test_on_demand_and_back_again(user: Session, arguments: list[str]) -> None:
+def test_on_demand_can_be_switched_on_and_off(user: Session, arguments: list[str]) -> None:
     assert user.run(*arguments, "--on-demand").returncode == 0
     assert "--sleep-idle-seconds 900" in command_line(user)
-    back = user.run(*arguments)
-    assert back.returncode == 0, back.stderr
+    done = user.run(*arguments)
+    assert done.returncode == 0, done.stderr
     assert "--sleep-idle-seconds" not in command_line(user)
 
 
@@ -105,21 +99,12 @@ def test_the_proxy_of_an_earlier_version_is_removed(user: Session, arguments: li
     assert user.show("llama-server-proxy.socket", "ActiveState") == "inactive"
 
 
-@contextlib.contextmanager
-def held(path: Path) -> Iterator[Callable[[], None]]:
-    """A file that whoever opens waits for, until the function is called: see fcntl(2), F_SETLEASE."""
-    with path.open("r+b") as lease:
-        fcntl.fcntl(lease, fcntl.F_SETSIG, signal.SIGURG)  # not SIGIO, which ends a process
-        fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        yield lease.close
-
-
 def _is_sleeping(port: int) -> bool:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/props") as answer:
         return bool(json.load(answer)["is_sleeping"])
 
 
 def _memory(session: Session) -> int:
-    """Bytes of main memory that the server has."""
+    """Return the bytes of main memory that the server uses."""
     pid = session.show("llama-server", "MainPID")
     return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0]) * 1024

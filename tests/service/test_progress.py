@@ -1,4 +1,4 @@
-"""What a download shows."""
+"""The progress of a download, on a terminal and in a file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_the_line_has_share_rate_and_time_left() -> None:
     assert line == " 38% [#########               ] 1.50 of 4.00 GB  50.0 MB/s  00:50 left"
 
 
-def test_bytes_of_an_earlier_run_do_not_count_as_speed() -> None:
+def test_bytes_of_an_earlier_run_do_not_count_for_the_rate() -> None:
     progress = Progress(4_000_000_000, io.StringIO())
     progress.line(100.0)
     progress.update("a", 3_000_000_000)
     assert "0.0 MB/s  --:-- left" in progress.line(101.0)
 
 
-def test_the_rate_is_that_of_the_last_seconds() -> None:
+def test_the_rate_is_that_of_the_last_15_seconds() -> None:
     progress = Progress(10_000_000_000, io.StringIO())
     progress.update("a", 0)
     for second in range(100):
@@ -40,7 +40,7 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
     assert "50.0 MB/s" in line
 
 
-def test_a_terminal_gets_one_line_that_changes_and_a_file_a_line_a_minute() -> None:
+def test_a_terminal_shows_one_changing_line_and_a_file_one_line_a_minute() -> None:
     terminal, file = Terminal(), io.StringIO()
     for stream in (terminal, file):
         progress = Progress(10, stream)
@@ -56,5 +56,5 @@ def test_a_terminal_gets_one_line_that_changes_and_a_file_a_line_a_minute() -> N
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "00:00"), (59.9, "00:59"), (600, "10:00"), (3725, "1:02:05")])
-def test_durations(seconds: float, text: str) -> None:
+def test_a_duration_is_formatted(seconds: float, text: str) -> None:
     assert duration(seconds) == text

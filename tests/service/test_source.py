@@ -1,4 +1,4 @@
-"""What the user may write after --model, and what it means."""
+"""The values of --model and their meanings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HUB = "https://hub.example"
 DIGEST = "ab" * 32
 
 
-def test_the_default_is_pinned_by_revision_size_and_digest() -> None:
+def test_the_default_model_is_pinned_by_revision_size_and_digest() -> None:
     model = parse("qwen2.5-14b", endpoint=HUB)
     assert [file.name.partition("-0")[2] for file in model.files] == [f"000{n}-of-00003.gguf" for n in (1, 2, 3)]
     assert model.files[0].url == (
@@ -25,23 +25,23 @@ def test_the_default_is_pinned_by_revision_size_and_digest() -> None:
     assert all(len(file.sha256 or "") == 64 for file in model.files)
 
 
-def test_a_file_of_the_hub_at_a_revision() -> None:
+def test_a_file_on_the_hub_at_a_revision() -> None:
     (file,) = parse("hf:a/b/folder/c d.gguf@refs/pr/1", endpoint=HUB).files
     assert (file.name, file.url) == ("c d.gguf", f"{HUB}/a/b/resolve/refs%2Fpr%2F1/folder/c%20d.gguf")
 
 
-def test_an_address_with_its_digest() -> None:
+def test_a_url_with_a_digest() -> None:
     (file,) = parse("https://x.example/m%20.gguf?a=b#c", endpoint=HUB, digests=(DIGEST.upper(),)).files
     assert (file.name, file.url, file.sha256) == ("m .gguf", "https://x.example/m%20.gguf?a=b", DIGEST)
 
 
-def test_shards_are_named_from_any_of_them() -> None:
+def test_the_name_of_any_shard_gives_the_names_of_all() -> None:
     assert shard_names("m-00002-of-00002.gguf") == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
     assert shard_names("m.gguf") == ["m.gguf"]
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("hf:one", "hf:OWNER/REPO:QUANT"),
         ("hf:a/b/../../etc/passwd", "'..'"),
@@ -52,13 +52,13 @@ def test_shards_are_named_from_any_of_them() -> None:
         ("/", "this is a folder"),
     ],
 )
-def test_what_it_cannot_mean_is_said(spec: str, said: str) -> None:
-    with pytest.raises(InstallError, match=said):
+def test_an_invalid_value_is_reported(spec: str, message: str) -> None:
+    with pytest.raises(InstallError, match=message):
         parse(spec, endpoint=HUB)
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("http://x.example/m.gguf", "use https"),
         ("https://x.example/%2e%2e%2fm.gguf", "cannot be used"),
@@ -70,17 +70,17 @@ def test_what_it_cannot_mean_is_said(spec: str, said: str) -> None:
         ("https://x.example:port/m.gguf", "invalid URL"),
     ],
 )
-def test_an_address_that_cannot_be_taken_is_said(spec: str, said: str) -> None:
-    with pytest.raises(InstallError, match=said):
+def test_an_invalid_url_is_reported(spec: str, message: str) -> None:
+    with pytest.raises(InstallError, match=message):
         parse(spec, endpoint=HUB, digests=(DIGEST,))
 
 
-def test_a_digest_has_64_digits() -> None:
+def test_a_digest_must_have_64_digits() -> None:
     with pytest.raises(InstallError, match="64 hexadecimal"):
         parse("https://x.example/m.gguf", endpoint=HUB, digests=("abc",))
 
 
-def test_a_path_needs_all_its_shards(tmp_path: Path) -> None:
+def test_a_path_requires_all_shards(tmp_path: Path) -> None:
     first = tmp_path / "m-00001-of-00002.gguf"
     first.write_bytes(b"GGUF")
     with pytest.raises(InstallError, match="m-00002-of-00002.gguf"):
@@ -89,7 +89,7 @@ def test_a_path_needs_all_its_shards(tmp_path: Path) -> None:
     assert parse(str(tmp_path / "m-00002-of-00002.gguf"), endpoint=HUB).path == first
 
 
-def test_a_path_to_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_path_to_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"<html>")
     with pytest.raises(InstallError, match="not a GGUF file"):
         parse(str(tmp_path / "m.gguf"), endpoint=HUB)
@@ -103,13 +103,13 @@ def test_a_path_to_something_else_is_refused(tmp_path: Path) -> None:
         ("hf:o/r:UD-Q4_K_XL@v1", ("o/r", "UD-Q4_K_XL", "v1")),
     ],
 )
-def test_names_of_the_hub_are_those_of_llama_server(spec: str, query: tuple[str, str, str]) -> None:
+def test_names_on_the_hub_have_the_form_of_llama_server(spec: str, query: tuple[str, str, str]) -> None:
     model = parse(spec, endpoint=HUB)
     assert model.query == Query(*query)
     assert model.repository == query[0]
 
 
-def test_a_file_that_is_here_is_not_a_name_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_local_file_is_not_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").write_bytes(b"GGUF")
     monkeypatch.chdir(tmp_path)
@@ -119,7 +119,7 @@ def test_a_file_that_is_here_is_not_a_name_of_the_hub(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("quant", "chosen"),
+    ("quant", "file"),
     [
         ("", "m-Q4_K_M.gguf"),
         ("q8_0", "m-Q8_0.gguf"),
@@ -128,13 +128,13 @@ def test_a_file_that_is_here_is_not_a_name_of_the_hub(tmp_path: Path, monkeypatc
         ("F16", "F16/m-F16-00001-of-00002.gguf"),
     ],
 )
-def test_a_quantization_is_found_by_its_name(quant: str, chosen: str) -> None:
+def test_a_quantization_is_found_by_its_name(quant: str, file: str) -> None:
     names = ["README.md", "m-Q4_K.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf", "m-UD-Q4_K_M.gguf", "mmproj-m-Q8_0.gguf"]
     names += [f"F16/m-F16-0000{n}-of-00002.gguf" for n in (1, 2)]
-    assert choose(names, Query("o/r", quant, "main")) == chosen
+    assert choose(names, Query("o/r", quant, "main")) == file
 
 
-def test_a_quantization_that_is_not_there_is_said_with_those_that_are() -> None:
+def test_a_missing_quantization_is_reported_with_the_existing_ones() -> None:
     with pytest.raises(InstallError, match=r"o/r: no file for Q2_K \(expected one of: m-Q4_0.gguf"):
         choose(["m-Q4_0.gguf"], Query("o/r", "Q2_K", "main"))
     with pytest.raises(InstallError, match=r"no file for Q4_K \(expected one of: m-Q4_K_M.gguf"):
@@ -144,10 +144,10 @@ def test_a_quantization_that_is_not_there_is_said_with_those_that_are() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f.1", "ip6-localhost", "0.0.0.0", "[::1]", "LOCALHOST."])
-def test_this_machine_is_known_by_any_of_its_addresses(host: str) -> None:
+def test_all_addresses_of_this_machine_are_private(host: str) -> None:
     assert is_private_channel(f"http://{host}:80/m.gguf")
 
 
 @pytest.mark.parametrize("host", ["128.0.0.1", "127.example", "[::2]", "localhost.example", "x"])
-def test_another_machine_is_not(host: str) -> None:
+def test_addresses_of_other_machines_are_not_private(host: str) -> None:
     assert not is_private_channel(f"http://{host}:80/m.gguf")

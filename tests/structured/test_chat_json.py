@@ -346,7 +346,7 @@ def test_a_stream_that_cannot_become_json_any_more_is_closed_at_once() -> None:
             list(growing)
         assert str(raised.value) == 'the answer is not JSON at name: expected a comma or }, got "oops"'
         assert raised.value.text == '{"name": "Ada" oops'
-        eventually(lambda: server.left == 1)
+        eventually(lambda: server.closed == 1)
 
 
 def test_a_closed_stream_has_no_result() -> None:
@@ -357,7 +357,7 @@ def test_a_closed_stream_has_no_result() -> None:
         assert growing.value == {"name": "Ad"}
         with pytest.raises(StructuredOutputError, match="^there is no result: the stream was not read to its end"):
             growing.result  # noqa: B018
-        eventually(lambda: server.left == 1)
+        eventually(lambda: server.closed == 1)
 
 
 def test_a_stream_that_nobody_refers_to_any_more_is_closed() -> None:
@@ -365,7 +365,7 @@ def test_a_stream_that_nobody_refers_to_any_more_is_closed() -> None:
         growing = LlamaCppClient(server.endpoint).chat_json_stream("Hi", List[int])
         assert next(growing) == [1, 2]
         del growing
-        eventually(lambda: server.left == 1)
+        eventually(lambda: server.closed == 1)
 
 
 # --- asynchronous -----------------------------------------------------------------------------------------------------
@@ -417,7 +417,7 @@ def test_a_cancelled_task_closes_its_stream() -> None:
 
     with serve(unfinished("[1, 2, ")) as server:
         asyncio.run(main(server.endpoint))
-        eventually(lambda: server.left == 1)
+        eventually(lambda: server.closed == 1)
 
 
 # --- what it costs those who do not use it ----------------------------------------------------------------------------

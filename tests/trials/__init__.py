@@ -1,19 +1,20 @@
-"""Trials of any size: a small one is a test, a large one is part of `make stress`.
+"""Trials: random tests of any size. The tests run small ones, `make stress` runs large ones.
 
-    cuts      streams that are cut at every byte
-    cancels   streams that are stopped at random moments, and what they leave behind
-    crowds    many streams or threads at once
+    cuts      streams cut at every byte
+    cancels   streams cancelled at random moments, and the resources they leave
+    crowds    many concurrent streams, and one client shared by many threads
     fuzzing   mutated responses
-    decoding  random streams, read in two ways
-    installs  installers that are killed
+    decoding  random streams, decoded in two ways
+    installs  installers killed before a change of a file
+    batches   batches killed at random moments, and before each write
 
-Each raises AssertionError, or returns what it counted.
+Each raises AssertionError or returns counts.
 """
 
 from __future__ import annotations
 
 from typing import Any, Callable
 
-Run = Callable[[Any], Any]  # of a coroutine, in an event loop of its own
+Run = Callable[[Any], Any]  # runs a coroutine in a new event loop, like asyncio.run
 
-GUARD = 120.0  # seconds after which something hangs
+GUARD = 120.0  # seconds; longer means that something hangs

@@ -1,4 +1,4 @@
-"""Batches that are killed at random moments and before each write: each request has one result, no file is lost."""
+"""Kill batches at random moments and before each write: no request has two results, and no file is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REFUSED = response(error(400, "not that", "invalid_request_error"), "400 Bad Re
 _NO_SLOTS = response(error(501, "no slots", "not_supported_error"), "501 Not Implemented")
 _TOTAL_SLOTS = response(b'{"total_slots": 4}')
 
-# Runs the command, and kills it before the N-th call in the main thread that may change a file.
+# Runs the command and kills it before the N-th call in the main thread that may change a file.
 KILLER = """
 import os, signal, sys
 import flynn.cli.batch
@@ -39,11 +39,12 @@ sys.exit(main())
 
 
 class Server:
-    """A llama-server that repeats prompts.
+    """A llama-server whose answers repeat the prompts.
 
     Attributes:
-        refused: prompts that it refuses.
-        delay: seconds that an answer takes.
+        refused: the prompts that it refuses.
+        delay: seconds before each answer.
+        prompts: the prompts it received.
     """
 
     def __init__(self) -> None:
@@ -64,12 +65,12 @@ class Server:
 
 
 def kill_at_random(seed: str, kills: int, prompts: int = 400) -> Dict[str, int]:
-    """Kill batches at random moments, with misused files in between.
+    """Kill batches at random moments, and misuse files between the runs.
 
     Returns:
-        How many runs were killed, and how many misuses were refused.
+        The numbers of killed runs, refused misuses, and completed batches.
     """
-    choose = random.Random(seed)
+    random_ = random.Random(seed)
     counts = {"killed": 0, "refused": 0, "batches": 0}
     server = Server()
     server.delay = 0.004
@@ -78,15 +79,15 @@ def kill_at_random(seed: str, kills: int, prompts: int = 400) -> Dict[str, int]:
             home = Home(Path(folder) / str(counts["batches"]))
             home.path.mkdir()
             _write_input(home, prompts)
-            server.refused = {f"p{n}" for n in choose.sample(range(1, prompts + 1), 20)}
+            server.refused = {f"p{n}" for n in random_.sample(range(1, prompts + 1), 20)}
             is_done = False
             while not is_done and counts["killed"] < kills:
-                is_done = _kill_once(home, server, listening.endpoint, choose)
+                is_done = _kill_once(home, server, listening.endpoint, random_)
                 counts["killed"] += not is_done
-                _misuse(home, listening.endpoint, choose)
+                _misuse(home, listening.endpoint, random_)
                 counts["refused"] += 1
-                if choose.random() < 0.3:
-                    _tear(home.path / choose.choice((OUTPUT, ERRORS)), choose)
+                if random_.random() < 0.3:
+                    _tear(home.path / random_.choice((OUTPUT, ERRORS)), random_)
             server.refused = set()
             ended = _batch(home, listening.endpoint, "in.jsonl", "--ordered")
             assert ended.code == 0, ended.err
@@ -95,30 +96,30 @@ def kill_at_random(seed: str, kills: int, prompts: int = 400) -> Dict[str, int]:
     return counts
 
 
-def _kill_once(home: Home, server: Server, endpoint: str, choose: random.Random) -> bool:
-    """Kill a run after a while. Returns whether it had come to its end before."""
-    retries = (home.path / ERRORS).exists() and choose.random() < 0.3
+def _kill_once(home: Home, server: Server, endpoint: str, random_: random.Random) -> bool:
+    """Start a run and kill it at a random moment. Returns True if it was complete before that."""
+    retries = (home.path / ERRORS).exists() and random_.random() < 0.3
     before = _recorded(home)
     server.prompts.clear()
-    options = ["--ordered"] if choose.random() < 0.5 and not retries else []
+    options = ["--ordered"] if random_.random() < 0.5 and not retries else []
     source = ERRORS if retries else "in.jsonl"
     process = home.start("batch", source, "-o", OUTPUT, "--endpoint", endpoint, "--jobs", "4", *options)
     try:
-        process.communicate(timeout=choose.uniform(0.1, 0.8))
+        process.communicate(timeout=random_.uniform(0.1, 0.8))
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-    again = {f"p{name.rpartition('-')[2]}" for name in before} & set(server.prompts)
-    assert not again, f"asked again though they have results: {sorted(again)}"
+    repeated = {f"p{name.rpartition('-')[2]}" for name in before} & set(server.prompts)
+    assert not repeated, f"requested again although they have results: {sorted(repeated)}"
     assert before <= _recorded(home), "a result was lost"
     return bool(process.returncode == 0)
 
 
-def _misuse(home: Home, endpoint: str, choose: random.Random) -> None:
-    """Run a batch that names a file for two purposes. It changes none."""
+def _misuse(home: Home, endpoint: str, random_: random.Random) -> None:
+    """Run a batch that uses one file for two purposes: it must be refused and change no file."""
     link = home.path / "link"
     link.unlink(missing_ok=True)
-    link.symlink_to(choose.choice(("in.jsonl", OUTPUT, ERRORS)))
+    link.symlink_to(random_.choice(("in.jsonl", OUTPUT, ERRORS)))
     foreign = home.path / "foreign.jsonl"
     foreign.write_text("Dear diary\n")
     misuses = [
@@ -134,7 +135,7 @@ def _misuse(home: Home, endpoint: str, choose: random.Random) -> None:
     if link.exists():
         misuses.append((str(link.readlink()), "-o", "link"))
     before = _files(home)
-    arguments = choose.choice(misuses)
+    arguments = random_.choice(misuses)
     ended = home.run("batch", *arguments, "--endpoint", endpoint)
     assert ended.code == 2, f"{arguments}: {ended.err}"
     assert ended.err.count("\n") == 1, f"{arguments}: {ended.err}"
@@ -142,17 +143,17 @@ def _misuse(home: Home, endpoint: str, choose: random.Random) -> None:
     link.unlink()
 
 
-def _tear(path: Path, choose: random.Random) -> None:
-    """Leave of the last line what a power failure may leave."""
+def _tear(path: Path, random_: random.Random) -> None:
+    """Damage the last line as a power failure may do."""
     data = path.read_bytes() if path.exists() else b""
     start = data.rfind(b"\n", 0, -1) + 1
     if data:
-        data = data[: choose.randint(start, len(data) - 1)]
-        path.write_bytes(data + b"\0" * choose.choice((0, 1, 5000)))
+        data = data[: random_.randint(start, len(data) - 1)]
+        path.write_bytes(data + b"\0" * random_.choice((0, 1, 5000)))
 
 
 def kill_everywhere() -> int:
-    """Kill a run before each of its writes: while it mends, appends, sorts and reports. Returns the number of kills."""
+    """Kill a run before each write: while it repairs, appends, sorts and reports. Returns the number of kills."""
     killed = 0
     server = Server()
     with serve(server.script) as listening, tempfile.TemporaryDirectory(prefix="flynn-batch-") as folder:
@@ -185,7 +186,7 @@ def kill_everywhere() -> int:
 
 
 def _damage(home: Home, server: Server, endpoint: str) -> None:
-    """Make files of a batch with failures as a power failure may leave them."""
+    """Run a batch with failures and damage its files as a power failure may do."""
     _write_input(home, 12)
     server.refused = {"p3", "p6"}
     assert _batch(home, endpoint, "in.jsonl").code == 1
@@ -198,12 +199,12 @@ def _damage(home: Home, server: Server, endpoint: str) -> None:
 
 
 def _check(home: Home, prompts: int) -> None:
-    """Each request has one result, in order, and no other file is left."""
+    """Check that each request has one result, in order, and that no other file is left."""
     texts = [line["response"]["body"]["choices"][0]["message"]["content"] for line in _lines(home.path / OUTPUT)]
     assert texts == [f"re: p{n}" for n in range(1, prompts + 1)]
-    left = {path.name for path in home.path.iterdir()} - {"in.jsonl", OUTPUT, "foreign.jsonl"}
-    # Of a report that a kill has interrupted the temporary file is left.
-    assert not {name for name in left if not name.startswith(REPORT)}, left
+    others = {path.name for path in home.path.iterdir()} - {"in.jsonl", OUTPUT, "foreign.jsonl"}
+    # A kill may leave the temporary file of the report.
+    assert not {name for name in others if not name.startswith(REPORT)}, others
 
 
 def _batch(home: Home, endpoint: str, source: str, *options: str, limit: int = 0) -> Ended:
@@ -216,11 +217,11 @@ def _write_input(home: Home, prompts: int) -> None:
 
 
 def _recorded(home: Home) -> Set[str]:
-    """The IDs of the whole lines of the output, each of which is there once."""
+    """Return the IDs of the complete lines of the output. Check that no ID occurs twice."""
     path = home.path / OUTPUT
     data = path.read_bytes() if path.exists() else b""
-    whole = [line for line in data[: data.rfind(b"\n") + 1].splitlines() if b"\0" not in line]
-    names = [json.loads(line)["custom_id"] for line in whole]
+    complete = [line for line in data[: data.rfind(b"\n") + 1].splitlines() if b"\0" not in line]
+    names = [json.loads(line)["custom_id"] for line in complete]
     assert len(set(names)) == len(names), "a second result of a request"
     return set(names)
 

@@ -1,4 +1,4 @@
-"""Streams that are stopped at random moments, in every way there is: nothing of them is left."""
+"""Cancel streams at random moments, in every possible way: they must leave no resources."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from flynn import AsyncLlamaCppClient, LlamaCppClient, StreamInterruptedError
 from . import GUARD, Run
 from .resources import Resources
 
-# Two seconds or more, unless it is cancelled; the first token may take a while.
+# Takes two seconds or more unless it is cancelled.
 _LONG = {"tokens": 400, "pace": 0.005}
 
 
-def _some_stream(random_: random.Random) -> Dict[str, Any]:
+def _random_stream(random_: random.Random) -> Dict[str, Any]:
     script = {**_LONG, "silent": random_.choice((0.0, 0.0, 0.1))}
     if random_.random() < 0.2:
         script["faults"] = [["cut", random_.randrange(3000), random_.choice(("fin", "rst"))]]
     return {"resume": random_.random() < 0.5, "extra": {"script": script}}
 
 
-def _expect_nothing_left(server: LlamaServer) -> None:
+def _expect_idle(server: LlamaServer) -> None:
     eventually(lambda: server.processing == 0)
     eventually(lambda: server.state["sessions"] == 0)
 
 
 def cancel_streams(server: LlamaServer, count: int, *, seed: int = 1, threads: int = 16) -> Dict[str, int]:
-    """Stop streams at random moments, in every way there is, some of them cut meanwhile."""
+    """Cancel streams at random moments, in every possible way; some connections are cut. Returns the counts."""
 
-    def close_from_elsewhere(stream: Any, after: float) -> None:
+    def close_from_another_thread(stream: Any, after: float) -> None:
         timer = threading.Timer(after, stream.close)
         timer.start()
         for _ in stream:
@@ -45,9 +45,9 @@ def cancel_streams(server: LlamaServer, count: int, *, seed: int = 1, threads: i
         timer.join()
 
     def break_out(stream: Any, after: float) -> None:
-        until = time.monotonic() + after
+        deadline = time.monotonic() + after
         for _ in stream:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 break
 
     def leave_the_block(stream: Any, after: float) -> None:
@@ -62,12 +62,12 @@ def cancel_streams(server: LlamaServer, count: int, *, seed: int = 1, threads: i
     def leave_the_text(stream: Any, after: float) -> None:
         break_out(stream.text(), after)
 
-    ways = [close_from_elsewhere, break_out, leave_the_block, raise_in_the_block, leave_the_text]
+    ways = [close_from_another_thread, break_out, leave_the_block, raise_in_the_block, leave_the_text]
     counts = {"cancelled": 0, "ended": 0, "cut": 0}
 
     def cancel(number: int) -> None:
         random_ = random.Random(f"{seed} {number}")
-        stream = client.chat_stream("Hi", **_some_stream(random_))
+        stream = client.chat_stream("Hi", **_random_stream(random_))
         way = random_.choice(ways)
         try:
             way(stream, random_.random() * 0.4)
@@ -83,19 +83,19 @@ def cancel_streams(server: LlamaServer, count: int, *, seed: int = 1, threads: i
         for part in (count // 5, count - count // 5):
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(cancel, range(part)))
-            grown = before.settle(idle=32)
-            _expect_nothing_left(server)
+            growth = before.settle(idle=32)
+            _expect_idle(server)
             if part == count // 5:
-                before.memory += grown  # what the first ones have warmed up
+                before.memory += growth  # do not count memory that is allocated once
     assert sum(counts.values()) == count
     before.settle()
-    return {**counts, "memory": grown}
+    return {**counts, "memory": growth}
 
 
 def cancel_streams_async(
     server: LlamaServer, count: int, *, seed: int = 1, at_once: int = 64, run: Run = asyncio.run
 ) -> Dict[str, int]:
-    """The same in event loops."""
+    """Do the same in event loops that `run` creates."""
 
     async def read(stream: Any) -> None:
         async for _ in stream:
@@ -113,9 +113,9 @@ def cancel_streams_async(
             await asyncio.wait_for(read(stream), after)
 
     async def break_out(stream: Any, after: float) -> None:
-        until = time.monotonic() + after
+        deadline = time.monotonic() + after
         async for _ in stream:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 break
 
     async def leave_the_block(stream: Any, after: float) -> None:
@@ -131,7 +131,7 @@ def cancel_streams_async(
     async def cancel(number: int) -> None:
         random_ = random.Random(f"{seed} {number}")
         async with slots:
-            stream = client.chat_stream("Hi", **_some_stream(random_))
+            stream = client.chat_stream("Hi", **_random_stream(random_))
             try:
                 await random_.choice(ways)(stream, random_.random() * 0.4)
                 counts["ended" if stream.response.finish_reason else "cancelled"] += 1
@@ -144,16 +144,16 @@ def cancel_streams_async(
         await asyncio.gather(*[cancel(number) for number in numbers])
 
     slots: asyncio.Semaphore
-    run(asyncio.sleep(0))  # what an event loop keeps for the next one is not ours
+    run(asyncio.sleep(0))  # the first event loop of a process allocates what later ones reuse
     before = Resources()
     client = AsyncLlamaCppClient(server.endpoint, timeout=GUARD)
     for part in (count // 5, count - count // 5):
         run(cancel_all(range(part)))
-        grown = before.settle(idle=32)
-        _expect_nothing_left(server)
+        growth = before.settle(idle=32)
+        _expect_idle(server)
         if part == count // 5:
-            before.memory += grown
+            before.memory += growth
     assert sum(counts.values()) == count
     run(client.close())
     before.settle()
-    return {**counts, "memory": grown}
+    return {**counts, "memory": growth}

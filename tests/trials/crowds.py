@@ -1,4 +1,4 @@
-"""Many streams in one event loop, many threads at one client."""
+"""Many concurrent streams in one event loop, and one client shared by many threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .resources import Resources
 
 
 def streams_at_once(server: LlamaServer, count: int, *, run: Run = asyncio.run) -> int:
-    """Streams in one event loop that are all under way at the same time; how many the server saw at once."""
+    """Run concurrent streams in one event loop. Returns the largest number that the server saw at once."""
     script = {"tokens": 10, "pace": 0.01, "together": count}
     expected = "".join(f"{number} " for number in range(10))
 
@@ -37,7 +37,7 @@ def streams_at_once(server: LlamaServer, count: int, *, run: Run = asyncio.run) 
 
 
 def share_a_client(server: LlamaServer, calls: int, *, seed: int = 1, threads: int = 32) -> Dict[str, int]:
-    """Calls of many threads through one client, while the server closes connections at random."""
+    """Call one client from many threads while the server closes connections at random. Returns the counts."""
     counts = {"replies": 0, "lost": 0}
     lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""A stream that is cut after each of its bytes: nothing is lost, nothing comes twice."""
+"""Cut a stream after each of its bytes: no event may be lost or repeated."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from flynn import LlamaCppClient, StreamInterruptedError
 from . import GUARD
 
 
-def what_was_said(body: bytes) -> List[Tuple[str, str, List[List[str]]]]:
-    """Of each choice its text, its reasoning and its tool calls, by no code of Flynn's."""
+def expected_choices(body: bytes) -> List[Tuple[str, str, List[List[str]]]]:
+    """Decode a stream without Flynn. Returns the text, reasoning and tool calls of each choice."""
     choices: Dict[int, Tuple[List[str], List[str], Dict[int, List[str]]]] = {}
     for event in events_of(body):
         data = event[len(b"data: ") :].strip()
@@ -23,17 +23,17 @@ def what_was_said(body: bytes) -> List[Tuple[str, str, List[List[str]]]]:
             texts.append(item["delta"].get("content") or "")
             thoughts.append(item["delta"].get("reasoning_content") or "")
             for call in item["delta"].get("tool_calls", ()):
-                made = calls.setdefault(call["index"], ["", "", ""])
+                fields = calls.setdefault(call["index"], ["", "", ""])
                 pieces = (call.get("id", ""), call["function"].get("name", ""), call["function"]["arguments"])
-                made[:] = [so_far + piece for so_far, piece in zip(made, pieces)]
+                fields[:] = [text + piece for text, piece in zip(fields, pieces)]
     return [
         ("".join(texts), "".join(thoughts), [calls[number] for number in sorted(calls)])
         for _, (texts, thoughts, calls) in sorted(choices.items())
     ] or [("", "", [])]
 
 
-def said(response: Any) -> List[Tuple[str, str, List[List[str]]]]:
-    """The same, out of a ChatResponse."""
+def choices_of(response: Any) -> List[Tuple[str, str, List[List[str]]]]:
+    """Return the text, reasoning and tool calls of each choice of a ChatResponse."""
     return [
         (
             choice.message.content,
@@ -44,46 +44,53 @@ def said(response: Any) -> List[Tuple[str, str, List[List[str]]]]:
     ]
 
 
-def on_the_wire(stream: str) -> List[int]:
-    """How many bytes of a recorded stream's body are in the first 0, 1, 2, … bytes of the response that carries it."""
+def body_lengths(stream: str) -> List[int]:
+    """Return, for the first 0, 1, 2, … bytes of the response, the number of bytes of the stream's body in them."""
     lengths = [0] * len(STREAM_HEAD)
-    so_far = 0
+    length = 0
     for event in events_of(STREAMS[stream]):
         before = len(chunk(event)) - len(event) - len(b"\r\n")
-        lengths += [so_far] * before
-        lengths += range(so_far, so_far + len(event))
-        so_far += len(event)
-        lengths += [so_far] * len(b"\r\n")
-    return lengths + [so_far] * (len(LAST_CHUNK) + 1)
+        lengths += [length] * before
+        lengths += range(length, length + len(event))
+        length += len(event)
+        lengths += [length] * len(b"\r\n")
+    return lengths + [length] * (len(LAST_CHUNK) + 1)
 
 
-def cut_everywhere(server: LlamaServer, stream: str, how: str, *, resume: bool, step: int = 1, first: int = 0) -> int:
-    """Cut a recorded stream after every `step`-th byte of its response; how many cuts that were."""
-    lengths = on_the_wire(stream)
-    done = len(STREAMS[stream])
+def cut_everywhere(server: LlamaServer, name: str, packet: str, *, resume: bool, step: int = 1, first: int = 0) -> int:
+    """Cut a recorded stream after every `step`-th byte of its response. Returns the number of cuts.
+
+    Args:
+        name: the name of the stream in STREAMS.
+        packet: "fin" or "rst".
+        first: the byte of the first cut.
+    """
+    lengths = body_lengths(name)
+    recorded = STREAMS[name]
     offsets = range(first, len(lengths) - 1, step)
     with LlamaCppClient(server.endpoint, timeout=GUARD) as client:
-        whole = list(client.chat_stream("Hi", extra={"script": {"stream": stream}}))
-        assert said(whole[-1].response) == what_was_said(STREAMS[stream])
+        whole = list(client.chat_stream("Hi", extra={"script": {"stream": name}}))
+        assert choices_of(whole[-1].response) == expected_choices(recorded)
         for offset in offsets:
-            script = {"stream": stream, "faults": [["cut", offset, how]]}
-            came = client.chat_stream("Hi", resume=resume, extra={"script": script})
+            script = {"stream": name, "faults": [["cut", offset, packet]]}
+            stream = client.chat_stream("Hi", resume=resume, extra={"script": script})
             events = []
-            place = f"{stream} cut with {how} after {offset} bytes"
+            place = f"{name} cut with {packet} after {offset} bytes"
             try:
-                for event in came:
+                for event in stream:
                     events.append(event)
             except StreamInterruptedError as error:
                 assert not resume, f"{place}: {error!r}"
                 assert error.partial is not None
-                assert came.resumes == 0
+                assert stream.resumes == 0
                 assert events == whole[: len(events)], place
                 assert len(events) < len(whole), place
-                possible = [lengths[offset]] if how == "fin" else lengths[: offset + 1]  # a RST overtakes what was sent
-                assert any(said(error.partial) == what_was_said(STREAMS[stream][:n]) for n in possible[::-1]), place
+                possible = [lengths[offset]] if packet == "fin" else lengths[: offset + 1]  # a RST discards sent bytes
+                assert any(choices_of(error.partial) == expected_choices(recorded[:n]) for n in possible[::-1]), place
             else:
                 assert events == whole, place
-                # All of the stream may have come before the cut.
-                assert came.resumes == (lengths[offset] < done) or (how == "rst" and came.resumes == 1), place
-                assert resume or lengths[offset] == done, place
+                # The whole stream may have arrived before the cut.
+                is_complete = lengths[offset] == len(recorded)
+                assert stream.resumes == (not is_complete) or (packet == "rst" and stream.resumes == 1), place
+                assert resume or is_complete, place
     return len(offsets)

@@ -1,4 +1,4 @@
-"""Random streams of a chat, read by Flynn and by a few lines around `json.loads`: both must find the same."""
+"""Random chat streams, decoded by Flynn and by a few lines around `json.loads`: both results must be equal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ENDS = (b"\n", b"\r\n")
 
 
 def compare_streams(seed: object, count: int) -> Dict[str, int]:
-    """Decode random streams in both ways; how many there were, and how many of them had to be refused."""
+    """Decode random streams in both ways. Returns the numbers of decoded and refused streams."""
     outcomes = {"decoded": 0, "refused": 0}
     for number in range(count):
         random_ = random.Random(f"{seed} {number}")
@@ -41,14 +41,14 @@ def compare_streams(seed: object, count: int) -> Dict[str, int]:
         if is_wrong:
             chunks[random_.randrange(len(chunks))] = _wrong_chunk(random_)
         try:
-            found = _as_flynn_reads_it(_as_a_body(random_, chunks))
+            decoded = _decode_with_flynn(_body(random_, chunks))
         except ProtocolError:
             assert is_wrong, f"seed {seed!r}, number {number}: refused"
             outcomes["refused"] += 1
             continue
-        assert not is_wrong, f"seed {seed!r}, number {number}: taken"
-        expected = _as_json_reads_it([json.loads(json.dumps(chunk)) for chunk in chunks])
-        assert found == expected, f"seed {seed!r}, number {number}:\n{found}\n{expected}"
+        assert not is_wrong, f"seed {seed!r}, number {number}: not refused"
+        expected = _decode_with_json([json.loads(json.dumps(chunk)) for chunk in chunks])
+        assert decoded == expected, f"seed {seed!r}, number {number}:\n{decoded}\n{expected}"
         outcomes["decoded"] += 1
     return outcomes
 
@@ -57,21 +57,21 @@ def compare_streams(seed: object, count: int) -> Dict[str, int]:
 
 
 def _chunk(random_: random.Random) -> Dict[str, Any]:
-    """A chunk of the kinds that servers send: fields that are missing or null among them."""
-    text = random_.choice
+    """Return a valid chunk; some fields are missing or null."""
+    choice = random_.choice
     chunk: Dict[str, Any] = {}
     if random_.random() < 0.9:
         chunk["choices"] = [_choice(random_) for _ in range(random_.choice((0, 1, 1, 1, 2)))]
     optional = {
-        "id": text((None, "chatcmpl-1", 5)),  # what has no place in the answer is no reason to lose it
-        "model": text((None, "tiny", ["tiny"])),
-        "usage": text((None, {}, _usage(random_))),
-        "timings": text(
-            (None, {"prompt_n": 1, "predicted_ms": 2.5, "cache_n": "many"}, {"predicted_n": text(_NUMBERS)})
+        "id": choice((None, "chatcmpl-1", 5)),  # a value of the wrong type is ignored
+        "model": choice((None, "tiny", ["tiny"])),
+        "usage": choice((None, {}, _usage(random_))),
+        "timings": choice(
+            (None, {"prompt_n": 1, "predicted_ms": 2.5, "cache_n": "many"}, {"predicted_n": choice(_NUMBERS)})
         ),
-        "prompt_progress": {"total": text(_NUMBERS), "cache": None, "processed": 1, "time_ms": 2},
+        "prompt_progress": {"total": choice(_NUMBERS), "cache": None, "processed": 1, "time_ms": 2},
         "error": None,
-        "what nobody knows": [{}],
+        "unknown field": [{}],
     }
     chunk.update((name, value) for name, value in optional.items() if random_.random() < 0.2)
     return chunk
@@ -110,7 +110,7 @@ def _usage(random_: random.Random) -> Dict[str, Any]:
 
 
 def _wrong_chunk(random_: random.Random) -> Any:
-    """A chunk with a value of a type that it cannot have."""
+    """Return a chunk with a value of a wrong type."""
     delta = random_.choice(
         (
             {"content": 5},
@@ -138,8 +138,8 @@ def _wrong_chunk(random_: random.Random) -> Any:
     return random_.choice(chunks)
 
 
-def _as_a_body(random_: random.Random, chunks: List[Any]) -> bytes:
-    """The body of a stream, written as any server may write it (WHATWG, sections 9.2.5 and 9.2.6)."""
+def _body(random_: random.Random, chunks: List[Any]) -> bytes:
+    """Return the body of a stream, with the freedom that WHATWG's sections 9.2.5 and 9.2.6 give a server."""
     end = random_.choice(_ENDS)
     body = random_.choice((b"", b"\xef\xbb\xbf"))
     for chunk in chunks:
@@ -147,20 +147,20 @@ def _as_a_body(random_: random.Random, chunks: List[Any]) -> bytes:
             body += random_.choice((b": ping", b"event: message", b"id: 7", b"retry: 10", b"data2: no")) + end
         text = json.dumps(chunk, ensure_ascii=random_.random() < 0.5, indent=random_.choice((None, None, 1)))
         for line in text.split("\n"):
-            body += random_.choice((b"data: ", b"data:")) + _in_utf_8(line) + end
+            body += random_.choice((b"data: ", b"data:")) + _utf_8(line) + end
         body += end * random_.choice((1, 1, 1, 2))
     return body + b"data: [DONE]" + end + end
 
 
-def _in_utf_8(line: str) -> bytes:
-    """A line of JSON; a lone surrogate, which UTF-8 cannot say, as JSON's escape."""
+def _utf_8(line: str) -> bytes:
+    """Encode a line of JSON. A lone surrogate, which UTF-8 cannot encode, becomes an escape sequence of JSON."""
     return "".join(c if not "\ud800" <= c <= "\udfff" else f"\\u{ord(c):04x}" for c in line).encode()
 
 
-# --- the two readings -------------------------------------------------------------------------------------------------
+# --- the two decoders -------------------------------------------------------------------------------------------------
 
 
-def _as_flynn_reads_it(body: bytes) -> Dict[str, Any]:
+def _decode_with_flynn(body: bytes) -> Dict[str, Any]:
     decoder = ChatStreamDecoder()
     texts: Dict[int, str] = {}
     for data in read_events(io.BytesIO(body)):
@@ -185,9 +185,9 @@ def _as_flynn_reads_it(body: bytes) -> Dict[str, Any]:
     }
 
 
-def _as_json_reads_it(chunks: List[Dict[str, Any]]) -> Dict[str, Any]:
+def _decode_with_json(chunks: List[Dict[str, Any]]) -> Dict[str, Any]:
     items = [item for chunk in chunks for item in chunk.get("choices", ())]
-    of_choice = {
+    by_choice = {
         index: [item for item in items if (item.get("index") or 0) == index]
         for index in sorted({item.get("index") or 0 for item in items} or {0})
     }
@@ -198,15 +198,15 @@ def _as_json_reads_it(chunks: List[Dict[str, Any]]) -> Dict[str, Any]:
     numbers = [{name: value for name, value in timing.items() if not isinstance(value, str)} for timing in timings]
     last = chunks[-1]
     return {
-        "content": [_joined(items, "content") for items in of_choice.values()],
-        "reasoning": [_joined(items, "reasoning_content") or None for items in of_choice.values()],
-        "calls": [_calls(items) for items in of_choice.values()],
+        "content": [_joined(items, "content") for items in by_choice.values()],
+        "reasoning": [_joined(items, "reasoning_content") or None for items in by_choice.values()],
+        "calls": [_calls(items) for items in by_choice.values()],
         "logprobs": [
-            [p for i in items for p in (i.get("logprobs") or {}).get("content") or ()] for items in of_choice.values()
+            [p for i in items for p in (i.get("logprobs") or {}).get("content") or ()] for items in by_choice.values()
         ],
         "finish_reason": [
             next((i["finish_reason"] for i in reversed(items) if i.get("finish_reason")), None)
-            for items in of_choice.values()
+            for items in by_choice.values()
         ],
         "usage": (usages[-1]["prompt_tokens"], sum(u["completion_tokens"] for u in usages), cached[0])
         if usages
@@ -225,11 +225,11 @@ def _calls(items: List[Dict[str, Any]]) -> List[Tuple[str, str, str]]:
     fragments = [fragment for item in items for fragment in (item["delta"] or {}).get("tool_calls") or ()]
     calls = []
     for number in sorted({fragment["index"] for fragment in fragments}):
-        mine = [fragment for fragment in fragments if fragment["index"] == number]
-        functions = [fragment["function"] for fragment in mine]
+        own = [fragment for fragment in fragments if fragment["index"] == number]
+        functions = [fragment["function"] for fragment in own]
         calls.append(
             (
-                "".join(fragment["id"] or "" for fragment in mine),
+                "".join(fragment["id"] or "" for fragment in own),
                 "".join(function["name"] or "" for function in functions),
                 "".join(function["arguments"] or "" for function in functions),
             )

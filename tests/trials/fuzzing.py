@@ -1,4 +1,4 @@
-"""Mutated responses: taken, or refused with the documented errors."""
+"""Mutated responses: each must be read, or refused with a documented error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import GUARD
 
 
 def _expect_types(response: Any) -> None:
-    """That a response is what its annotations say, whatever the server sent."""
+    """Check that the fields of a response have their annotated types, whatever the server sent."""
     for choice in response.choices:
         assert isinstance(choice.message.content, str)
         assert isinstance(choice.message.reasoning, (str, type(None)))
@@ -31,8 +31,8 @@ def _expect_types(response: Any) -> None:
 
 
 def fuzz_decoders(seed: object, count: int) -> Dict[str, int]:
-    """Give mutated streams and replies to the decoders; how many they took, and how many they refused as documented."""
-    outcomes = {"taken": 0, "refused": 0}
+    """Decode mutated streams and replies. Returns the numbers of those that were read and refused."""
+    outcomes = {"read": 0, "refused": 0}
     for number in range(count):
         random_ = random.Random(f"{seed} {number}")
         try:
@@ -40,9 +40,9 @@ def fuzz_decoders(seed: object, count: int) -> Dict[str, int]:
                 _decode_stream(mutations.of_stream(random_, random_.choice(mutations.STREAMS)))
             else:
                 _decode_reply(mutations.of_reply(random_))
-            outcomes["taken"] += 1
+            outcomes["read"] += 1
         except FlynnError as error:
-            assert len(str(error)) < 6000  # an error is in the server's own words, which may be many
+            assert len(str(error)) < 6000  # the message may quote the server
             outcomes["refused"] += 1
         except Exception as error:
             raise AssertionError(f"seed {seed!r}, number {number}: {error!r}") from error
@@ -64,7 +64,7 @@ def _decode_reply(data: bytes) -> None:
     _expect_types_of_error(decode_error(400, data))
     value = decode_json(data)
     refusals: List[FlynnError] = []
-    for decode in _OF_VALUES:
+    for decode in _DECODERS:
         try:
             repr(decode(value))
         except FlynnError as error:
@@ -80,7 +80,7 @@ def _decode_reply(data: bytes) -> None:
     try:
         _expect_types(decode_chat(data))
     except FlynnError as error:
-        if len(refusals) > len(_OF_VALUES):  # no decoder takes it
+        if len(refusals) > len(_DECODERS):  # no decoder reads it
             raise error
 
 
@@ -90,7 +90,7 @@ def _expect_types_of_error(error: ServerError) -> None:
     assert error.status == 400
 
 
-_OF_VALUES: List[Callable[[Any], object]] = [
+_DECODERS: List[Callable[[Any], object]] = [
     value
     for module in (models, server, text, tokens, retrieval)
     for name, value in sorted(vars(module).items())
@@ -98,12 +98,12 @@ _OF_VALUES: List[Callable[[Any], object]] = [
     and name not in ("decode_metrics", "decode_ranking", "decode_completions")
     and value.__module__ == module.__name__
 ]
-_OF_VALUES.append(lambda value: retrieval.decode_ranking(value, ["one", "two"]))
+_DECODERS.append(lambda value: retrieval.decode_ranking(value, ["one", "two"]))
 
 
 def fuzz_client(server: LlamaServer, seed: object, count: int) -> Dict[str, int]:
-    """Give mutated responses to a client; now and then a good one, that must be taken for what it is."""
-    outcomes = {"taken": 0, "refused": 0}
+    """Send mutated responses to a client, and sometimes a good one, which it must read. Returns the same numbers."""
+    outcomes = {"read": 0, "refused": 0}
     with LlamaCppClient(server.endpoint, timeout=GUARD) as client:
         for number in range(count):
             extra = {"script": {"mutated": [str(seed), number]}}
@@ -113,7 +113,7 @@ def fuzz_client(server: LlamaServer, seed: object, count: int) -> Dict[str, int]
                 else:
                     for event in client.chat_stream("Hi", extra=extra):
                         repr(event)
-                outcomes["taken"] += 1
+                outcomes["read"] += 1
             except RequestTimeoutError as error:
                 raise AssertionError(f"seed {seed!r}, number {number}: a hang") from error
             except FlynnError:

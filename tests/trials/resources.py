@@ -1,4 +1,4 @@
-"""What a trial leaves behind."""
+"""Check that a trial leaves no resources behind."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from scripted import eventually
 
 
 class Resources:
-    """What this process holds: threads, file descriptors, objects of Flynn's classes, and bytes of memory.
-
-    `Resources()` once, then `settle()`: waits until no more is held than then, and returns how much memory has grown.
-    """
+    """The threads, file descriptors, objects of Flynn's classes, and memory of this process when it is created."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -23,7 +20,11 @@ class Resources:
         self.memory = self._memory()
 
     def settle(self, idle: int = 0) -> int:
-        """Args: `idle` connections may be kept."""
+        """Wait until the process has no more resources than at the start. Returns the growth of memory in bytes.
+
+        Args:
+            idle: the number of connections that may stay open.
+        """
         gc.collect()
         eventually(lambda: set(threading.enumerate()) <= self.threads)
         eventually(lambda: self._descriptors() <= self.descriptors + idle)
@@ -37,7 +38,7 @@ class Resources:
 
     @staticmethod
     def _objects() -> int:
-        return sum(str(type(thing).__module__).startswith("flynn") for thing in gc.get_objects())
+        return sum(str(type(value).__module__).startswith("flynn") for value in gc.get_objects())
 
     @staticmethod
     def _memory() -> int:

@@ -1,4 +1,4 @@
-"""What type checkers know of every result of both clients. Never run: `make lint` has mypy and pyright read it."""
+"""The types of all results of both clients. Never run: mypy and basedpyright read this file in `make lint`."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def streams(client: LlamaCppClient) -> None:
     assert_type(completion.resumes, int)
     assert_type(completion.text(), Iterator[str])
     with client.model_events() as events:
-        for happening in events:
-            assert_type(happening, ModelEvent)
+        for model_event in events:
+            assert_type(model_event, ModelEvent)
 
 
 async def asynchronous(client: AsyncLlamaCppClient) -> None:
@@ -121,8 +121,8 @@ async def asynchronous_streams(client: AsyncLlamaCppClient) -> None:
     assert_type(completion.response, CompletionResponse)
     assert_type(completion.text(), AsyncIterator[str])
     async with client.model_events() as events:
-        async for happening in events:
-            assert_type(happening, ModelEvent)
+        async for model_event in events:
+            assert_type(model_event, ModelEvent)
 
 
 def members(

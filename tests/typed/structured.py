@@ -1,4 +1,4 @@
-"""What type checkers know of chat_json and chat_json_stream. Checked by `make lint`, never run."""
+"""The result types of chat_json and chat_json_stream. Never run: type checkers read this file in `make lint`."""
 
 from __future__ import annotations
 

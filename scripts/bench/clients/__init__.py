@@ -1,14 +1,14 @@
-"""The programs that are measured, a module each. Every one has the same functions, as far as its client can do that:
+"""The measured programs, one module each. All have the same functions, as far as the client supports them:
 
-    connect(url)                what keeps connections, made once
-    texts(client, tokens)       an iterator over the pieces of text of a streamed chat, `tokens` tokens long
-    ask(client)                 the text of a chat's reply in one piece
+    connect(url)                create the client, which keeps connections open
+    texts(client, tokens)       yield the pieces of text of a streamed chat with `tokens` tokens
+    ask(client)                 return the text of a one-shot chat
     connect_async(url), texts_async(client, tokens)     the same, asynchronous
 
-A client that does not notice that its connection was closed says so by `RECONNECT`: llama-server closes a connection on
-which it has streamed.
+A module with `RECONNECT` needs a new client for each stream: llama-server closes the connection after a stream, which
+this client does not notice.
 
-They import only what such a program has to, and are written as its documentation shows.
+The modules import only what such a program needs, and are written as the client's documentation shows.
 """
 
 PROMPT = "Why is the sky blue?"

@@ -1,4 +1,4 @@
-"""The floor of a program: the shortest honest script on http.client, which reads line by line."""
+"""The floor for whole programs: the shortest correct script on http.client, which reads line by line."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""The floor of CPU: a socket, blocks, and json.loads for every event. It checks nothing and survives nothing."""
+"""The floor for CPU time: a raw socket, and json.loads for each event. No checks, no error handling."""
 
 import json
 import socket
@@ -27,13 +27,13 @@ def request(connection: socket.socket, **fields: object) -> None:
 
 def texts(connection: socket.socket, tokens: int) -> "Iterator[str]":
     request(connection, max_tokens=tokens, stream=True)
-    left = end = b""
+    rest = end = b""
     while end != b"\r\n0\r\n\r\n":
         block = connection.recv(65536)
         if not block:
             raise ConnectionError("the stream was cut")
         end = (end + block)[-7:]
-        *lines, left = (left + block).split(b"\n")
+        *lines, rest = (rest + block).split(b"\n")
         for line in lines:
             if line.startswith(b"data: {"):
                 choices = json.loads(line[6:])["choices"]
@@ -45,10 +45,10 @@ def texts(connection: socket.socket, tokens: int) -> "Iterator[str]":
 
 def ask(connection: socket.socket) -> str:
     request(connection, max_tokens=64)
-    came = b""
-    while b"\r\n\r\n" not in came:
-        came += connection.recv(65536)
-    head, _, body = came.partition(b"\r\n\r\n")
+    response = b""
+    while b"\r\n\r\n" not in response:
+        response += connection.recv(65536)
+    head, _, body = response.partition(b"\r\n\r\n")
     length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
     while len(body) < length:
         body += connection.recv(65536)

@@ -1,4 +1,4 @@
-"""Flynn, read as typed events."""
+"""Flynn, with typed events."""
 
 from flynn import LlamaCppClient
 

@@ -1,4 +1,4 @@
-"""httpx with httpx-sse, and JSON read by hand."""
+"""httpx with httpx-sse; the program parses the JSON of each event."""
 
 import json
 from typing import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""LangChain, by its package for llama-server: langchain-llama-cpp."""
+"""LangChain with its package for llama-server, langchain-llama-cpp."""
 
 from typing import AsyncIterator, Iterator
 

@@ -1,4 +1,4 @@
-"""litellm, with llama-server as the OpenAI-compatible endpoint that its documentation makes of it."""
+"""litellm, with llama-server as an OpenAI-compatible endpoint, as its documentation shows."""
 
 from typing import Any, AsyncIterator, Dict, Iterator
 

@@ -1,4 +1,4 @@
-"""ollama-python, with answers as an Ollama server sends them: lines of JSON."""
+"""ollama-python, with the responses of an Ollama server: lines of JSON."""
 
 from typing import AsyncIterator, Iterator
 

@@ -1,4 +1,4 @@
-"""requests, its `iter_lines`, and JSON read by hand."""
+"""requests with its `iter_lines`; the program parses the JSON of each event."""
 
 import json
 from typing import Iterator, Tuple

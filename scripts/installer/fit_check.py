@@ -18,7 +18,7 @@ from .shape import Shape, read_shape
 from .source import Model, shard_names
 from .unit import Choices
 
-_HEADER_TRIES = (2**20, 2**24, 2**26)  # bytes; a vocabulary has a few MB
+_HEADER_SIZES = (2**20, 2**24, 2**26)  # bytes; a vocabulary has a few MB
 
 
 def check(
@@ -123,8 +123,8 @@ def _header(model: Model, build: Build, hub: Hub) -> Iterator[tuple[Optional[lis
 def _head(model: Model, number: int, hub: Hub) -> bytes:
     """Download the whole header of one of the model's files; returns b"" if that fails."""
     try:
-        for most in _HEADER_TRIES:
-            head = hub.peek(model.files[number], most).head
+        for limit in _HEADER_SIZES:
+            head = hub.peek(model.files[number], limit).head
             if header_length(head) is not None:
                 return head
     except (TemporaryError, InstallError, NotGGUF):
