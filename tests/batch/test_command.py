@@ -203,7 +203,12 @@ def test_a_template_is_filled_from_csv(home: Home, llama: Any) -> None:
         ("list.json", '[\n{"prompt": "a"}\n]\n', (), "list.json:1: not a JSON object on one line"),
         ("object.json", '{\n"prompt": "a"\n}\n', (), "object.json:1: not a JSON object on one line"),
         ("twice.csv", "name,age,name\nAnn,5,Bob\n", ("--template", "t"), "twice.csv:1: the header has 'name' twice"),
-        ("other.csv", "nmae,age\nAnn,5\n", ("--template", "t"), "other.csv:1: no column 'name' for the template"),
+        (
+            "other.csv",
+            "nmae,age\nAnn,5\n",
+            ("--template", "t"),
+            "other.csv:1: no column 'name' for the template (the header has: nmae, age)",
+        ),
         ("latin.csv", "näme\n", ("--template", "t"), "latin.csv:1: not UTF-8"),
     ],
 )

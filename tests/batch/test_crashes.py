@@ -70,10 +70,10 @@ def test_a_torn_line_of_many_blocks_is_read_in_linear_time(home: Home, llama: An
 
 @pytest.mark.parametrize("start", [0, 0.3, 1, 1.5])
 @pytest.mark.parametrize("end", [1.7, 2, 2.5, 3])
-def test_lines_that_a_power_failure_overwrote_with_zeros_are_sent_again(
+def test_results_that_a_power_failure_overwrote_with_zeros_are_asked_for_again(
     home: Home, llama: Any, start: float, end: float
 ) -> None:
-    """The zeros reach from `start` to `end`, both in lines."""
+    """The zeros reach from `start` to `end`, both counted in lines."""
     home.write("in.jsonl", questions(4))
     output = home.path / "out.jsonl"
     server = llama()

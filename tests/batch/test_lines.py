@@ -212,19 +212,6 @@ def test_csv_rows_are_mappings_with_the_names_of_the_header() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"name,text,name\nA,B,C\n", "input:1: the header has 'name' twice"),
-        (b"text\nA\n", r"input:1: no column 'name' for the template \(the header has: text\)"),
-        (b"\xff\nA\n", "input:1: not UTF-8"),
-    ],
-)
-def test_an_invalid_csv_header_is_refused(data: bytes, message: str) -> None:
-    with pytest.raises(FileError, match=message):
-        values(lambda lines: read_table(lines, ["name"]), data)
-
-
 def test_a_template_is_filled_from_csv_or_json_lines() -> None:
     def filled(lines: Lines) -> Any:
         return read_template(lines, "To {{ name }}: {{text}} {json: {{n}}} {{name}}")

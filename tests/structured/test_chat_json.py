@@ -194,11 +194,6 @@ def test_a_number_at_the_token_limit_is_incomplete(httpserver: HTTPServer, endpo
     assert client.chat_json("Hi", int) == 12
 
 
-def test_the_last_of_two_equal_keys_wins(httpserver: HTTPServer, endpoint: str) -> None:
-    always(httpserver, answer('{"name": "Eve", "pets": [], "name": "Ada"}'))
-    assert LlamaCppClient(endpoint).chat_json("Hi", Person) == Person("Ada", [])
-
-
 class Silent(ValueError):
     def __str__(self) -> str:
         raise RuntimeError("not even a message")

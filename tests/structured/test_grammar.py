@@ -102,7 +102,7 @@ def test_a_translated_pattern_matches_no_string_that_the_pattern_does_not() -> N
 
 
 def test_a_translated_pattern_matches_every_string_that_the_pattern_matches() -> None:
-    """Except strings with control characters that JSON can write only as a number: a grammar refuses those."""
+    """Except strings with control characters that JSON can write only as a number, which it leaves out."""
     rng = random.Random("strings")
     allowed = 0
     for _ in range(400):

@@ -203,7 +203,7 @@ def test_a_class_with_the_interface_of_pydantic_is_accepted() -> None:
 
 
 class Trip(msgspec.Struct):
-    """One field of each type that msgspec describes differently from Flynn."""
+    """Types that msgspec describes differently from Flynn."""
 
     place: Tuple[int, Annotated[str, msgspec.Meta(pattern=r"^\w+$", max_length=9)]]
     took: datetime.timedelta
