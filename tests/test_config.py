@@ -1,4 +1,4 @@
-"""Where a configuration is looked for, how its file is read, and what the environment says over it."""
+"""Configuration: where its file is found, how it is read, and which environment variables override it."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def refusal(path: str | None = None, **environ: str) -> ConfigError:
     return caught.value
 
 
-# --- where it is looked for -------------------------------------------------------------------------------------------
+# --- places -----------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_file_everything_has_its_default() -> None:
+def test_without_a_file_every_setting_has_its_default() -> None:
     assert load_config(environ={}) == Config({"local": ModelConfig()})
     model = load_config(environ={"HOME": "/nonexistent"}).models["local"]
     assert model.provider == Provider.LLAMACPP == "llamacpp"
@@ -58,7 +58,7 @@ def test_without_a_file_everything_has_its_default() -> None:
     assert (model.auth_token, model.auth_token_file, model.model, model.defaults) == (None, None, None, {})
 
 
-def test_the_places_in_their_order(folder: Path) -> None:
+def test_the_file_is_looked_for_in_a_fixed_order(folder: Path) -> None:
     home, xdg = str(folder / "home"), str(folder / "xdg")
     environ = {"HOME": home}
     assert load_config(environ=environ).models["local"].endpoint == "http://localhost:8080"
@@ -91,7 +91,7 @@ def test_empty_variables_count_as_unset() -> None:
     assert load_config(environ=environ) == Config({"local": ModelConfig()})
 
 
-def test_the_environment_is_the_process_s_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLYNN_CONFIG", write("variable.yaml", "http://variable"))
     monkeypatch.delenv("FLYNN_ENDPOINT", raising=False)
     assert load_config().models["local"].endpoint == "http://variable"
@@ -104,7 +104,7 @@ def test_a_named_file_must_exist() -> None:
     assert "nowhere.json: No such file" in str(refusal(FLYNN_CONFIG="nowhere.json"))
 
 
-def test_a_file_that_cannot_be_read_is_an_error_in_the_usual_places_too(folder: Path) -> None:
+def test_an_unreadable_file_is_an_error_in_a_default_place_too(folder: Path) -> None:
     Path("flynn.yaml").mkdir()
     assert str(refusal()) == "flynn.yaml: Is a directory"
     Path("flynn.yaml").rmdir()
@@ -113,10 +113,10 @@ def test_a_file_that_cannot_be_read_is_an_error_in_the_usual_places_too(folder: 
     assert "null" in str(refusal("a\0.yaml"))
 
 
-# --- how it is read ---------------------------------------------------------------------------------------------------
+# --- formats ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_seed_file_byte_for_byte() -> None:
+def test_the_first_configuration_is_read_byte_for_byte() -> None:
     Path("flynn.yaml").write_bytes(SEED)
     assert load_config(environ={}) == Config({"local": ModelConfig(endpoint="http://localhost:8080")})
 
@@ -130,12 +130,12 @@ def test_an_empty_file_means_the_defaults(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbf" + SEED, SEED.replace(b"\n", b"\r\n"), SEED.rstrip()])
-def test_files_as_other_editors_leave_them(content: bytes) -> None:
+def test_a_byte_order_mark_crlf_and_a_missing_last_newline_are_accepted(content: bytes) -> None:
     Path("flynn.yaml").write_bytes(content)
     assert load_config(environ={}).models["local"].endpoint == "http://localhost:8080"
 
 
-def test_yaml_and_json_hold_the_same() -> None:
+def test_yaml_and_json_give_the_same_configuration() -> None:
     Path("a.YAML").write_text(
         "models:\n  local:\n    timeout: 5\n    defaults:\n      stop: [a, b]\n", encoding="ascii"
     )
@@ -147,7 +147,7 @@ def test_yaml_and_json_hold_the_same() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="no tomllib")
-def test_toml_holds_the_same() -> None:
+def test_toml_gives_the_same_configuration() -> None:
     Path("a.toml").write_text('[models.local]\ntimeout = 5\ndefaults.stop = ["a", "b"]\n', encoding="ascii")
     expected = Config({"local": ModelConfig(timeout=5.0, defaults={"stop": ["a", "b"]})})
     assert load_config("a.toml", environ={}) == expected
@@ -177,7 +177,7 @@ def test_toml_needs_python_3_11() -> None:
         ("a.json", b"[]", "a.json: expected a mapping, not a list"),
     ],
 )
-def test_what_is_no_configuration_is_refused(name: str, content: bytes, message: str) -> None:
+def test_an_invalid_file_is_an_error_with_its_place(name: str, content: bytes, message: str) -> None:
     Path(name).write_bytes(content)
     error = refusal(name)
     assert str(error).startswith(message)
@@ -200,41 +200,41 @@ def test_what_is_no_configuration_is_refused(name: str, content: bytes, message:
         (b"[models.local.defaults]\ntemperature = inf", "inf is beyond the numbers of JSON"),
     ],
 )
-def test_toml_that_is_no_configuration_is_refused(content: bytes, message: str) -> None:
+def test_an_invalid_toml_file_is_an_error(content: bytes, message: str) -> None:
     Path("a.toml").write_bytes(content)
     error = refusal("a.toml")
     assert str(error).startswith("a.toml: ")
     assert message in str(error)
 
 
-def test_reading_yaml_loads_no_other_format_and_no_http() -> None:
+def test_reading_yaml_imports_neither_other_formats_nor_http() -> None:
     Path("flynn.yaml").write_bytes(SEED)
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from flynn.config import load_config\n"
         "print(load_config(environ={}).models['local'].endpoint)\n"
         "print({'json', 'tomllib', 'difflib', 'http.client', 'ssl', 'argparse'} & {*sys.modules})"
     )
-    # -S: with nothing installed.
-    run = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines() == ["http://localhost:8080", "set()"]
+    # -S: without installed packages.
+    process = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines() == ["http://localhost:8080", "set()"]
 
 
-# --- what the environment says ----------------------------------------------------------------------------------------
+# --- environment variables --------------------------------------------------------------------------------------------
 
 
-def test_the_environment_wins_over_the_file() -> None:
+def test_the_environment_overrides_the_file() -> None:
     Path("flynn.yaml").write_text("models:\n  local:\n    endpoint: http://a\n    auth_token: of-file\n    model: m\n")
     environ = {"FLYNN_ENDPOINT": "http://b", "FLYNN_AUTH_TOKEN": "of-environment"}
     expected = ModelConfig(endpoint="http://b", auth_token="of-environment", model="m")
     assert load_config(environ=environ).models["local"] == expected
 
 
-def test_the_token_of_the_environment_wins_over_a_file_of_it_which_is_not_read() -> None:
+def test_a_token_in_the_environment_overrides_a_token_file_which_is_not_read() -> None:
     Path("flynn.yaml").write_text("models:\n  local:\n    auth_token_file: missing\n")
     assert load_config(environ={"FLYNN_AUTH_TOKEN": "t"}).models["local"] == ModelConfig(auth_token="t")
 
 
-def test_what_is_wrong_in_the_environment_names_the_variable() -> None:
+def test_an_invalid_environment_variable_is_an_error_with_its_name() -> None:
     error = refusal(FLYNN_ENDPOINT="localhost:8080")
     assert str(error).startswith("FLYNN_ENDPOINT: ")
     assert (error.key, error.file) == ("FLYNN_ENDPOINT", None)
@@ -243,7 +243,7 @@ def test_what_is_wrong_in_the_environment_names_the_variable() -> None:
     assert "s3cret" not in str(error)
 
 
-# --- the file of a token ----------------------------------------------------------------------------------------------
+# --- token files ------------------------------------------------------------------------------------------------------
 
 
 def token_file(path: str, content: bytes, mode: int = 0o600) -> str:
@@ -252,15 +252,15 @@ def token_file(path: str, content: bytes, mode: int = 0o600) -> str:
     return path
 
 
-def configured(token_path: str) -> str:
+def config_with(token_path: str) -> str:
     Path("conf").mkdir(exist_ok=True)
     Path("conf/a.yaml").write_text(f"models:\n  local:\n    auth_token_file: {token_path}\n")
     return "conf/a.yaml"
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400])
-def test_a_token_file_is_read_relative_to_the_configuration(folder: Path, mode: int) -> None:
-    path = configured("secrets/token")
+def test_the_path_of_a_token_file_is_relative_to_the_configuration(folder: Path, mode: int) -> None:
+    path = config_with("secrets/token")
     Path("conf/secrets").mkdir()
     token_file("conf/secrets/token", b"  sk-123\r\n", mode)
     model = load_config(path, environ={}).models["local"]
@@ -268,23 +268,27 @@ def test_a_token_file_is_read_relative_to_the_configuration(folder: Path, mode: 
     assert model.auth_token_file == str(folder / "conf" / "secrets" / "token")
 
 
-def test_the_configuration_may_be_in_the_home_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_in_the_path_of_a_configuration_is_the_home_directory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(folder))
     token_file("token", b"sk-123")
-    assert load_config(f"~/{configured('../token')}", environ={}).models["local"].auth_token == "sk-123"
+    assert load_config(f"~/{config_with('../token')}", environ={}).models["local"].auth_token == "sk-123"
 
 
-def test_a_token_file_may_be_in_the_home_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_in_the_path_of_a_token_file_is_the_home_directory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(folder))
     token_file("token", b"sk-123")
-    assert load_config(configured("~/token"), environ={}).models["local"].auth_token == "sk-123"
+    assert load_config(config_with("~/token"), environ={}).models["local"].auth_token == "sk-123"
     assert read_token_file("~/token") == "sk-123"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610])
-def test_a_token_file_open_to_others_is_refused(folder: Path, mode: int) -> None:
+def test_a_token_file_accessible_to_others_is_refused(folder: Path, mode: int) -> None:
     token_file("conf token", b"s3cret", mode)
-    error = refusal(configured("../conf token"))
+    error = refusal(config_with("../conf token"))
     assert str(error) == (
         f"conf/a.yaml:3:5: models.local.auth_token_file: others may open this file (mode {mode:o}): "
         f"run chmod 600 '{folder / 'conf token'}'"
@@ -304,24 +308,24 @@ def test_a_token_file_open_to_others_is_refused(folder: Path, mode: int) -> None
         (None, "cannot read {}: No such file or directory"),
     ],
 )
-def test_a_token_file_without_a_token_is_refused(folder: Path, content: bytes | None, message: str) -> None:
+def test_an_invalid_or_missing_token_file_is_refused(folder: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         token_file("conf-token", content)
-    error = refusal(configured("../conf-token"))
+    error = refusal(config_with("../conf-token"))
     assert message.format(repr(str(folder / "conf-token"))) in str(error)
     assert "s3cret" not in str(error)
 
 
-# --- the nearest name -------------------------------------------------------------------------------------------------
+# --- names and providers ----------------------------------------------------------------------------------------------
 
 
-def test_suggests_the_nearest_name_if_one_is_near() -> None:
+def test_the_nearest_name_is_suggested_if_it_is_close() -> None:
     assert suggestion("endpont", ["model", "endpoint"]) == "; did you mean 'endpoint'?"
     assert suggestion("colour", ["model", "endpoint"]) == ""
 
 
 class Echo:
-    """A model of another kind: it says what it was asked."""
+    """The client of another provider: it answers with the request."""
 
     def __init__(self, model: ModelConfig) -> None:
         self.endpoint = model.endpoint
@@ -336,7 +340,7 @@ class Echo:
         pass
 
 
-def test_a_provider_is_an_entry_in_a_table() -> None:
+def test_a_provider_can_be_added_to_the_table() -> None:
     config = Config({"local": ModelConfig(), "toy": ModelConfig(provider="echo", endpoint="http://toy")})  # type: ignore[arg-type]
     client = create_client(config, "toy", providers={"echo": Echo})
     assert isinstance(client, ModelClient)

@@ -1,4 +1,4 @@
-"""What may stand in a configuration, and how what may not is refused."""
+"""The settings of a configuration: their values, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refusal(text: str, file: str = "f.yaml") -> ConfigError:
     return caught.value
 
 
-def test_reads_every_setting() -> None:
+def test_every_setting_is_read() -> None:
     text = local(
         "provider: llamacpp",
         "endpoint: https://gpu.example/llm",
@@ -64,25 +64,25 @@ def test_reads_every_setting() -> None:
     )
 
 
-def test_a_token_file_is_left_to_whoever_does_io() -> None:
+def test_the_schema_does_not_open_the_token_file() -> None:
     assert read(local("auth_token_file: nowhere")) == ModelConfig(auth_token_file="nowhere")
 
 
 @pytest.mark.parametrize("line", ["auth_token:", "auth_token_file: ~", "model: null", "defaults:"])
-def test_nothing_is_the_same_as_the_default_where_that_is_nothing(line: str) -> None:
+def test_null_stands_for_the_default_of_an_optional_setting(line: str) -> None:
     assert read(local(line)) == ModelConfig()
 
 
 @pytest.mark.parametrize(
     ("value", "seconds"), [("5", 5.0), ("0.5", 0.5), ("null", None), (str(MAX_TIMEOUT), 2147483.0)]
 )
-def test_timeouts(value: str, seconds: float | None) -> None:
+def test_a_timeout_is_a_number_of_seconds_or_null(value: str, seconds: float | None) -> None:
     timeout = read(local(f"timeout: {value}")).timeout
     assert timeout == seconds
     assert isinstance(timeout, float) or timeout is None
 
 
-def test_the_longest_timeout_is_one_that_poll_takes_in_milliseconds() -> None:
+def test_the_longest_timeout_fits_the_milliseconds_of_poll() -> None:
     assert MAX_TIMEOUT * 1000 < 2**31
     assert check_timeout(MAX_TIMEOUT) == MAX_TIMEOUT
     with pytest.raises(ConfigError):
@@ -162,7 +162,9 @@ def test_the_longest_timeout_is_one_that_poll_takes_in_milliseconds() -> None:
         (local("defaults:", "  resume_for: -1"), (4, 7), "defaults.resume_for: expected seconds, 0 or more, not -1"),
     ],
 )
-def test_refuses_with_place_key_and_what_is_allowed(text: str, place: tuple[int, int], message: str) -> None:
+def test_an_invalid_setting_is_an_error_with_place_key_and_allowed_values(
+    text: str, place: tuple[int, int], message: str
+) -> None:
     error = refusal(text)
     assert (error.file, error.line, error.column) == ("f.yaml", *place)
     assert str(error).startswith(f"f.yaml:{place[0]}:{place[1]}: {error.key}: ")
@@ -205,11 +207,11 @@ def test_the_repr_does_not_show_the_token() -> None:
     assert "s3cret" not in repr(config)
 
 
-def test_what_is_read_does_not_share_the_defaults() -> None:
+def test_two_configurations_do_not_share_their_defaults() -> None:
     assert read_config(None, ConfigSource(None, {})).models["local"].defaults is not ModelConfig().defaults
 
 
-def test_defaults_hold_nothing_that_json_does_not() -> None:
+def test_defaults_that_json_cannot_express_are_refused() -> None:
     deep: Any = 1
     for _ in range(100):
         deep = [deep]
@@ -219,12 +221,12 @@ def test_defaults_hold_nothing_that_json_does_not() -> None:
 
 
 @pytest.mark.parametrize("nested", [1, "a", None, True, 0.5, 1e300, -(2**63), 2**64 - 1, [[{"a": None}]]])
-def test_defaults_may_hold_all_that_json_does(nested: Any) -> None:
+def test_defaults_may_be_any_json_value(nested: Any) -> None:
     value = {"models": {"local": {"defaults": {"json_schema": {"a": nested}}}}}
     assert read_config(value, ConfigSource(None, {})).models["local"].defaults == {"json_schema": {"a": nested}}
 
 
-def test_models_have_any_names_and_each_its_own_settings() -> None:
+def test_models_may_have_any_name_and_each_has_its_own_settings() -> None:
     text = "models:\n  fast:\n    endpoint: http://fast:1\n    retries: 2\n  big:\n    connect_timeout: 3\n"
     models = read_all(text)
     assert sorted(models) == ["big", "fast", "local"]

@@ -1,4 +1,4 @@
-"""Docstrings: what they say of a function and of its parameters, in three styles."""
+"""Docstrings in three styles: the descriptions of a function and of its parameters."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ SPHINX = """Tell the weather in a city.
 
 
 @pytest.mark.parametrize("text", [GOOGLE, NUMPY, SPHINX], ids=["Google", "NumPy", "Sphinx"])
-def test_the_three_styles_say_the_same(text: str) -> None:
+def test_the_three_styles_are_read_alike(text: str) -> None:
     assert parse_docstring(text) == (
         "Tell the weather in a city.\n\nUses several services:\nsome of them may be slow.",
         {
@@ -102,7 +102,7 @@ def test_the_three_styles_say_the_same(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "   \n \t\n"])
-def test_no_docstring_says_nothing(text: Optional[str]) -> None:
+def test_an_empty_docstring_has_no_descriptions(text: Optional[str]) -> None:
     assert parse_docstring(text) == ("", {})
 
 
@@ -132,7 +132,7 @@ def test_no_docstring_says_nothing(text: Optional[str]) -> None:
         (":param dict x: one\n:arg y: two\n:raises: z", {"x": "one", "y": "two"}),
     ],
 )
-def test_parameters(text: str, parameters: Dict[str, str]) -> None:
+def test_descriptions_of_parameters_are_read(text: str, parameters: Dict[str, str]) -> None:
     assert parse_docstring(f"What it does.\n\n{text}") == ("What it does.", parameters)
 
 
@@ -148,7 +148,7 @@ def test_parameters(text: str, parameters: Dict[str, str]) -> None:
         "Parameters are important",
     ],
 )
-def test_what_only_looks_like_a_section_is_description(text: str) -> None:
+def test_text_that_only_looks_like_a_section_is_part_of_the_description(text: str) -> None:
     assert parse_docstring(f"What it does.\n\n{text}") == (f"What it does.\n\n{text}", {})
 
 
@@ -159,11 +159,11 @@ def test_the_indentation_of_the_source_does_not_matter() -> None:
         assert parse_docstring(summary + "\n" + textwrap.indent(textwrap.dedent(rest), indent)) == expected
 
 
-def test_any_text_is_read_in_a_moment() -> None:
-    """No text raises, nor makes a regular expression slow."""
+def test_any_text_is_read_without_an_error_in_linear_time() -> None:
+    """No text raises or makes a regular expression slow."""
     pieces = ["Args:", ":param", "x", " ", "\n", "    ", ":", "(", ")", "---", "*", ",", "Returns", "a, " * 50, "é"]
-    chance = random.Random(1)
+    rng = random.Random(1)
     for _ in range(2000):
-        parse_docstring("".join(chance.choice(pieces) for _ in range(60)))
+        parse_docstring("".join(rng.choice(pieces) for _ in range(60)))
     for text in ("x, " * 9_000, "x" + "(" * 9_000, " " * 9_000 + "x", "x :" + " " * 9_000, ":param " + "a " * 9_000):
         parse_docstring(f"Args:\n    {text}\n\nParameters\n---\n{text}\n{text}")

@@ -51,7 +51,7 @@ def test_a_model_is_downloaded_with_progress_and_deleted(hub: FakeHub, endpoint:
         assert client.models() == []
 
 
-def test_a_finished_download_is_among_the_models(hub: FakeHub, endpoint: str) -> None:
+def test_a_downloaded_model_is_listed(hub: FakeHub, endpoint: str) -> None:
     with LlamaCppClient(endpoint) as client:
         client.download_model(MODEL)
         assert [(model.id, model.status) for model in client.models()] == [(MODEL, "unloaded")]
@@ -70,7 +70,7 @@ def test_a_download_that_fails_is_an_error(hub: FakeHub, endpoint: str) -> None:
         client.download_model("nobody/nothing-GGUF:Q8_0")
 
 
-def test_the_command_downloads(hub: FakeHub, endpoint: str, tmp_path: Path) -> None:
+def test_the_command_downloads_with_progress(hub: FakeHub, endpoint: str, tmp_path: Path) -> None:
     hub.rate = 1_000_000
     with Home(tmp_path).terminal("models", "download", MODEL, "--endpoint", endpoint) as terminal:
         assert terminal.end() == 0

@@ -31,7 +31,7 @@ from flynn import (
 )
 
 LONG = "Tell me a very long story about the sea. " * 10
-# Enough that only stopping it makes its slot idle soon.
+# So many tokens that the slot becomes idle soon only if the server stops generating.
 ENDLESS = {"max_tokens": 900, "ignore_eos": True}
 
 
@@ -90,7 +90,7 @@ def test_a_conversation_continues_with_its_history(client: LlamaCppClient) -> No
     assert reply.usage.cached_tokens > 0
 
 
-def test_an_assistants_message_at_the_end_is_continued(client: LlamaCppClient) -> None:
+def test_a_last_message_of_the_assistant_is_continued(client: LlamaCppClient) -> None:
     prefill = [Message("user", "Name the first three letters."), Message("assistant", "A, B,")]
     continued = client.chat(prefill, max_tokens=8, temperature=0).raw
     assert continued["usage"]["prompt_tokens"] < client.count_tokens(prefill[:1]) + 20
@@ -115,9 +115,10 @@ def test_the_answer_matches_a_json_schema(client: LlamaCppClient) -> None:
         {"json_schema": schema},
         {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
     ):
-        made = json.loads(client.chat("Describe Eve, 30 years old.", max_tokens=80, seed=1, **form).content)  # type: ignore[arg-type]
-        assert set(made) == {"name", "age"}
-        assert isinstance(made["age"], int)
+        reply = client.chat("Describe Eve, 30 years old.", max_tokens=80, seed=1, **form)  # type: ignore[arg-type]
+        person = json.loads(reply.content)
+        assert set(person) == {"name", "age"}
+        assert isinstance(person["age"], int)
 
 
 def test_tools_are_called(tool_server: RealServer, tool_request: Dict[str, Any]) -> None:
@@ -134,7 +135,7 @@ def test_tools_are_called(tool_server: RealServer, tool_request: Dict[str, Any])
     assert "".join(fragment.arguments for fragment in fragments) == stream.response.tool_calls[0].arguments
     assert stream.response.tool_calls[0].name == "get_weather"
     assert stream.response.finish_reason == "tool_calls"
-    # Call and result go back.
+    # The server accepts a history with the call and its result.
     history = [*tool_request["messages"], reply.message, Message("tool", "rain", tool_call_id=call.id)]
     assert client.chat(history, tools=tool_request["tools"], max_tokens=8).usage is not None
 
@@ -161,7 +162,7 @@ def test_each_token_has_its_log_probability(client: LlamaCppClient) -> None:
     assert len(stream.response.logprobs) == 6
 
 
-def test_a_request_has_two_choices(client: LlamaCppClient) -> None:
+def test_a_request_may_ask_for_two_choices(client: LlamaCppClient) -> None:
     reply = client.chat("Name a colour.", n=2, max_tokens=8, temperature=1.5, seed=3)
     assert len(reply.choices) == 2
     with client.chat_stream("Name a colour.", n=2, max_tokens=8, ignore_eos=True) as stream:
@@ -196,7 +197,7 @@ def test_threads_share_the_server(client: LlamaCppClient) -> None:
     assert replies == {word: word for word in words}
 
 
-# --- what else the server tells ---------------------------------------------------------------------------------------
+# --- other routes -----------------------------------------------------------------------------------------------------
 
 
 def test_tokens_are_counted_and_converted_both_ways(client: LlamaCppClient) -> None:
@@ -229,7 +230,7 @@ def test_health_props_models_and_slots_describe_the_server(client: LlamaCppClien
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_error_of_a_too_long_prompt_has_its_numbers_of_tokens(client: LlamaCppClient) -> None:
+def test_the_error_for_a_too_long_prompt_has_the_numbers_of_tokens(client: LlamaCppClient) -> None:
     for call in (client.chat, lambda prompt: list(client.chat_stream(prompt))):
         with pytest.raises(ContextSizeError, match="context") as caught:
             call("word " * 3000)
@@ -258,7 +259,7 @@ def test_only_the_right_key_is_accepted(
     client = LlamaCppClient(server.endpoint, auth_token="sesame")
     assert client.chat("Hi", max_tokens=2).content
     assert "".join(client.chat_stream("Hi", max_tokens=2).text())
-    # A server that is killed is not there, and when it is there again the client goes on.
+    # The same client reports a killed server and works again after its restart.
     server.kill()
     with pytest.raises(ServerNotRunningError, match=f"^llama-server not running at {server.endpoint}"):
         client.chat("Hi")
@@ -330,7 +331,7 @@ def fail(stream: Any) -> None:
 
 
 def forget(stream: Any) -> None:
-    """The caller drops the stream, too."""
+    """Do nothing: dropping the last reference ends the stream."""
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -348,7 +349,7 @@ def test_the_server_stops_generating_when_a_stream_ends(
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_the_server_stops_reading_a_prompt_when_the_stream_ends(resume: bool, client: LlamaCppClient) -> None:
-    """The server checks for it after each batch, and this prompt is one batch."""
+    """The server checks for a disconnected client after each batch, and this prompt is one batch."""
     stream = client.chat_stream(LONG * 5, resume=resume, cache_prompt=False, **ENDLESS)
     reader = threading.Thread(target=list, args=(stream,))
     reader.start()
@@ -386,7 +387,7 @@ models:
 """
 
 
-def test_the_first_configuration_leads_to_a_streamed_answer_with_no_package_at_hand(
+def test_the_first_configuration_streams_an_answer_without_installed_packages(
     real_server: RealServer, tmp_path: Path
 ) -> None:
     (tmp_path / "flynn.yaml").write_bytes(SEED)
@@ -398,7 +399,7 @@ print(len(pieces), "".join(pieces))
     root = str(Path(__file__).parent.parent)
     try:
         with serve(forwarding(real_server.endpoint), port=8080):
-            ended = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, "-S", "-c", program],
                 cwd=tmp_path,
                 env={"PYTHONPATH": root, "PATH": os.environ["PATH"]},
@@ -408,6 +409,6 @@ print(len(pieces), "".join(pieces))
     except OSError as error:
         if os.environ.get("CI") == "true":
             raise
-        pytest.skip(f"port 8080, which that file names, is taken: {error}")
-    assert ended.returncode == 0, ended.stderr
-    assert int(ended.stdout.split()[0]) > 1
+        pytest.skip(f"port 8080, which that file names, is in use: {error}")
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout.split()[0]) > 1

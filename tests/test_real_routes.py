@@ -1,4 +1,4 @@
-"""The routes beside chat, on a real llama.cpp server, through both clients."""
+"""Routes other than chat, on a real llama.cpp server, through both clients."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ LONG = {"n_predict": 2000, "ignore_eos": True}
 
 
 class Awaiting:
-    """The asynchronous client, called as if it were the synchronous one; a stream becomes the list of its events."""
+    """The asynchronous client, called like the synchronous one. A stream returns the list of its events."""
 
     def __init__(self, endpoint: str, **options: Any) -> None:
         self._client = AsyncLlamaCppClient(endpoint, **options)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         async def call(*args: Any, **options: Any) -> Any:
-            made = getattr(self._client, name)(*args, **options)
-            return [event async for event in made] if name.endswith("_stream") else await made
+            pending = getattr(self._client, name)(*args, **options)
+            return [event async for event in pending] if name.endswith("_stream") else await pending
 
         return lambda *args, **options: asyncio.run(call(*args, **options))
 
 
 @pytest.fixture(params=[LlamaCppClient, Awaiting], ids=["synchronous", "asynchronous"])
 def connect(request: pytest.FixtureRequest) -> Any:
-    """Both clients."""
+    """Return the class of each client in turn."""
     return request.param
 
 
 @pytest.fixture(scope="module")
 def full_server(server_at_hand: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    """A server with a key, a directory for slots, an adapter, a model that fills gaps and a template that thinks."""
+    """A server with a key, a directory for slots, an adapter, a model for infill and a template with reasoning."""
     path = tmp_path_factory.mktemp("full")
     with RealServer(
         model=write_infill_model(path / "model.gguf", environment.model()),
@@ -64,9 +64,9 @@ def full_server(server_at_hand: None, tmp_path_factory: pytest.TempPathFactory) 
         chat_template_file=DATA / "thinking.jinja",
         api_key="secret",
         metrics=True,
-        ctx_size=5120,  # of a slot more than a batch, or no other file goes with a gap
+        ctx_size=5120,  # each slot is larger than a batch: otherwise infill leaves out other files
         parallel=2,
-        threads=1,  # more wait for each other, busily, where other processes take a core
+        threads=1,  # more threads wait for each other in a busy loop when other processes use a core
     ) as server:
         LlamaCppClient(server.endpoint, auth_token="secret").set_lora_adapters({})
         yield server
@@ -97,7 +97,7 @@ mean_server, token_server, rank_server = map(embedding_server, ("mean", "none", 
 # --- completion -------------------------------------------------------------------------------------------------------
 
 
-def test_a_text_is_continued(full: Any) -> None:
+def test_complete_continues_a_text(full: Any) -> None:
     reply = full.complete("Once upon a time", n_predict=4, temperature=0, n_probs=2, return_tokens=True)
     assert reply.content
     assert len(reply.tokens) == len(reply.logprobs) == reply.usage.completion_tokens == 4
@@ -126,13 +126,13 @@ def test_a_stop_word_ends_a_completion(full: Any) -> None:
         ([[6403], "Once", [6403, " upon"], {"prompt_string": "Twice"}], ["Once", "Once", "Once upon", "Twice"]),
     ],
 )
-def test_a_prompt_has_any_of_the_servers_forms(full: Any, prompt: Any, prompts: List[str]) -> None:
+def test_a_prompt_may_have_any_form_of_the_server(full: Any, prompt: Any, prompts: List[str]) -> None:
     reply = full.complete(prompt, n_predict=1)
     assert [choice.raw["prompt"] for choice in reply.choices] == prompts
 
 
 @pytest.mark.parametrize("prompt", ["Once", ["Once", [6403, " upon"]]])
-def test_a_prompt_has_several_completions(full: Any, prompt: Any) -> None:
+def test_a_prompt_may_have_several_completions(full: Any, prompt: Any) -> None:
     reply = full.complete(prompt, n_predict=2, n_cmpl=2)
     expected = ["Once", "Once"] if prompt == "Once" else ["Once", "Once", "Once upon", "Once upon"]
     assert [choice.raw["prompt"] for choice in reply.choices] == expected
@@ -142,7 +142,7 @@ def test_a_prompt_has_several_completions(full: Any, prompt: Any) -> None:
     assert all(choice.stop_type == "limit" for choice in done.response.choices)
 
 
-def test_a_stream_has_the_same_as_a_reply_in_one_piece(full: Any) -> None:
+def test_a_stream_has_the_same_completion_as_a_reply(full: Any) -> None:
     options = {"n_predict": 6, "temperature": 0, "n_probs": 1}
     whole = full.complete("The capital of France is", **options, return_tokens=True)
     *pieces, done = full.complete_stream("The capital of France is", **options)
@@ -153,7 +153,7 @@ def test_a_stream_has_the_same_as_a_reply_in_one_piece(full: Any) -> None:
     assert done.response.usage.completion_tokens == 6
 
 
-def test_progress_comes_only_when_asked_for_and_is_no_text(full: Any) -> None:
+def test_progress_events_come_only_on_request_and_have_no_token(full: Any) -> None:
     prompt = "One, two, three, " * 20
     events = list(full.complete_stream(prompt, n_predict=1, temperature=0, return_progress=True, cache_prompt=False))
     progress = [event for event in events if event.type == "progress"]
@@ -162,20 +162,20 @@ def test_progress_comes_only_when_asked_for_and_is_no_text(full: Any) -> None:
     assert {event.type for event in full.complete_stream(prompt, n_predict=1)} <= {"content", "done"}
 
 
-def test_a_stream_ends_also_where_response_fields_leave_out_that_it_has_stopped(full: Any) -> None:
+def test_a_stream_ends_even_if_response_fields_leave_out_stop(full: Any) -> None:
     *_, done = full.complete_stream("Once", n_predict=3, response_fields=["content"])
     assert done.type == "done"
     assert done.response.raw == {"content": ""}
 
 
-def test_a_too_long_prompt_is_refused_at_once(full: Any) -> None:
+def test_a_too_long_prompt_is_a_context_size_error(full: Any) -> None:
     for call in (full.complete, lambda prompt: list(full.complete_stream(prompt))):
         with pytest.raises(ContextSizeError) as caught:
             call("a " * 3000)
         assert caught.value.n_ctx == 2560
 
 
-def test_options_of_chat_alone_are_refused_with_the_nearest_name(full: Any) -> None:
+def test_unknown_options_are_refused_with_the_nearest_name(full: Any) -> None:
     with pytest.raises(TypeError, match="unknown option 'top_logprobs'"):
         full.complete("Hi", top_logprobs=1)
     with pytest.raises(TypeError, match="did you mean 'temperature'"):
@@ -191,7 +191,7 @@ def test_closing_a_completion_stream_stops_the_server(full_server: RealServer) -
         eventually(lambda: not any(slot.is_processing for slot in client.slots()), 30)
 
 
-def test_a_completion_stream_that_is_cut_goes_on(full_server: RealServer) -> None:
+def test_a_cut_completion_stream_is_resumed(full_server: RealServer) -> None:
     with LlamaCppClient(full_server.endpoint, auth_token="secret") as client:
         whole = client.complete("Once upon a time", n_predict=14, temperature=0)
     with Proxy(full_server.endpoint, cut(1000)) as proxy, LlamaCppClient(proxy.endpoint, auth_token="secret") as client:
@@ -200,16 +200,16 @@ def test_a_completion_stream_that_is_cut_goes_on(full_server: RealServer) -> Non
         assert stream.resumes == 1
 
 
-def test_a_completion_stream_that_is_cut_for_good_has_its_text(full_server: RealServer) -> None:
+def test_a_cut_completion_stream_without_resume_has_its_partial_text(full_server: RealServer) -> None:
     with Proxy(full_server.endpoint, cut(1500)) as proxy, LlamaCppClient(proxy.endpoint, auth_token="secret") as client:
         with pytest.raises(StreamInterruptedError, match="characters of text") as caught:
             list(client.complete_stream("Once upon a time", n_predict=14, temperature=0))
         assert caught.value.partial.content
 
 
-def test_defaults_of_the_client_are_used_but_those_of_chat(full_server: RealServer) -> None:
+def test_complete_uses_the_defaults_of_the_client_except_those_of_chat_alone(full_server: RealServer) -> None:
     defaults = {"n_predict": 2, "temperature": 0.0, "reasoning_format": "none", "extra": {"seed": 3}}
-    model = "ignored by a server with one"
+    model = "ignored by a server with one model"
     with LlamaCppClient(full_server.endpoint, auth_token="secret", defaults=defaults, model=model) as client:
         reply = client.complete("Once", extra={"top_k": 7})
         assert reply.usage and reply.usage.completion_tokens == 2
@@ -220,18 +220,18 @@ def test_defaults_of_the_client_are_used_but_those_of_chat(full_server: RealServ
 # --- infill -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_gap_is_filled(full: Any) -> None:
+def test_infill_fills_a_gap(full: Any) -> None:
     reply = full.infill("def add(a, b):\n", "\n", prompt="    return", n_predict=4, temperature=0)
     assert reply.raw["prompt"].endswith("<filename>def add(a, b):\n    return<gh_stars>\n<issue_start>")
     assert reply.usage.completion_tokens == 4
 
 
-def test_other_files_go_with_a_gap(full: Any) -> None:
+def test_infill_sends_other_files(full: Any) -> None:
     reply = full.infill("a = ", "\n", input_extra=[{"filename": "b.py", "text": "ANOTHER FILE"}], n_predict=1)
     assert "ANOTHER FILE" in reply.raw["prompt"]
 
 
-def test_a_model_that_cannot_fill_gaps_says_so(plain: Any) -> None:
+def test_infill_is_not_supported_by_every_model(plain: Any) -> None:
     with pytest.raises(NotSupportedError, match="Infill is not supported by this model"):
         plain.infill("a", "b")
 
@@ -251,11 +251,13 @@ def test_texts_and_tokens_are_embedded(mean_server: RealServer, connect: Callabl
     assert list(client.embed("Hello world")) == [pytest.approx(embeddings[0], abs=1e-6)]
 
 
-def test_embeddings_are_what_the_server_says_in_digits(mean_server: RealServer, connect: Callable[..., Any]) -> None:
+def test_embeddings_equal_those_that_the_server_writes_as_numbers(
+    mean_server: RealServer, connect: Callable[..., Any]
+) -> None:
     client = connect(mean_server.endpoint)
-    said = client.request("POST", "/v1/embeddings", {"input": "Hello"})["data"][0]["embedding"]
-    assert client.embed("Hello")[0] == array("f", said).tolist()
-    assert client.embed("Hello", extra={"encoding_format": "float"})[0] == array("f", said).tolist()
+    numbers = client.request("POST", "/v1/embeddings", {"input": "Hello"})["data"][0]["embedding"]
+    assert client.embed("Hello")[0] == array("f", numbers).tolist()
+    assert client.embed("Hello", extra={"encoding_format": "float"})[0] == array("f", numbers).tolist()
     raw = client.embed("Hello", embd_normalize=-1)[0]
     assert sum(x * x for x in raw) > 2
 
@@ -285,7 +287,7 @@ def test_documents_are_ranked(rank_server: RealServer, connect: Callable[..., An
     assert best.index == ranking.results[0].index
 
 
-def test_without_the_option_a_server_says_which_it_wants(plain: Any) -> None:
+def test_the_error_of_embeddings_and_ranking_names_the_missing_server_option(plain: Any) -> None:
     with pytest.raises(NotSupportedError, match="--embeddings"):
         plain.embed("Hello")
     with pytest.raises(NotSupportedError, match="--embeddings"):
@@ -295,7 +297,9 @@ def test_without_the_option_a_server_says_which_it_wants(plain: Any) -> None:
 
 
 @pytest.mark.parametrize("input", ["", [], [[]]])
-def test_nothing_to_embed_is_refused(mean_server: RealServer, connect: Callable[..., Any], input: Any) -> None:
+def test_an_empty_input_of_embeddings_is_refused(
+    mean_server: RealServer, connect: Callable[..., Any], input: Any
+) -> None:
     with pytest.raises(ServerError) as caught:
         connect(mean_server.endpoint).embed(input)
     assert caught.value.status in (400, 500)
@@ -304,7 +308,7 @@ def test_nothing_to_embed_is_refused(mean_server: RealServer, connect: Callable[
 # --- tokens and templates ---------------------------------------------------------------------------------------------
 
 
-def test_tokens_have_pieces(plain: Any) -> None:
+def test_tokens_come_with_their_pieces(plain: Any) -> None:
     text = "Hello <|im_start|>, größe 😀"
     pieces = plain.tokenize(text, with_pieces=True)
     assert all(isinstance(piece, TokenPiece) for piece in pieces)
@@ -343,7 +347,7 @@ def test_a_slot_is_saved_erased_and_restored(full: Any) -> None:
     assert reply.usage.cached_tokens > 0
 
 
-def test_a_slot_file_is_a_name_and_a_slot_is_a_number(full: Any) -> None:
+def test_an_invalid_slot_or_slot_file_is_refused(full: Any) -> None:
     with pytest.raises(ServerError, match="Invalid filename"):
         full.save_slot(0, "../outside.bin")
     with pytest.raises(ServerError, match="Unable to restore slot"):
@@ -359,18 +363,18 @@ def test_slots_cannot_be_saved_without_a_directory(plain: Any) -> None:
 
 
 def test_adapters_are_scaled(full: Any) -> None:
-    def continued(**options: Any) -> Any:
+    def complete(**options: Any) -> Any:
         return full.complete("Once upon a time", n_predict=4, temperature=0, cache_prompt=False, **options).content
 
     (adapter,) = full.lora_adapters()
     assert adapter.id == 0
     assert adapter.path.endswith("lora.gguf")
     full.set_lora_adapters({0: 1.0})
-    adapted = continued()
+    adapted = complete()
     full.set_lora_adapters([{"id": 0, "scale": 0.0}])
     assert full.lora_adapters()[0].scale == 0
-    assert continued() != adapted
-    assert continued(lora=[{"id": 0, "scale": 1.0}]) == adapted
+    assert complete() != adapted
+    assert complete(lora=[{"id": 0, "scale": 1.0}]) == adapted
     full.set_lora_adapters({0: 0.5})
     assert full.lora_adapters()[0].scale == 0.5
     full.set_lora_adapters({})
@@ -381,7 +385,7 @@ def test_a_server_without_adapters_has_none(plain: Any) -> None:
     assert plain.lora_adapters() == []
 
 
-def test_metrics_count(full: Any) -> None:
+def test_metrics_count_predicted_tokens(full: Any) -> None:
     before = full.metrics()
     full.complete("Once", n_predict=3)
     after = full.metrics()
@@ -395,7 +399,7 @@ def test_metrics_count(full: Any) -> None:
         after["llamacpp:nonsense"]
 
 
-def test_without_metrics_the_server_says_how_to_get_them(
+def test_the_error_of_metrics_names_the_missing_server_option(
     mean_server: RealServer, connect: Callable[..., Any]
 ) -> None:
     with pytest.raises(NotSupportedError, match="--metrics"):
@@ -405,7 +409,7 @@ def test_without_metrics_the_server_says_how_to_get_them(
 # --- reasoning --------------------------------------------------------------------------------------------------------
 
 
-def test_reasoning_is_ended_while_it_goes_on(full_server: RealServer) -> None:
+def test_reasoning_is_ended_in_the_middle_of_a_stream(full_server: RealServer) -> None:
     options = {"max_tokens": 20, "ignore_eos": True, "reasoning_control": True, "temperature": 0}
     with LlamaCppClient(full_server.endpoint, auth_token="secret") as client:
         stream = client.chat_stream("Why is the sky blue?", **options)
@@ -419,13 +423,11 @@ def test_reasoning_is_ended_while_it_goes_on(full_server: RealServer) -> None:
         assert not client.end_reasoning(stream.response.id)
 
 
-def test_reasoning_is_ended_by_the_asynchronous_client(full_server: RealServer) -> None:
+def test_the_asynchronous_client_ends_reasoning(full_server: RealServer) -> None:
     async def main() -> None:
         async with AsyncLlamaCppClient(full_server.endpoint, auth_token="secret") as client:
             ended = False
-            async with client.chat_stream(
-                "Why?", max_tokens=20, ignore_eos=True, reasoning_control=True
-            ) as stream:
+            async with client.chat_stream("Why?", max_tokens=20, ignore_eos=True, reasoning_control=True) as stream:
                 async for event in stream:
                     if event.type == "reasoning" and not ended:
                         ended = await client.end_reasoning(stream.response.id)
@@ -462,8 +464,9 @@ CALLS = {
 
 
 @pytest.mark.parametrize("route", CALLS)
-def test_a_wrong_key_is_told_apart(full_server: RealServer, connect: Callable[..., Any], route: str) -> None:
+def test_a_wrong_key_is_an_authentication_error_on_every_route(
+    full_server: RealServer, connect: Callable[..., Any], route: str
+) -> None:
     client = connect(full_server.endpoint, auth_token="wrong")
     with pytest.raises(AuthenticationError, match="Invalid API Key"):
-        made = getattr(client, route)(*CALLS[route])
-        list(made)
+        list(getattr(client, route)(*CALLS[route]))

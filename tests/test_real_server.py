@@ -1,4 +1,4 @@
-"""scripts/real_server.py and scripts/xllamacpp_server.py, the real server of the other tests and the demo."""
+"""The real server that other tests and the demo use: scripts/real_server.py and scripts/xllamacpp_server.py."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def call(
         connection.close()
 
 
-def test_it_chats(real_server: RealServer) -> None:
+def test_the_server_chats(real_server: RealServer) -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
     status, reply = call(real_server.endpoint, "/v1/chat/completions", body)
     assert status == 200
@@ -55,7 +55,7 @@ def test_it_chats(real_server: RealServer) -> None:
     assert reply["usage"]["completion_tokens"] == 4
 
 
-def test_it_has_four_slots_of_1024_tokens_and_the_models_name(real_server: RealServer) -> None:
+def test_the_server_has_four_slots_of_1024_tokens_and_names_its_model(real_server: RealServer) -> None:
     assert [slot["n_ctx"] for slot in call(real_server.endpoint, "/slots")[1]] == [1024] * 4
     assert call(real_server.endpoint, "/v1/models")[1]["data"][0]["id"] == "SmolLM2-135M-Instruct"
 
@@ -90,7 +90,7 @@ def test_the_template_renders_tool_results_and_a_system_message(
     )
 
 
-def test_its_port_is_reserved_before_it_starts(server_at_hand: None) -> None:
+def test_the_port_is_reserved_before_the_server_starts(server_at_hand: None) -> None:
     with contextlib.closing(RealServer()) as server, socket.socket() as other:
         with pytest.raises(ConnectionRefusedError):
             call(server.endpoint, "/health")
@@ -111,7 +111,7 @@ def test_a_killed_server_comes_back_on_the_same_port(start_server: Callable[...,
     assert call(endpoint, "/health") == (200, {"status": "ok"})
 
 
-def test_it_answers_503_until_its_model_arrives(loading_server: Tuple[RealServer, Callable[[], None]]) -> None:
+def test_the_server_answers_503_until_its_model_arrives(loading_server: Tuple[RealServer, Callable[[], None]]) -> None:
     server, model_arrives = loading_server
     for _ in range(3):
         status, body = call(server.endpoint, "/v1/models")
@@ -122,7 +122,9 @@ def test_it_answers_503_until_its_model_arrives(loading_server: Tuple[RealServer
     assert call(server.endpoint, "/health")[0] == 200
 
 
-def test_it_listens_on_a_unix_socket_also_after_a_kill(start_server: Callable[..., RealServer], tmp_path: Path) -> None:
+def test_the_server_listens_on_a_unix_socket_also_after_a_restart(
+    start_server: Callable[..., RealServer], tmp_path: Path
+) -> None:
     server = start_server(host=tmp_path / "llama.sock")
     assert server.endpoint == f"unix://{tmp_path}/llama.sock"
     assert call(server.endpoint, "/health")[0] == 200
@@ -131,10 +133,10 @@ def test_it_listens_on_a_unix_socket_also_after_a_kill(start_server: Callable[..
     assert call(server.endpoint, "/health")[0] == 200
 
 
-def test_the_tls_proxy_in_front_of_it_works(tls_server: Tuple[str, ssl.SSLContext]) -> None:
-    endpoint, ssl_context = tls_server
+def test_the_server_is_reached_through_tls(tls_server: Tuple[str, ssl.SSLContext]) -> None:
+    endpoint, trusted = tls_server
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-    assert call(endpoint, "/v1/chat/completions", body, ssl_context=ssl_context)[0] == 200
+    assert call(endpoint, "/v1/chat/completions", body, ssl_context=trusted)[0] == 200
     with pytest.raises(ssl.SSLCertVerificationError):
         call(endpoint, "/health", ssl_context=ssl.create_default_context())
 
@@ -159,19 +161,19 @@ def test_options_reach_the_server_and_the_key_is_not_in_its_command_line(
     assert b"secret" not in command_line
 
 
-def test_a_server_that_cannot_start_is_reported_with_the_end_of_its_log(tmp_path: Path, server_at_hand: None) -> None:
+def test_the_error_of_a_server_that_cannot_start_has_the_end_of_its_log(tmp_path: Path, server_at_hand: None) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF but not really")
     with pytest.raises(ServerFailed, match=r"the server ended with code 1:\n(.*\n)*.*broken\.gguf"):
         RealServer(model=tmp_path / "broken.gguf").__enter__()
 
 
-def test_an_unknown_option_is_named(server_at_hand: None) -> None:
+def test_the_error_for_an_unknown_option_names_it(server_at_hand: None) -> None:
     with pytest.raises(ServerFailed, match="--frobnicate"):
         RealServer(frobnicate=1).__enter__()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can kill a process when its parent ends")
-def test_it_is_killed_when_its_parent_ends(server_at_hand: None) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends a process a signal when its parent ends")
+def test_the_server_dies_with_its_parent(server_at_hand: None) -> None:
     script = "from real_server import *; s = RealServer(); s.__enter__(); print(s.pid, flush=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=environment.ROOT / "scripts")
     with parent:
@@ -190,7 +192,7 @@ def test_it_is_killed_when_its_parent_ends(server_at_hand: None) -> None:
     pytest.fail("the server still runs after its parent has ended")
 
 
-def test_a_native_llama_server_is_preferred(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_installed_llama_server_is_preferred(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     llama_server = tmp_path / "llama-server"
     llama_server.write_text("#!/bin/sh\necho 'llama-server was called with' \"$@\"\n")
     llama_server.chmod(0o755)

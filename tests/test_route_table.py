@@ -1,4 +1,4 @@
-"""The reference's table of llama-server's routes, against the routes that the installed server has."""
+"""The table of llama-server's routes in flynn/README.md, compared with the routes of the installed server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Route = Tuple[str, str]
 
 
 def rows() -> Iterator[Tuple[str, str]]:
-    """The table's rows: one or more routes of one meaning, and Flynn's method for them."""
+    """Yield the rows of the table: one or more routes with the same meaning, and Flynn's method for them."""
     section = REFERENCE.read_text(encoding="utf-8").partition("## All of llama-server")[2].partition("\n## ")[0]
     for line in section.splitlines():
         if line.startswith("| `"):
@@ -30,20 +30,20 @@ def rows() -> Iterator[Tuple[str, str]]:
 
 
 def table(*, several_models: bool) -> Dict[Route, str]:
-    found = {}
+    methods = {}
     for routes, flynn in rows():
         method, *paths = re.findall("`([^`]+)`", routes)
         for path in paths:
             if several_models or SEVERAL_MODELS not in routes:
-                assert (method, path) not in found, f"{method} {path} has two rows"
-                found[method, path] = flynn
-    return found
+                assert (method, path) not in methods, f"{method} {path} has two rows"
+                methods[method, path] = flynn
+    return methods
 
 
 def paths_in_the_program(server: RealServer) -> Set[str]:
-    """Whatever looks like a path near a known route in the files that the server's process has mapped.
+    """Return all strings that look like a path near a known route in the files mapped by the server's process.
 
-    A linker stores `/health` as the end of `/v1/health`, so each end of a path is one too.
+    A linker stores `/health` as the end of `/v1/health`, so each end of a path counts as a path too.
     """
     paths = set()
     maps = Path(f"/proc/{server.pid}/maps").read_text()

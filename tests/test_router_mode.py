@@ -1,7 +1,7 @@
-"""A server with several models: loading and unloading them, and what it tells meanwhile.
+"""A server with several models: loading them, unloading them, and its events.
 
-On llama.cpp's own llama-server, since xllamacpp has no such mode, and on a stand-in for what that one cannot be made to
-do.
+The server is llama.cpp's own llama-server, because xllamacpp lacks this mode. A stand-in plays what a real server
+cannot be made to do.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def refused(message: str) -> Answer:
 
 
 class StandIn:
-    """Answers as tools/server/server-models.cpp of llama.cpp does, with the events that a real one was seen to send.
+    """A server that answers like tools/server/server-models.cpp of llama.cpp; its events were recorded from a real one.
 
-    `broken` cannot be loaded, and `slow` takes for ever.
+    Loading the model `broken` fails, and loading `slow` never ends.
 
     Attributes:
-        listeners: a queue of events for each client of `/models/sse`; None ends its answer.
+        listeners: a queue of events for each client of `/models/sse`; None ends the stream.
     """
 
     def __init__(self, server: HTTPServer) -> None:
@@ -54,8 +54,8 @@ class StandIn:
         for route, answer in (
             ("GET (/v1)?/models", self.list),
             ("GET /models/sse", self.events),
-            ("GET /slots", self.about_one([{"id": 0}])),
-            ("POST /tokenize", self.about_one({"tokens": [1]})),
+            ("GET /slots", self.for_one_model([{"id": 0}])),
+            ("POST /tokenize", self.for_one_model({"tokens": [1]})),
             ("POST /models/load", self.load),
             ("POST /models/unload", self.unload),
         ):
@@ -69,11 +69,11 @@ class StandIn:
     def events(self, request: Request) -> Response:
         listener: queue.Queue[Any] = queue.Queue()
         self.listeners.append(listener)
-        # Nothing first: werkzeug sends the head with the first piece of the body.
+        # An empty piece first: werkzeug sends the head together with the first piece of the body.
         pieces = itertools.chain([b""], map(event, iter(listener.get, None)))
         return Response(pieces, content_type="text/event-stream")
 
-    def about_one(self, answer: Any) -> Answer:
+    def for_one_model(self, answer: Any) -> Answer:
         def respond(request: Request) -> Response:
             name = self.name_in(request)
             if not name:
@@ -90,26 +90,26 @@ class StandIn:
         if self.models[name]["value"] != "unloaded":
             return refused("model is already running")(request)
         self.models[name] = {"value": "loading", "args": ["llama-server"]}
-        self.tell(name, "model_status", {"status": "loading"})
+        self.send(name, "model_status", {"status": "loading"})
         if name != "slow":
-            threading.Timer(0.1, self.end_loading, [name]).start()
+            threading.Timer(0.1, self.finish_loading, [name]).start()
         return reply({"success": True})(request)
 
-    def end_loading(self, name: str) -> None:
+    def finish_loading(self, name: str) -> None:
         for value in (0.0, 0.0, 1.0):
             progress = {"stages": ["text_model"], "current": "text_model", "value": value}
-            self.tell(name, "status_change", {"status": "loading", "progress": progress})
+            self.send(name, "status_change", {"status": "loading", "progress": progress})
         if name == "broken":
             self.models[name].update(value="unloaded", failed=True, exit_code=1)
-            self.tell(name, "status_change", {"status": "unloaded", "exit_code": 1})
+            self.send(name, "status_change", {"status": "unloaded", "exit_code": 1})
         else:
             self.models[name]["value"] = "loaded"
-            self.tell(name, "status_change", {"status": "loaded", "info": {"id": name}})
+            self.send(name, "status_change", {"status": "loaded", "info": {"id": name}})
 
     def unload(self, request: Request) -> Response:
         def end() -> None:
             self.models[name]["value"] = "unloaded"
-            self.tell(name, "status_change", {"status": "unloaded", "exit_code": 0})
+            self.send(name, "status_change", {"status": "unloaded", "exit_code": 0})
 
         name = self.name_in(request)
         if name not in self.models:
@@ -121,10 +121,10 @@ class StandIn:
 
     @staticmethod
     def name_in(request: Request) -> str:
-        found: str = request.args.get("model", "") if request.method == "GET" else request.json.get("model", "")
-        return found.replace("-alias", "")
+        name: str = request.args.get("model", "") if request.method == "GET" else request.json.get("model", "")
+        return name.replace("-alias", "")
 
-    def tell(self, model: str, name: str, data: Dict[str, Any]) -> None:
+    def send(self, model: str, name: str, data: Dict[str, Any]) -> None:
         for listener in self.listeners:
             listener.put({"model": model, "event": name, "data": data})
 
@@ -176,7 +176,7 @@ def test_models_are_loaded_and_unloaded(client: LlamaCppClient) -> None:
     assert (status(client, "a"), status(client, "b")) == ("unloaded", "loaded")
 
 
-def test_loading_is_not_waited_for_where_nobody_wants_to(client: LlamaCppClient) -> None:
+def test_loading_and_unloading_return_at_once_without_wait(client: LlamaCppClient) -> None:
     client.load_model("a", wait=False)
     assert status(client, "a") == "loading"
     eventually(lambda: status(client, "a") == "loaded", 60)
@@ -184,7 +184,7 @@ def test_loading_is_not_waited_for_where_nobody_wants_to(client: LlamaCppClient)
     eventually(lambda: status(client, "a") == "unloaded")
 
 
-def test_what_cannot_be_loaded_or_unloaded_is_an_error(client: LlamaCppClient) -> None:
+def test_loading_or_unloading_a_model_in_the_wrong_state_is_an_error(client: LlamaCppClient) -> None:
     with pytest.raises(ServerError) as caught:
         client.load_model("missing")
     assert caught.value.status == 404
@@ -204,7 +204,7 @@ def test_a_model_that_fails_to_load_is_an_error(client: LlamaCppClient) -> None:
 
 
 def check(events: List[ModelEvent]) -> None:
-    """The events that a client receives about the loading of `a`."""
+    """Check the events that a client receives while `a` is loaded."""
     assert {event.model for event in events} == {"a"}
     assert {event.status for event in events[:-1]} == {"loading"}
     assert events[-1].status == "loaded"
@@ -214,45 +214,45 @@ def check(events: List[ModelEvent]) -> None:
     assert all(event.raw["event"] == event.event for event in events)
 
 
-def test_progress_is_told_as_it_is_made(client: LlamaCppClient) -> None:
-    heard = []
+def test_progress_events_arrive_while_the_model_loads(client: LlamaCppClient) -> None:
+    received = []
     with client.model_events() as events:
         client.load_model("a", wait=False)
         for event in events:
-            heard.append(event)
+            received.append(event)
             if event.status == "loaded":
                 break
-    check(heard)
+    check(received)
 
 
-def test_progress_is_told_to_the_asynchronous_client(endpoint: str) -> None:
+def test_progress_events_arrive_at_the_asynchronous_client(endpoint: str) -> None:
     async def main() -> List[ModelEvent]:
-        heard = []
+        received = []
         async with AsyncLlamaCppClient(endpoint) as client, client.model_events() as events:
             loading = asyncio.ensure_future(client.load_model("a"))
             async for event in events:
-                heard.append(event)
+                received.append(event)
                 if event.status == "loaded":
                     break
             await loading
             assert {model.id: model.status for model in await client.models()}["a"] == "loaded"
             await client.unload_model("a")
-        return heard
+        return received
 
     check(asyncio.run(main()))
 
 
-def test_listening_is_ended_from_another_thread(client: LlamaCppClient) -> None:
+def test_model_events_are_closed_from_another_thread(client: LlamaCppClient) -> None:
     events = client.model_events()
     with events:
-        listening = threading.Thread(target=list, args=(events,))
-        listening.start()
+        reader = threading.Thread(target=list, args=(events,))
+        reader.start()
         events.close()
-        listening.join(10)
-    assert not listening.is_alive()
+        reader.join(10)
+    assert not reader.is_alive()
 
 
-def test_listening_has_a_limit_only_if_one_is_set(client: LlamaCppClient) -> None:
+def test_model_events_have_a_timeout_if_one_is_given(client: LlamaCppClient) -> None:
     with pytest.raises(RequestTimeoutError):
         list(client.model_events(timeout=0.2))
 
@@ -270,10 +270,10 @@ def test_requests_go_to_the_model_of_the_client(client: LlamaCppClient, endpoint
             assert call(client_of_a)
 
 
-# --- what only the stand-in can show ----------------------------------------------------------------------------------
+# --- on the stand-in alone --------------------------------------------------------------------------------------------
 
 
-def test_a_model_goes_by_its_alias_too(stand_in: str) -> None:
+def test_a_model_may_be_named_by_its_alias(stand_in: str) -> None:
     with LlamaCppClient(stand_in) as client:
         client.load_model("a-alias")
         assert status(client, "a") == "loaded"
@@ -281,14 +281,14 @@ def test_a_model_goes_by_its_alias_too(stand_in: str) -> None:
         assert status(client, "a") == "unloaded"
 
 
-def test_waiting_for_a_model_has_a_limit(stand_in: str) -> None:
+def test_waiting_for_a_model_has_a_timeout(stand_in: str) -> None:
     with LlamaCppClient(stand_in) as client:
         with pytest.raises(RequestTimeoutError):
             client.load_model("slow", timeout=0.4)
         assert status(client, "slow") == "loading"
 
 
-def test_the_end_of_the_server_ends_the_listening(models: StandIn, stand_in: str) -> None:
+def test_model_events_raise_an_error_when_the_server_ends_the_stream(models: StandIn, stand_in: str) -> None:
     with LlamaCppClient(stand_in) as client, client.model_events() as events:
         eventually(lambda: models.listeners)
         models.listeners[0].put(None)

@@ -1,10 +1,9 @@
-"""Routes beside chat: what is sent, and how answers are read, without a model."""
+"""Routes other than chat: their requests, and how answers are read, without a real server."""
 
 from __future__ import annotations
 
 import base64
 import json
-import math
 import struct
 from typing import Any, Dict, List
 
@@ -18,7 +17,6 @@ from flynn import (
     Embeddings,
     Health,
     LlamaCppClient,
-    Metric,
     ModelEvent,
     ProtocolError,
     ServerError,
@@ -26,7 +24,7 @@ from flynn import (
 )
 from flynn.models.local.models import ModelEventDecoder
 from flynn.models.local.retrieval import decode_embeddings, decode_ranking, decode_token_embeddings
-from flynn.models.local.server import decode_lora_adapters, decode_metrics
+from flynn.models.local.server import decode_lora_adapters
 from flynn.models.local.text import CompletionStreamDecoder, count_completions, decode_completions
 from flynn.models.local.tokens import decode_pieces
 
@@ -50,7 +48,7 @@ def feed(decoder: Any, *chunks: Dict[str, Any]) -> List[Any]:
         (LlamaCppClient.end_reasoning, ("id",), "success", True, True, False),
     ],
 )
-def test_the_value_is_read_and_anything_else_is_a_protocol_error(
+def test_a_single_value_is_read_and_anything_else_is_a_protocol_error(
     httpserver: HTTPServer,
     client: LlamaCppClient,
     call: Any,
@@ -76,7 +74,7 @@ def test_the_value_is_read_and_anything_else_is_a_protocol_error(
 
 
 @pytest.mark.parametrize("call", [LlamaCppClient.count_tokens, LlamaCppClient.apply_template])
-def test_what_chat_would_send_is_counted_and_written_out_extra_included(
+def test_count_tokens_and_apply_template_send_what_chat_would_send(
     httpserver: HTTPServer, client: LlamaCppClient, call: Any
 ) -> None:
     always(httpserver, reply({"input_tokens": 1, "prompt": "a"}))
@@ -103,7 +101,7 @@ def test_what_chat_would_send_is_counted_and_written_out_extra_included(
         ({"prompt": "a", "n_cmpl": None, "n": 2}, 2),
     ],
 )
-def test_completions_are_counted_as_the_server_does(body: Dict[str, Any], count: int) -> None:
+def test_completions_are_counted_as_by_the_server(body: Dict[str, Any], count: int) -> None:
     assert count_completions(body) == count
 
 
@@ -117,14 +115,14 @@ def test_a_stream_is_done_when_all_its_completions_are() -> None:
     assert done.response.choices[1].tokens == (2,)
 
 
-def test_the_token_that_comes_with_progress_is_none() -> None:
+def test_the_token_of_a_progress_event_is_ignored() -> None:
     progress = {"total": 9, "cache": 3, "processed": 5, "time_ms": 7}
     data = {"index": 0, "content": "", "tokens": [0], "stop": False, "prompt_progress": progress}
-    silent, telling = CompletionStreamDecoder(1), CompletionStreamDecoder(1, progress=True)
-    assert feed(silent, data) == []
-    (told,) = feed(telling, data)
-    assert (told.total, told.cached, told.processed, told.time_ms) == (9, 3, 5, 7)
-    assert telling.response().tokens == ()
+    assert feed(CompletionStreamDecoder(1), data) == []
+    decoder = CompletionStreamDecoder(1, progress=True)
+    (event,) = feed(decoder, data)
+    assert (event.total, event.cached, event.processed, event.time_ms) == (9, 3, 5, 7)
+    assert decoder.response().tokens == ()
 
 
 def test_an_error_in_a_stream_is_raised() -> None:
@@ -135,12 +133,12 @@ def test_an_error_in_a_stream_is_raised() -> None:
 @pytest.mark.parametrize(
     "value", [None, "text", [1], {"content": 1}, {"tokens": "a"}, {"tokens": ["a"]}, {"completion_probabilities": [1]}]
 )
-def test_what_is_no_completion_is_a_protocol_error(value: Any) -> None:
+def test_an_invalid_completion_is_a_protocol_error(value: Any) -> None:
     with pytest.raises(ProtocolError):
         decode_completions(json.dumps(value).encode())
 
 
-def test_a_stream_that_ends_early_has_what_came(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+def test_an_interrupted_stream_has_its_partial_response(httpserver: HTTPServer, client: LlamaCppClient) -> None:
     first = event({"index": 0, "content": "Hel", "tokens": [1], "stop": False})
     always(httpserver, events(first, done=False))
     with pytest.raises(StreamInterruptedError, match="3 characters of text") as caught:
@@ -185,7 +183,7 @@ def test_the_model_of_the_client_goes_to_every_route(httpserver: HTTPServer, end
         try:
             ROUTES[route](client)
         except ProtocolError:
-            pass  # the reply is not one of this route
+            pass  # [] is not a valid reply of this route
     (request,) = sent(httpserver)
     target = f"{request.method} {request.environ['REQUEST_URI']}"
     if request.method == "POST":
@@ -202,7 +200,7 @@ BASE64 = [base64.b64encode(struct.pack("<2f", *vector)).decode() for vector in V
 
 
 @pytest.mark.parametrize("encoded", [VECTORS, BASE64])
-def test_embeddings_come_in_digits_or_in_base64_and_in_any_order(encoded: List[Any]) -> None:
+def test_embeddings_may_be_numbers_or_base64_and_in_any_order(encoded: List[Any]) -> None:
     items = [{"index": 1, "embedding": encoded[1]}, {"index": 0, "embedding": encoded[0]}]
     embeddings = decode_embeddings({"data": items, "model": "m", "usage": {"prompt_tokens": 4}})
     assert list(embeddings) == VECTORS
@@ -243,7 +241,7 @@ def test_each_token_has_a_vector() -> None:
         [{}],
     ],
 )
-def test_what_is_no_embedding_is_a_protocol_error(embedded: List[Any]) -> None:
+def test_an_invalid_embedding_is_a_protocol_error(embedded: List[Any]) -> None:
     with pytest.raises(ProtocolError):
         decode_embeddings({"data": [{"index": 0, "embedding": value} for value in embedded]})
 
@@ -261,7 +259,7 @@ def test_a_ranking_of_other_documents_is_a_protocol_error(result: Dict[str, Any]
         decode_ranking({"results": [result]}, ["a", "b"])
 
 
-def test_one_string_is_no_sequence_of_documents() -> None:
+def test_a_string_in_place_of_the_documents_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="a sequence of strings"):
         LlamaCppClient("http://localhost").rerank("a", "b")
 
@@ -269,53 +267,28 @@ def test_one_string_is_no_sequence_of_documents() -> None:
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
-def test_prometheus_text_is_read() -> None:
-    text = (
-        b"# HELP requests What came in.\\nIn all.\n# TYPE requests counter\n"
-        b'requests{path="/a",what="say \\"hi\\"\\n\\\\"} 3\n'
-        b"requests 1.5e3 1700000000000\n\n# a comment\n#\n  odd_one   NaN\r\nbig +Inf\nsmall -Inf\n"
-    )
-    metrics = decode_metrics(text)
-    labelled, plain, odd, big, small = metrics.samples
-    assert labelled == Metric(
-        "requests", 3.0, "counter", "What came in.\nIn all.", {"path": "/a", "what": 'say "hi"\n\\'}
-    )
-    assert metrics["requests"] == plain.value == 1500
-    assert odd.type == "untyped"
-    assert math.isnan(odd.value)
-    assert (big.value, small.value) == (math.inf, -math.inf)
-    assert metrics.raw == text.decode()
-
-
-@pytest.mark.parametrize("line", ["requests", "requests one", "9lives 1", 'a{b="c} 1 2 3', "<html>", "a" * 100_000])
-def test_what_is_no_metric_is_a_protocol_error(line: str) -> None:
-    with pytest.raises(ProtocolError, match="expected a metric") as caught:
-        decode_metrics(line.encode())
-    assert len(str(caught.value)) < 200
-
-
-def test_a_page_in_place_of_metrics_is_a_protocol_error(httpserver: HTTPServer, client: LlamaCppClient) -> None:
+def test_html_in_place_of_metrics_is_a_protocol_error(httpserver: HTTPServer, client: LlamaCppClient) -> None:
     always(httpserver, reply(b"<html>", kind="text/html"))
     with pytest.raises(ProtocolError, match="expected text/plain, got 'text/html'"):
         client.metrics()
 
 
-# --- the rest ---------------------------------------------------------------------------------------------------------
+# --- tokens, adapters and model events --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("piece", [[256], [-1], ["a"], 10**12, {"a": 1}, True])
-def test_what_is_no_piece_of_a_token_is_a_protocol_error(piece: Any) -> None:
+def test_an_invalid_token_piece_is_a_protocol_error(piece: Any) -> None:
     with pytest.raises(ProtocolError):
         decode_pieces({"tokens": [{"id": 1, "piece": piece}]})
 
 
 @pytest.mark.parametrize("value", [{}, [1], [{"id": "a"}], [{"id": 0, "scale": "a"}], [{"id": 0, "path": 1}]])
-def test_what_is_no_adapter_is_a_protocol_error(value: Any) -> None:
+def test_an_invalid_adapter_is_a_protocol_error(value: Any) -> None:
     with pytest.raises(ProtocolError):
         decode_lora_adapters(value)
 
 
-def test_events_of_models_are_read() -> None:
+def test_model_events_are_read() -> None:
     loading = {
         "model": "m",
         "event": "status_change",
@@ -325,15 +298,15 @@ def test_events_of_models_are_read() -> None:
         },
     }
     reloaded = {"model": "*", "event": "models_reload"}
-    downloading, begun = (
+    downloading, unstarted = (
         {"model": "m", "event": "download_progress", "data": {"progress": files}}
         for files in ({"a": {"done": 30, "total": 40}, "b": {"done": 0, "total": 20}}, {"a": {"done": 0, "total": 0}})
     )
-    assert feed(ModelEventDecoder(), loading, reloaded, downloading, begun) == [
+    assert feed(ModelEventDecoder(), loading, reloaded, downloading, unstarted) == [
         ModelEvent("m", "status_change", "loading", "text_model", 0.5, loading),
         ModelEvent("*", "models_reload", None, None, None, reloaded),
         ModelEvent("m", "download_progress", None, None, 0.5, downloading),
-        ModelEvent("m", "download_progress", None, None, None, begun),
+        ModelEvent("m", "download_progress", None, None, None, unstarted),
     ]
 
 
@@ -348,6 +321,6 @@ def test_events_of_models_are_read() -> None:
         [],
     ],
 )
-def test_what_is_no_event_of_a_model_is_a_protocol_error(data: Any) -> None:
+def test_an_invalid_model_event_is_a_protocol_error(data: Any) -> None:
     with pytest.raises(ProtocolError):
         feed(ModelEventDecoder(), data)

@@ -1,4 +1,4 @@
-"""run_tools: the model calls Python functions until it answers. Synchronous and asynchronous, whole and streamed."""
+"""run_tools: the model calls Python functions until it answers. With both clients, streamed and not."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def broken() -> None:
 
 
 class Mode:
-    """A way to run tools."""
+    """One of the four ways to run tools: with either client, streamed or not."""
 
     def __init__(self, asynchronous: bool, streamed: bool) -> None:
         self.asynchronous, self.streamed = asynchronous, streamed
 
     def serve(self, *replies: Any, finish_reason: str = "tool_calls") -> ScriptedServer:
-        """A server whose model says this: a text, or a list of calls."""
+        """Start a server that gives these replies, each a text or a list of calls."""
         return serve(answering(*(self._response(reply, finish_reason) for reply in replies)))
 
     def _response(self, reply: Any, finish_reason: str) -> bytes:
@@ -55,22 +55,22 @@ class Mode:
         message = {"role": "assistant", "content": text, "tool_calls": calls}
         return response(json.dumps({"choices": [{"message": message, "finish_reason": reason}]}).encode())
 
-    def run(self, server: ScriptedServer, tools: Sequence[Any], prompt: Any = "Weather?", **options: Any) -> Ran:
+    def run(self, server: ScriptedServer, tools: Sequence[Any], prompt: Any = "Weather?", **options: Any) -> Outcome:
         if self.asynchronous:
             return asyncio.run(self._run(server, tools, prompt, options))
         with LlamaCppClient(server.endpoint) as client:
             run = client.run_tools(prompt, tools, stream=self.streamed, **options)
-            return Ran(list(run), run.answer(), run.messages)
+            return Outcome(list(run), run.answer(), run.messages)
 
-    async def _run(self, server: ScriptedServer, tools: Sequence[Any], prompt: Any, options: Dict[str, Any]) -> Ran:
+    async def _run(self, server: ScriptedServer, tools: Sequence[Any], prompt: Any, options: Dict[str, Any]) -> Outcome:
         async with AsyncLlamaCppClient(server.endpoint) as client:
             run = client.run_tools(prompt, tools, stream=self.streamed, **options)
             steps = [step async for step in run]
-            return Ran(steps, await run.answer(), run.messages)
+            return Outcome(steps, await run.answer(), run.messages)
 
 
 @dataclasses.dataclass
-class Ran:
+class Outcome:
     steps: List[Any]
     answer: Any
     messages: List[Any]
@@ -93,22 +93,22 @@ def weather_in(city: str) -> Call:
 
 
 def sent(server: ScriptedServer, number: int) -> Dict[str, Any]:
-    """The body of a request."""
+    """Return the body of a request."""
     body: Dict[str, Any] = server.requests[number].json
     return body
 
 
-def told(server: ScriptedServer, number: int = 1) -> List[str]:
-    """The results that the model was told with a request."""
+def results_sent(server: ScriptedServer, number: int = 1) -> List[str]:
+    """Return the results of tools that a request contains."""
     return [message["content"] for message in sent(server, number)["messages"] if message["role"] == "tool"]
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
-def test_calls_are_executed_and_their_results_sent_until_the_model_answers(mode: Mode) -> None:
+def test_calls_are_made_and_their_results_sent_until_the_model_answers(mode: Mode) -> None:
     with mode.serve([weather_in("Oslo"), weather_in("Rome")], [weather_in("Paris")], "Warm.") as server:
-        ran = mode.run(server, [get_weather])
+        outcome = mode.run(server, [get_weather])
     first, second, third = (sent(server, number) for number in range(3))
     assert first["messages"] == [{"role": "user", "content": "Weather?"}]
     assert first["tools"] == second["tools"] == third["tools"] == [Tool(get_weather).definition]
@@ -125,28 +125,28 @@ def test_calls_are_executed_and_their_results_sent_until_the_model_answers(mode:
         {"role": "tool", "name": "get_weather", "tool_call_id": "c0", "content": "23 °C in Oslo"},
         {"role": "tool", "name": "get_weather", "tool_call_id": "c1", "content": "23 °C in Rome"},
     ]
-    assert told(server, 2) == ["23 °C in Oslo", "23 °C in Rome", "23 °C in Paris"]
-    assert ran.answer.content == "Warm."
+    assert results_sent(server, 2) == ["23 °C in Oslo", "23 °C in Rome", "23 °C in Paris"]
+    assert outcome.answer.content == "Warm."
 
 
-def test_every_step_is_seen_in_its_order(mode: Mode) -> None:
+def test_the_steps_of_a_run_come_in_order(mode: Mode) -> None:
     with mode.serve([weather_in("Oslo"), ("broken", "")], "Warm.") as server:
-        ran = mode.run(server, [get_weather, broken])
-    whole = [step for step in ran.steps if step.type in ("done", "tool_result")]
-    assert [step.type for step in whole] == ["done", "tool_result", "tool_result", "done"]
-    assert [call.name for call in whole[0].response.tool_calls] == ["get_weather", "broken"]
-    assert (whole[1].call, whole[1].content, whole[1].error) == (
-        whole[0].response.tool_calls[0],
+        outcome = mode.run(server, [get_weather, broken])
+    complete = [step for step in outcome.steps if step.type in ("done", "tool_result")]
+    assert [step.type for step in complete] == ["done", "tool_result", "tool_result", "done"]
+    assert [call.name for call in complete[0].response.tool_calls] == ["get_weather", "broken"]
+    assert (complete[1].call, complete[1].content, complete[1].error) == (
+        complete[0].response.tool_calls[0],
         "23 °C in Oslo",
         None,
     )
-    assert isinstance(whole[2].error, RuntimeError)
-    assert whole[3].response is ran.answer
-    pieces = [step.type for step in ran.steps if step not in whole]
+    assert isinstance(complete[2].error, RuntimeError)
+    assert complete[3].response is outcome.answer
+    pieces = [step.type for step in outcome.steps if step not in complete]
     assert pieces == (["tool_call", "tool_call", "content"] if mode.streamed else [])
 
 
-def test_the_conversation_can_go_on(mode: Mode) -> None:
+def test_a_conversation_can_go_on_with_the_messages_of_a_run(mode: Mode) -> None:
     with mode.serve([weather_in("Oslo")], "Warm.") as server:
         messages = mode.run(server, [get_weather]).messages
     assert [message.role for message in messages] == ["user", "assistant", "tool", "assistant"]
@@ -156,7 +156,7 @@ def test_the_conversation_can_go_on(mode: Mode) -> None:
     assert roles == ["user", "assistant", "tool", "assistant", "user"]
 
 
-def test_one_line_is_enough_for_the_answer() -> None:
+def test_answer_runs_all_steps() -> None:
     with Mode(False, False).serve([weather_in("Oslo")], "Warm.") as server:
         client = LlamaCppClient(server.endpoint)
         assert client.run_tools("Weather?", [get_weather]).answer().content == "Warm."
@@ -165,7 +165,7 @@ def test_one_line_is_enough_for_the_answer() -> None:
         assert asyncio.run(asynchronous.run_tools("Weather?", [get_weather]).answer()).content == "Warm."
 
 
-def test_nothing_is_sent_before_the_first_step_and_nothing_called_before_the_next() -> None:
+def test_nothing_is_sent_before_the_first_step_and_nothing_called_before_the_second() -> None:
     called: List[str] = []
     with Mode(False, False).serve([weather_in("Oslo")], "Warm.") as server:
         run = LlamaCppClient(server.endpoint).run_tools("Weather?", [Tool(called.append, WEATHER)])
@@ -179,7 +179,7 @@ def test_nothing_is_sent_before_the_first_step_and_nothing_called_before_the_nex
         run.answer()
 
 
-def test_the_conversation_never_ends_within_a_round() -> None:
+def test_messages_grow_by_complete_rounds() -> None:
     with Mode(False, False).serve([weather_in("Oslo"), weather_in("Rome")], "Warm.") as server:
         run = LlamaCppClient(server.endpoint).run_tools("Weather?", [get_weather])
         lengths = [len(run.messages) for _ in run]
@@ -212,7 +212,7 @@ def test_leaving_a_streamed_run_closes_its_stream() -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_dropping_a_streamed_run_closes_its_stream(asynchronous: bool) -> None:
+def test_a_streamed_run_without_references_closes_its_stream(asynchronous: bool) -> None:
     def start() -> None:
         run = LlamaCppClient(server.endpoint).run_tools("Weather?", [get_weather], stream=True)
         assert next(run).type == "content"
@@ -248,7 +248,7 @@ def test_a_tool_choice_forces_a_call_in_the_first_round_only(mode: Mode, choice:
         assert (other["tool_choice"], len(other["tools"])) == ("auto", 2)
 
 
-def test_a_tool_choice_among_the_defaults_of_the_client_forces_no_more() -> None:
+def test_a_tool_choice_in_the_defaults_of_the_client_forces_only_the_first_round() -> None:
     with Mode(False, False).serve([weather_in("Oslo")], "Warm.") as server:
         client = LlamaCppClient(server.endpoint, defaults={"tool_choice": "required"})
         client.run_tools("Weather?", [get_weather]).answer()
@@ -256,7 +256,7 @@ def test_a_tool_choice_among_the_defaults_of_the_client_forces_no_more() -> None
 
 
 @pytest.mark.parametrize("choice", [None, "none"])
-def test_a_tool_choice_that_forces_nothing_stays_as_it_is(mode: Mode, choice: Optional[str]) -> None:
+def test_a_tool_choice_that_forces_no_call_is_unchanged(mode: Mode, choice: Optional[str]) -> None:
     with mode.serve([weather_in("Oslo")], "Warm.") as server:
         mode.run(server, [get_weather], tool_choice=choice)
     assert [sent(server, number).get("tool_choice") for number in range(2)] == [choice, choice]
@@ -271,7 +271,7 @@ def test_other_options_go_with_every_request(mode: Mode) -> None:
         assert (body["max_tokens"], body["parallel_tool_calls"], body["temperature"]) == (9, True, 0)
 
 
-def test_the_timeout_is_that_of_each_request(mode: Mode) -> None:
+def test_the_timeout_applies_to_each_request(mode: Mode) -> None:
     with serve(lambda peer: peer.stall()) as server, pytest.raises(TimeoutError):
         mode.run(server, [get_weather], timeout=0.2)
 
@@ -286,13 +286,13 @@ def test_the_timeout_is_that_of_each_request(mode: Mode) -> None:
         ([lambda: 1], {}, TypeError, "<function .* has no name"),
     ],
 )
-def test_what_is_wrong_is_said_at_once(tools: Any, options: Any, error: Any, message: str) -> None:
+def test_invalid_tools_and_options_are_refused_at_once(tools: Any, options: Any, error: Any, message: str) -> None:
     for client in (LlamaCppClient("http://localhost:1"), AsyncLlamaCppClient("http://localhost:1")):
         with pytest.raises(error, match=f"^{message}"):
             client.run_tools("Hi", tools, **options)
 
 
-def test_a_request_cannot_bring_tools_that_nothing_calls() -> None:
+def test_a_request_with_tools_of_its_own_is_refused() -> None:
     with pytest.raises(TypeError, match=r"flynn\.Tool\(function, definition\)"):
         LlamaCppClient("http://localhost:1").run_tools(ChatRequest([], tools=[WEATHER]), [get_weather])
 
@@ -313,33 +313,33 @@ def test_a_request_cannot_bring_tools_that_nothing_calls() -> None:
         ("get_weather", "{'city'}", "the arguments are not JSON: Expecting property name enclosed in double quotes: "),
     ],
 )
-def test_what_goes_wrong_is_told_to_the_model_in_one_line(mode: Mode, name: str, arguments: str, line: str) -> None:
+def test_a_failed_call_is_a_one_line_error_for_the_model(mode: Mode, name: str, arguments: str, line: str) -> None:
     with mode.serve([(name, arguments)], "Sorry.") as server:
-        ran = mode.run(server, [get_weather, broken])
-    assert told(server)[0].startswith(f"error: {line}")
-    assert "\n" not in told(server)[0]
-    assert (ran.results[0].content, ran.answer.content) == (told(server)[0], "Sorry.")
-    assert isinstance(ran.results[0].error, (RuntimeError, ValueError))
+        outcome = mode.run(server, [get_weather, broken])
+    assert results_sent(server)[0].startswith(f"error: {line}")
+    assert "\n" not in results_sent(server)[0]
+    assert (outcome.results[0].content, outcome.answer.content) == (results_sent(server)[0], "Sorry.")
+    assert isinstance(outcome.results[0].error, (RuntimeError, ValueError))
 
 
-# Python reads the last ones.
+# Python's json accepts the last three.
 UNREADABLE = ["", "{", "null", "[1]", '"x"', "nonsense", '{"x": NaN}', '{"x": 1e999}', r'{"x": "\ud800"}']
 
 
 @pytest.mark.parametrize("arguments", [*UNREADABLE, '{"x": 1%s}' % ("0" * 400)])
-def test_arguments_that_llama_server_refuses_do_not_come_back_to_it(mode: Mode, arguments: str) -> None:
-    """It answers 500 to a conversation with arguments that are not JSON, or not such as its parser takes."""
+def test_arguments_that_llama_server_refuses_are_not_sent_back(mode: Mode, arguments: str) -> None:
+    """llama-server answers 500 to messages with arguments that its JSON parser refuses."""
     with mode.serve([("get_weather", arguments)], "Sorry.") as server:
-        ran = mode.run(server, [get_weather])
+        outcome = mode.run(server, [get_weather])
     (call,) = sent(server, 1)["messages"][1]["tool_calls"]
     assert call["function"]["arguments"] == "{}"
-    assert ran.results[0].call.arguments == arguments
+    assert outcome.results[0].call.arguments == arguments
 
 
-def test_that_a_call_was_cut_at_the_token_limit_is_said(mode: Mode) -> None:
+def test_the_error_of_a_call_cut_at_the_token_limit_says_so(mode: Mode) -> None:
     with mode.serve([("get_weather", '{"city": "Os')], "Sorry.", finish_reason="length") as server:
         mode.run(server, [get_weather])
-    assert told(server)[0].endswith(" (the reply was cut at the token limit)")
+    assert results_sent(server)[0].endswith(" (the reply was cut at the token limit)")
 
 
 def test_a_model_that_never_answers_is_stopped_after_max_rounds(mode: Mode) -> None:
@@ -364,7 +364,7 @@ def test_one_round_is_one_request(mode: Mode) -> None:
         assert mode.run(server, [get_weather], max_rounds=1).answer.content == "Warm."
 
 
-def test_only_so_many_calls_of_a_reply_are_made(mode: Mode) -> None:
+def test_the_number_of_calls_in_a_reply_is_limited(mode: Mode) -> None:
     called = []
 
     def note(number: int) -> None:
@@ -372,11 +372,11 @@ def test_only_so_many_calls_of_a_reply_are_made(mode: Mode) -> None:
 
     numbers = range(MAX_CALLS + 3)
     with mode.serve([("note", json.dumps({"number": number})) for number in numbers], "Ok.") as server:
-        ran = mode.run(server, [note])
+        outcome = mode.run(server, [note])
     assert sorted(called) == list(numbers)[:MAX_CALLS]
-    assert len(told(server)) == len(ran.results) == MAX_CALLS
+    assert len(results_sent(server)) == len(outcome.results) == MAX_CALLS
     assert len(sent(server, 1)["messages"][1]["tool_calls"]) == MAX_CALLS
-    assert len(ran.messages) == 1 + 1 + MAX_CALLS + 1
+    assert len(outcome.messages) == 1 + 1 + MAX_CALLS + 1
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -389,13 +389,13 @@ class Station:
 
 
 class Modelled:
-    """As a pydantic model."""
+    """A class with the method of a pydantic model."""
 
     def model_dump(self, mode: str) -> Any:
         return {"mode": mode}
 
 
-class Dark:
+class Unprintable:
     def __str__(self) -> str:
         raise ValueError("unspeakable")
 
@@ -415,48 +415,48 @@ class Dark:
         (datetime.date(2026, 2, 5), '"2026-02-05"'),
         (Path("/tmp"), '"/tmp"'),
         ({(1, 2): 3}, "error: TypeError: keys must be str, int, float, bool or None, not tuple"),
-        (Dark(), "error: ValueError: unspeakable"),
+        (Unprintable(), "error: ValueError: unspeakable"),
     ],
 )  # fmt: skip
-def test_strings_are_told_as_they_are_and_other_values_as_json(value: Any, text: str) -> None:
+def test_strings_are_sent_unchanged_and_other_values_as_json(value: Any, text: str) -> None:
     mode = Mode(False, False)
     with mode.serve([("look", "")], "Ok.") as server:
         mode.run(server, [Tool(lambda: value, {"type": "function", "function": {"name": "look"}})])
-    assert told(server) == [text]
+    assert results_sent(server) == [text]
 
 
-def test_a_long_result_is_cut_and_that_is_said(mode: Mode) -> None:
+def test_a_long_result_is_cut_with_a_note(mode: Mode) -> None:
     def read(size: int) -> str:
         return "é" * size
 
     calls = [("read", f'{{"size": {size}}}') for size in (10, 11, 20_001)]
     with mode.serve(calls, "Ok.") as server:
         mode.run(server, [read], max_result=10)
-    assert told(server)[0] == "é" * 10
-    assert told(server)[1] == "é" * 10 + "\n[cut: these are 10 of 11 characters]"
-    assert told(server)[2] == "é" * 10 + "\n[cut: these are 10 of 20001 characters]"
+    assert results_sent(server)[0] == "é" * 10
+    assert results_sent(server)[1] == "é" * 10 + "\n[cut: these are 10 of 11 characters]"
+    assert results_sent(server)[2] == "é" * 10 + "\n[cut: these are 10 of 20001 characters]"
     with mode.serve(calls, "Ok.") as server:
         mode.run(server, [read])
-    assert [len(text) for text in told(server)[:2]] == [10, 11]
-    assert told(server)[2] == "é" * 20_000 + "\n[cut: these are 20000 of 20001 characters]"
+    assert [len(text) for text in results_sent(server)[:2]] == [10, 11]
+    assert results_sent(server)[2] == "é" * 20_000 + "\n[cut: these are 20000 of 20001 characters]"
 
 
-def test_a_hidden_awaitable_is_no_result() -> None:
+def test_a_synchronous_function_that_returns_an_awaitable_is_an_error() -> None:
     async def wait() -> None: ...
 
-    waiting = wait()
+    awaitable = wait()
     mode = Mode(False, False)
     with mode.serve([("look", "")], "Ok.") as server:
-        mode.run(server, [Tool(lambda: waiting, {"type": "function", "function": {"name": "look"}})])
-    waiting.close()
-    assert told(server) == ["error: TypeError: the function returned an awaitable: define it with async def"]
+        mode.run(server, [Tool(lambda: awaitable, {"type": "function", "function": {"name": "look"}})])
+    awaitable.close()
+    assert results_sent(server) == ["error: TypeError: the function returned an awaitable: define it with async def"]
 
 
-# --- what is not swallowed --------------------------------------------------------------------------------------------
+# --- exceptions and errors --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_what_ends_a_program_ends_the_run(kind: Any) -> None:
+def test_exceptions_that_end_a_program_end_the_run(kind: Any) -> None:
     def leave() -> None:
         raise kind
 
@@ -466,7 +466,7 @@ def test_what_ends_a_program_ends_the_run(kind: Any) -> None:
         assert len(server.requests) == 1
 
 
-def test_an_exception_whose_message_cannot_be_made_is_an_error_like_any_other(mode: Mode) -> None:
+def test_an_exception_whose_str_fails_is_named_by_its_class(mode: Mode) -> None:
     class Speechless(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no words")
@@ -479,7 +479,7 @@ def test_an_exception_whose_message_cannot_be_made_is_an_error_like_any_other(mo
         assert (result.content, type(result.error)) == ("error: Speechless", Speechless)
 
 
-def test_a_stream_whose_last_chunk_has_an_id_that_is_not_text_has_an_answer() -> None:
+def test_a_stream_with_an_invalid_id_in_its_last_chunk_has_an_answer() -> None:
     last = b'data: {"id": 5, "model": [], "choices": []}\n\n'
     with serve(answering(stream(delta("Warm."), delta(finish_reason="stop"), last))) as server:
         run = LlamaCppClient(server.endpoint).run_tools("Weather?", [get_weather], stream=True)
@@ -487,16 +487,16 @@ def test_a_stream_whose_last_chunk_has_an_id_that_is_not_text_has_an_answer() ->
         assert (run.answer().content, run.answer().id) == ("Warm.", "")
 
 
-def test_stop_iteration_is_an_error_like_any_other(mode: Mode) -> None:
+def test_stop_iteration_is_an_error_for_the_model(mode: Mode) -> None:
     def first() -> Any:
         return next(iter(()))
 
     with mode.serve([("first", "")], "Ok.") as server:
         mode.run(server, [first])
-    assert told(server) == ["error: StopIteration"]
+    assert results_sent(server) == ["error: StopIteration"]
 
 
-def test_what_the_server_does_wrong_is_raised(mode: Mode) -> None:
+def test_an_error_of_the_server_is_raised(mode: Mode) -> None:
     refusal = response(b'{"error": {"message": "no"}}', "500 Error")
     with serve(answering(refusal)) as server, pytest.raises(FlynnError, match="^no$"):
         mode.run(server, [get_weather])
@@ -526,13 +526,13 @@ def test_asynchronous_functions_run_in_the_event_loop_and_others_in_threads(mode
 
     with mode.serve([("here", ""), ("there", "")], "Ok.") as server:
         mode.run(server, [here, there])
-    assert told(server) == ["here", "there"]
+    assert results_sent(server) == ["here", "there"]
     assert threads["here"] is threading.main_thread()
     assert threads["there"] is not threading.main_thread()
 
 
-def test_the_calls_of_a_reply_are_made_at_the_same_time_and_told_in_their_order() -> None:
-    """The first waits for the last."""
+def test_the_calls_of_a_reply_run_at_the_same_time_and_their_results_keep_the_order() -> None:
+    """`first` returns only after `last` has started, and `left` and `right` wait for each other."""
 
     async def run() -> None:
         event, barrier = asyncio.Event(), threading.Barrier(2, timeout=10)
@@ -561,19 +561,19 @@ def test_the_calls_of_a_reply_are_made_at_the_same_time_and_told_in_their_order(
         asyncio.run(run())
 
 
-def test_what_an_asynchronous_function_raises_is_told_to_the_model() -> None:
+def test_an_exception_of_an_asynchronous_function_is_an_error_for_the_model() -> None:
     async def fail(city: str) -> None:
         raise LookupError(city)
 
     mode = Mode(True, False)
     with mode.serve([("fail", '{"city": "Oslo"}'), ("fail", "{}")], "Ok.") as server:
         mode.run(server, [fail])
-    assert told(server) == ["error: LookupError: Oslo", "error: city: missing"]
+    assert results_sent(server) == ["error: LookupError: Oslo", "error: city: missing"]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_cancelling_ends_the_functions_and_the_run(streamed: bool) -> None:
-    ended: List[str] = []
+    finished: List[str] = []
 
     async def cancel() -> None:
         started = asyncio.Event()
@@ -584,7 +584,7 @@ def test_cancelling_ends_the_functions_and_the_run(streamed: bool) -> None:
                 await asyncio.sleep(60)
             finally:
                 await asyncio.sleep(0.05)
-                ended.append("endless")
+                finished.append("endless")
 
         run = AsyncLlamaCppClient(server.endpoint).run_tools("Hi", [endless], stream=streamed)
         task = asyncio.ensure_future(run.answer())
@@ -592,7 +592,7 @@ def test_cancelling_ends_the_functions_and_the_run(streamed: bool) -> None:
         task.cancel()
         await asyncio.wait([task], timeout=10)
         assert task.cancelled()
-        assert ended == ["endless", "endless"]
+        assert finished == ["endless", "endless"]
 
     with Mode(True, streamed).serve([("endless", ""), ("endless", "")], "Ok.") as server:
         asyncio.run(cancel())
@@ -600,14 +600,14 @@ def test_cancelling_ends_the_functions_and_the_run(streamed: bool) -> None:
 
 
 def test_cancelling_does_not_wait_for_a_thread() -> None:
-    let_go = threading.Event()
+    release = threading.Event()
 
     async def cancel() -> None:
         started = threading.Event()
 
         def endless() -> None:
             started.set()
-            let_go.wait(30)
+            release.wait(30)
 
         task = asyncio.ensure_future(AsyncLlamaCppClient(server.endpoint).run_tools("Hi", [endless]).answer())
         while not started.is_set():
@@ -615,8 +615,8 @@ def test_cancelling_does_not_wait_for_a_thread() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not let_go.is_set()
-        let_go.set()
+        assert not release.is_set()
+        release.set()
 
     with Mode(True, False).serve([("endless", "")], "Ok.") as server:
         asyncio.run(cancel())
@@ -662,8 +662,8 @@ def test_a_real_model_calls_an_asynchronous_function_and_answers(
     asyncio.run(weather())
 
 
-def test_a_real_server_goes_on_after_calls_that_do_not_fit(tool_server: RealServer) -> None:
-    """A model that writes nonsense, and then the real one, with what Flynn made of that."""
+def test_a_real_server_accepts_the_messages_after_invalid_calls(tool_server: RealServer) -> None:
+    """A scripted model writes invalid calls; the real server gets the messages of that run."""
     mode = Mode(False, False)
     nonsense = [("get_weather", arguments) for arguments in UNREADABLE]
     nonsense += [("nothing", "[1]"), ("", '"x"'), ("broken", "{}")]

@@ -1,4 +1,4 @@
-"""A function as a tool: what the model is told of it, and how the function gets what the model wrote."""
+"""A function as a tool: its definition for the model, and how it is called with the model's arguments."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ def nothing() -> str:
     return "done"
 
 
-def about(function: Callable[..., Any]) -> Dict[str, Any]:
-    """What the model is told of a function, beside that it is one."""
+def definition_of(function: Callable[..., Any]) -> Dict[str, Any]:
+    """Return the definition of a function, without its type."""
     definition = Tool(function).definition
     assert definition["type"] == "function"
-    told: Dict[str, Any] = definition["function"]
-    return told
+    inner: Dict[str, Any] = definition["function"]
+    return inner
 
 
-# --- what the model is told -------------------------------------------------------------------------------------------
+# --- definitions ------------------------------------------------------------------------------------------------------
 
 
 def test_name_description_and_parameters_come_from_the_function() -> None:
-    assert about(get_weather) == {
+    assert definition_of(get_weather) == {
         "name": "get_weather",
         "description": "Tell the weather.\n\nFrom several services.",
         "parameters": {
@@ -81,13 +81,13 @@ def test_name_description_and_parameters_come_from_the_function() -> None:
     assert Tool(get_weather).name == "get_weather"
 
 
-def test_what_a_function_returns_needs_no_meaning_at_run_time() -> None:
+def test_the_return_annotation_is_not_evaluated() -> None:
     assert get_weather.__annotations__["return"] == "Undefined"
-    assert about(get_weather)["parameters"]["required"] == ["city"]
+    assert definition_of(get_weather)["parameters"]["required"] == ["city"]
 
 
 def test_parameters_may_be_dataclasses_enums_and_lists() -> None:
-    parameters = about(visit)["parameters"]
+    parameters = definition_of(visit)["parameters"]
     assert parameters["properties"]["place"]["description"] == "where to"
     assert parameters["properties"]["place"]["properties"]["country"] == {"type": "string"}
     assert parameters["properties"]["units"] == {"type": "array", "items": {"type": "string", "enum": ["C", "F"]}}
@@ -95,20 +95,20 @@ def test_parameters_may_be_dataclasses_enums_and_lists() -> None:
 
 
 def test_a_function_needs_neither_parameters_nor_a_docstring() -> None:
-    assert about(nothing)["description"] == ""
-    assert about(nothing)["parameters"]["properties"] == {}
+    assert definition_of(nothing)["description"] == ""
+    assert definition_of(nothing)["parameters"]["properties"] == {}
 
 
 def test_a_parameter_without_annotation_takes_any_json() -> None:
     def remember(thing, *, twice=False):  # type: ignore[no-untyped-def]
         return thing, twice
 
-    assert about(remember)["parameters"]["required"] == ["thing"]
+    assert definition_of(remember)["parameters"]["required"] == ["thing"]
     for thing in (1, "x", None, [{}], {"a": 1}, True):
         assert Tool(remember).bind(json.dumps({"thing": thing, "twice": 0}))() == (thing, 0)
 
 
-def test_methods_partials_and_classes_are_functions_too() -> None:
+def test_methods_partials_and_classes_can_be_tools() -> None:
     class Station:
         def __init__(self, name: str) -> None:
             self.name = name
@@ -123,11 +123,11 @@ def test_methods_partials_and_classes_are_functions_too() -> None:
     assert Tool(Station).bind('{"name": "Rome"}')().name == "Rome"
     assert Tool(functools.partial(get_weather, "Oslo")).bind('{"days": 2}')() == ("Oslo", 2, "C")
     words: List[Any] = []
-    Tool(words.append).bind('{"object": "x"}')()  # it is of no module
+    Tool(words.append).bind('{"object": "x"}')()  # a built-in method has no module
     assert words == ["x"]
 
 
-def test_the_model_cannot_set_what_a_partial_has_set() -> None:
+def test_the_model_cannot_set_arguments_that_a_partial_has_set() -> None:
     tool = Tool(functools.partial(get_weather, unit="F"))
     assert list(tool.definition["function"]["parameters"]["properties"]) == ["city", "days"]
     assert tool.bind('{"city": "Oslo"}')() == ("Oslo", 1, "F")
@@ -135,23 +135,23 @@ def test_the_model_cannot_set_what_a_partial_has_set() -> None:
         tool.bind('{"city": "Oslo", "unit": "C"}')
 
 
-def test_a_decorated_function_is_told_as_what_it_decorates() -> None:
+def test_a_decorated_function_has_the_definition_of_the_inner_one() -> None:
     @functools.wraps(get_weather)
     def decorated(*args: Any, **kwargs: Any) -> Any:
         return "decorated", get_weather(*args, **kwargs)
 
-    assert about(decorated) == about(get_weather)
+    assert definition_of(decorated) == definition_of(get_weather)
     assert Tool(decorated).bind('{"city": "Oslo"}')() == ("decorated", ("Oslo", 1, "C"))
 
 
-def test_a_definition_of_ones_own_takes_the_place_of_all_that() -> None:
+def test_a_given_definition_replaces_the_one_from_the_function() -> None:
     definition = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
     tool = Tool(lambda **arguments: arguments, definition)
     assert (tool.name, tool.definition) == ("look", definition)
     assert tool.bind('{"at": {"x": 1}, "self": 2}')() == {"at": {"x": 1}, "self": 2}
 
 
-def test_what_is_asynchronous_is_known() -> None:
+def test_asynchronous_functions_are_recognised() -> None:
     async def wait() -> None:
         pass
 
@@ -192,7 +192,7 @@ def lost(city: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
         (Place("Oslo"), "a tool is a function or a flynn.Tool, not Place"),
     ],
 )
-def test_what_cannot_be_a_tool_is_a_type_error_in_one_line(function: Any, message: str) -> None:
+def test_an_invalid_tool_is_a_one_line_type_error(function: Any, message: str) -> None:
     with pytest.raises(TypeError, match=f"^{message}") as caught:
         Tool(function)
     assert "\n" not in str(caught.value)
@@ -204,16 +204,16 @@ def test_a_definition_needs_a_name(definition: Dict[str, Any]) -> None:
         Tool(nothing, definition)
 
 
-# --- what the function gets -------------------------------------------------------------------------------------------
+# --- arguments --------------------------------------------------------------------------------------------------------
 
 
 def test_arguments_have_the_types_of_the_annotations() -> None:
-    written = {"place": {"city": "Rome", "country": "IT"}, "units": ["C", "F"], "by": None}
-    assert Tool(visit).bind(json.dumps(written))() == (Place("Rome", "IT"), [Unit.CELSIUS, Unit.FAHRENHEIT], None)
+    arguments = {"place": {"city": "Rome", "country": "IT"}, "units": ["C", "F"], "by": None}
+    assert Tool(visit).bind(json.dumps(arguments))() == (Place("Rome", "IT"), [Unit.CELSIUS, Unit.FAHRENHEIT], None)
     assert Tool(visit).bind('{"place": {"city": "Oslo"}, "units": []}')() == (Place("Oslo"), [], None)
 
 
-def test_what_the_model_leaves_out_has_the_default_of_the_function_itself() -> None:
+def test_a_missing_argument_has_the_default_of_the_function() -> None:
     default: List[int] = []
 
     def take(numbers: List[int] = default) -> List[int]:
@@ -222,7 +222,7 @@ def test_what_the_model_leaves_out_has_the_default_of_the_function_itself() -> N
     assert Tool(take).bind("{}")() is default
 
 
-def test_every_kind_of_parameter_is_given_as_it_has_to_be() -> None:
+def test_every_kind_of_parameter_receives_its_argument() -> None:
     def mixed(a: int, b: int = 2, /, c: int = 3, *, d: int, e: int = 5) -> Any:
         return a, b, c, d, e
 
@@ -231,12 +231,12 @@ def test_every_kind_of_parameter_is_given_as_it_has_to_be() -> None:
 
 
 def test_a_call_without_arguments_may_be_empty() -> None:
-    for written in ("", "{}", " {} "):
-        assert Tool(nothing).bind(written)() == "done"
+    for arguments in ("", "{}", " {} "):
+        assert Tool(nothing).bind(arguments)() == "done"
 
 
 @pytest.mark.parametrize(
-    ("written", "message"),
+    ("arguments", "message"),
     [
         ('{"city": "Par', "the arguments are not JSON: Unterminated string starting at: line 1 column 10 (char 9)"),
         ("get_weather()", "the arguments are not JSON: Expecting value: line 1 column 1 (char 0)"),
@@ -250,19 +250,19 @@ def test_a_call_without_arguments_may_be_empty() -> None:
         ('{"city": "Paris", "day": 1}', "day: get_weather has no such key; did you mean 'days'?"),
     ],
 )
-def test_arguments_that_do_not_fit_are_told_in_one_line(written: str, message: str) -> None:
+def test_invalid_arguments_are_a_one_line_error(arguments: str, message: str) -> None:
     with pytest.raises(ArgumentsError) as caught:
-        Tool(get_weather).bind(written)
+        Tool(get_weather).bind(arguments)
     assert str(caught.value) == message
 
 
-def test_where_something_is_wrong_is_told_too() -> None:
+def test_the_error_has_the_path_of_a_nested_argument() -> None:
     with pytest.raises(ArgumentsError, match=r'^units\[1\]: expected "C" or "F", got "K"$'):
         Tool(visit).bind('{"place": {"city": "Oslo"}, "units": ["C", "K"]}')
     with pytest.raises(ArgumentsError, match="^place.city: missing$"):
         Tool(visit).bind('{"place": {}, "units": []}')
 
 
-def test_arguments_that_are_nested_too_deeply_do_not_fit() -> None:
+def test_arguments_nested_too_deeply_are_an_error() -> None:
     with pytest.raises(ArgumentsError, match="^the arguments are not JSON: maximum recursion depth"):
         Tool(nothing).bind('{"a":' * 100_000)

@@ -1,4 +1,4 @@
-"""`chat` with functions as tools and with types: what is sent, and what `parsed` holds."""
+"""`chat` with functions as tools and with types: the request, and `parsed` in the response."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def get_weather(city: City, days: int = 1) -> str:
 
 
 def calling(*calls: Any, finish_reason: str = "tool_calls") -> Answer:
-    """A reply that calls tools: pairs of a name and arguments."""
+    """Return a reply with tool calls, given as pairs of name and arguments."""
     return reply({"choices": [choice("", *calls, finish_reason=finish_reason)]})
 
 
@@ -62,7 +62,7 @@ def test_a_function_among_the_tools_is_described_to_the_model(tool: Any, httpser
     assert other == DEFINITION
 
 
-def test_a_call_has_the_arguments_of_the_function(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_call_has_parsed_arguments_for_the_function(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, calling(("get_weather", '{"city": {"name": "Oslo"}, "days": 3}')))
     (call,) = LlamaCppClient(endpoint).chat("Weather?", tools=[get_weather]).tool_calls
     assert call.parsed == {"city": City("Oslo"), "days": 3}
@@ -70,7 +70,7 @@ def test_a_call_has_the_arguments_of_the_function(httpserver: HTTPServer, endpoi
     assert call.arguments == '{"city": {"name": "Oslo"}, "days": 3}'
 
 
-def test_the_call_of_a_tool_that_a_mapping_describes_is_not_parsed(httpserver: HTTPServer, endpoint: str) -> None:
+def test_the_call_of_a_tool_given_as_a_mapping_is_not_parsed(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, calling(("search", "[")))
     (call,) = LlamaCppClient(endpoint).chat("Hi", tools=[get_weather, DEFINITION]).tool_calls
     assert call.parsed is None
@@ -83,7 +83,7 @@ def test_the_call_of_a_tool_that_a_mapping_describes_is_not_parsed(httpserver: H
         ("{", "length", r"the call of get_weather .*\(the model ran out of tokens: raise max_tokens\)"),
     ],
 )
-def test_arguments_that_do_not_fit_are_an_error_with_the_response(
+def test_invalid_arguments_are_an_error_with_the_response(
     arguments: str, finish_reason: str, message: str, httpserver: HTTPServer, endpoint: str
 ) -> None:
     always(httpserver, calling(("get_weather", arguments), finish_reason=finish_reason))
@@ -93,7 +93,7 @@ def test_arguments_that_do_not_fit_are_an_error_with_the_response(
     assert raised.value.response.tool_calls[0].arguments == arguments
 
 
-def test_the_message_of_a_call_goes_back_as_it_came(httpserver: HTTPServer, endpoint: str) -> None:
+def test_the_message_of_a_call_is_sent_back_unchanged(httpserver: HTTPServer, endpoint: str) -> None:
     arguments = '{"city": {"name": "Oslo"}}'
     in_turn(httpserver, calling(("get_weather", arguments)), reply({"choices": [choice("Cold.")]}))
     client = LlamaCppClient(endpoint)
@@ -103,7 +103,7 @@ def test_the_message_of_a_call_goes_back_as_it_came(httpserver: HTTPServer, endp
     assert call == {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
 
 
-def test_a_stream_has_the_arguments_at_its_end(httpserver: HTTPServer, endpoint: str) -> None:
+def test_the_response_of_a_stream_has_the_parsed_arguments(httpserver: HTTPServer, endpoint: str) -> None:
     pieces = ['{"city": {"na', 'me": "Oslo"}}']
     fragments = [{"index": 0, "id": "1", "function": {"name": "get_weather", "arguments": pieces[0]}}]
     fragments += [{"index": 0, "function": {"arguments": pieces[1]}}]
@@ -114,7 +114,7 @@ def test_a_stream_has_the_arguments_at_its_end(httpserver: HTTPServer, endpoint:
     assert stream.response.tool_calls[0].parsed == {"city": City("Oslo")}
 
 
-def test_an_asynchronous_chat_does_the_same(httpserver: HTTPServer, endpoint: str) -> None:
+def test_an_asynchronous_chat_has_parsed_arguments(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, calling(("get_weather", '{"city": {"name": "Oslo"}}')))
 
     async def ask() -> Any:
@@ -124,7 +124,7 @@ def test_an_asynchronous_chat_does_the_same(httpserver: HTTPServer, endpoint: st
     assert asyncio.run(ask()) == {"city": City("Oslo")}
 
 
-def test_a_conversation_takes_functions_and_types_too(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_conversation_accepts_functions_and_types(httpserver: HTTPServer, endpoint: str) -> None:
     httpserver.expect_request("/props").respond_with_json({"default_generation_settings": {"n_ctx": 4096}})
     httpserver.expect_request("/v1/chat/completions").respond_with_json({"choices": [choice('{"name": "Oslo"}')]})
     conversation = Conversation(LlamaCppClient(endpoint), tools=[get_weather])
@@ -139,7 +139,7 @@ def test_a_conversation_takes_functions_and_types_too(httpserver: HTTPServer, en
         ([lambda: 1], "<function .* has no name; describe it yourself"),
     ],
 )
-def test_what_is_not_a_tool_is_refused_before_anything_is_sent(tools: Any, message: str) -> None:
+def test_an_invalid_tool_is_refused_before_anything_is_sent(tools: Any, message: str) -> None:
     with pytest.raises(TypeError, match=f"^{message}"):
         LlamaCppClient("http://localhost:1").chat("Hi", tools=tools)
 
@@ -148,7 +148,7 @@ def test_what_is_not_a_tool_is_refused_before_anything_is_sent(tools: Any, messa
 
 
 @pytest.mark.parametrize("option", ["response_format", "json_schema"])
-def test_a_type_makes_the_answer_an_instance(option: str, httpserver: HTTPServer, endpoint: str) -> None:
+def test_the_answer_for_a_type_is_an_instance(option: str, httpserver: HTTPServer, endpoint: str) -> None:
     message = {"role": "assistant", "content": '{"name": "Oslo"}', "reasoning_content": "Norway"}
     usage = {"prompt_tokens": 5, "completion_tokens": 9}
     always(httpserver, reply({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}))
@@ -168,20 +168,20 @@ def test_each_choice_has_its_own_instance(httpserver: HTTPServer, endpoint: str)
     assert [one.parsed for one in response.choices] == [City("Oslo"), None, City("Rome")]
 
 
-def test_that_no_choice_fits_is_an_error(httpserver: HTTPServer, endpoint: str) -> None:
+def test_an_answer_in_which_no_choice_fits_is_an_error(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, reply({"choices": [choice("{}"), choice("[]")]}))
     with pytest.raises(StructuredOutputError, match="^the answer does not fit: name: missing$"):
         LlamaCppClient(endpoint).chat("Where?", response_format=City, n=2)
 
 
-def test_a_call_beside_a_type_is_a_call(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_tool_call_is_accepted_instead_of_an_instance(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, calling(("get_weather", '{"city": {"name": "Oslo"}}')))
     response = LlamaCppClient(endpoint).chat("Where?", response_format=City, tools=[get_weather])
     assert response.parsed is None
     assert response.tool_calls[0].parsed == {"city": City("Oslo")}
 
 
-def test_a_stream_has_the_instance_at_its_end(httpserver: HTTPServer, endpoint: str) -> None:
+def test_the_response_of_a_stream_has_the_instance(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, events(delta('{"name": '), delta('"Oslo"}'), delta(finish_reason="stop")))
     with LlamaCppClient(endpoint).chat_stream("Where?", response_format=City) as stream:
         texts = [event.text for event in stream if event.type == "content"]
@@ -198,13 +198,13 @@ def test_a_stream_whose_answer_does_not_fit_ends_with_an_error(httpserver: HTTPS
     assert stream.response.content == "{}"
 
 
-# --- calls that are forced --------------------------------------------------------------------------------------------
+# --- forced calls -----------------------------------------------------------------------------------------------------
 
 FORCED = [{"tool_choice": "required"}, {"tool_choice": {"type": "function", "function": {"name": "search"}}}]
 
 
 @pytest.mark.parametrize("options", FORCED)
-def test_a_forced_call_that_is_missing_is_an_error_about_the_template(
+def test_the_error_for_a_missing_forced_call_names_the_chat_template(
     options: Any, httpserver: HTTPServer, endpoint: str
 ) -> None:
     always(httpserver, reply({"choices": [choice("I cannot.")]}))
@@ -213,15 +213,13 @@ def test_a_forced_call_that_is_missing_is_an_error_about_the_template(
     assert raised.value.text == "I cannot."
 
 
-def test_a_forced_call_for_which_no_token_was_left_is_an_error_about_tokens(
-    httpserver: HTTPServer, endpoint: str
-) -> None:
+def test_the_error_for_a_forced_call_at_the_token_limit_names_max_tokens(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, reply({"choices": [choice("I", finish_reason="length")]}))
     with pytest.raises(StructuredOutputError, match="raise max_tokens$"):
         LlamaCppClient(endpoint).chat("Hi", tools=[DEFINITION], tool_choice="required")
 
 
-def test_a_forced_call_that_is_missing_ends_a_run_with_tools(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_missing_forced_call_ends_run_tools_with_an_error(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, reply({"choices": [choice("I cannot.")]}))
     with pytest.raises(StructuredOutputError, match="chat template probably knows no tools"):
         LlamaCppClient(endpoint).run_tools("Hi", [get_weather], tool_choice="required").answer()
@@ -236,7 +234,7 @@ def test_a_call_that_is_not_forced_may_be_missing(options: Any, httpserver: HTTP
 # --- options of a call ------------------------------------------------------------------------------------------------
 
 
-def test_headers_of_a_call_go_with_typed_answers_and_every_request_of_a_run(
+def test_headers_of_a_call_are_sent_for_typed_answers_and_every_request_of_run_tools(
     httpserver: HTTPServer, endpoint: str
 ) -> None:
     text = '{"name": "Oslo"}'

@@ -1,4 +1,4 @@
-"""What the YAML reader accepts it reads as PyYAML does; everything else it refuses, saying where and what to write."""
+"""The YAML reader: it reads what it accepts as PyYAML does, and refuses the rest with the place and advice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from flynn.config.yaml import MAX_DEPTH, parse
 from flynn.errors import ConfigError
 
-# Documents, each with the repr of what PyYAML reads, or None if Flynn refuses it: see scripts/compare_yaml.py.
+# Maps each document to the repr of what PyYAML reads, or None if Flynn refuses it: see scripts/compare_yaml.py.
 RECORDED = json.loads((Path(__file__).parent / "data" / "yaml.json").read_text(encoding="ascii"))
 
 
@@ -20,13 +20,13 @@ def refusal(text: str) -> ConfigError:
     return caught.value
 
 
-def test_reads_what_pyyaml_reads() -> None:
+def test_accepted_documents_are_read_as_by_pyyaml() -> None:
     expected = {text: value for text, value in RECORDED.items() if value is not None}
     assert len(expected) > 400
     assert {text: repr(parse(text)[0]) for text in expected} == expected
 
 
-def test_refuses_the_rest_with_its_place() -> None:
+def test_other_documents_are_refused_with_line_and_column() -> None:
     refused = [text for text, value in RECORDED.items() if value is None]
     assert len(refused) > 200
     for text in refused:
@@ -36,7 +36,7 @@ def test_refuses_the_rest_with_its_place() -> None:
         assert "\n" not in str(error), text
 
 
-def test_names_the_place_of_every_key() -> None:
+def test_every_key_has_its_line_and_column() -> None:
     _, positions = parse("a:\n  b: 1\n  'c' : [1, 2]\n\n# x\nd:\n- x\n-   y\n")
     assert positions == {
         ("a",): (1, 1),
@@ -111,7 +111,7 @@ def test_names_the_place_of_every_key() -> None:
         ("\ufeffa: 1", (1, 1), "U+FEFF"),
     ],
 )
-def test_says_where_and_what_to_write(text: str, place: tuple[int, int], advice: str) -> None:
+def test_an_error_has_line_column_and_advice(text: str, place: tuple[int, int], advice: str) -> None:
     error = refusal(text)
     assert (error.line, error.column) == place
     assert advice in str(error)
@@ -125,7 +125,7 @@ def test_errors_do_not_show_values(text: str) -> None:
     assert "s3cret" not in str(refusal(text))
 
 
-def test_accepts_mappings_as_deep_as_the_limit_and_no_deeper() -> None:
+def test_the_depth_of_mappings_is_limited() -> None:
     def nested(depth: int) -> str:
         return "".join(f"{' ' * level}a:\n" for level in range(depth))
 
@@ -135,7 +135,7 @@ def test_accepts_mappings_as_deep_as_the_limit_and_no_deeper() -> None:
     assert refusal(nested(2000)).line == MAX_DEPTH + 1
 
 
-def test_limits_keys_and_numbers() -> None:
+def test_the_length_of_keys_and_numbers_is_limited() -> None:
     assert parse("k" * 1024 + ": 1")[0] == {"k" * 1024: 1}
     assert "1024 characters" in str(refusal("k" * 1025 + ": 1"))
     assert parse("a: " + "9" * 100)[0] == {"a": int("9" * 100)}

@@ -1,4 +1,4 @@
-"""Fixtures for batches: a home to run the command in, and a server that answers as a test tells it to."""
+"""Fixtures for batches: a directory to run the command in, and a server whose answers the test chooses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def llama(httpserver: HTTPServer) -> Callable[..., Llama]:
-    """llama(answer, slots=4): a server, whose prompts are recorded."""
+    """Return a function that sets up the server: `llama(answer, slots=4)`."""
     return lambda *arguments, **options: Llama(httpserver, *arguments, **options)
 
 

@@ -1,4 +1,4 @@
-"""Servers for batches: a llama-server that answers as a test tells it to, and a real nginx."""
+"""Servers for batches: a llama-server whose answers the test chooses, and a real nginx."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ README = ROOT / "flynn" / "batch" / "README.md"
 
 
 def echo(prompt: str) -> Response:
-    """An answer that repeats the prompt."""
+    """Return an answer that repeats the prompt."""
     return answer(chat(f"re: {prompt}"))
 
 
 def answer(body: Any = b"", status: int = 200, kind: str = "application/json") -> Response:
-    """An answer; a body that is not bytes is sent as JSON."""
+    """Return an answer; a body that is not bytes is sent as JSON."""
     return reply(body, status, kind)(Request({}))
 
 
 def refusal(prompt: str = "") -> Response:
-    """What llama-server says to a request that it does not accept."""
+    """Return llama-server's answer to an invalid request."""
     return answer(error(400, "not that", "invalid_request_error"), 400)
 
 
@@ -41,7 +41,7 @@ def broken(prompt: str = "") -> Response:
 
 
 def unavailable(prompt: str = "") -> Response:
-    """What a proxy says that finds no server."""
+    """Return a proxy's answer when its server is down."""
     return answer(b"<html>502</html>", 502, "text/html")
 
 
@@ -49,13 +49,13 @@ class Llama:
     """A llama-server with slots, on pytest-httpserver.
 
     Args:
-        answer: makes the answer to a chat of its prompt.
-        slots: how many it has.
-        busy: how many of them are.
+        answer: returns the response to a prompt.
+        slots: number of slots.
+        busy: returns the number of slots that are busy.
 
     Attributes:
-        endpoint: where it listens.
-        bodies: of the chats, in the order in which they came.
+        endpoint: URL of the server.
+        bodies: JSON of the chat requests, in order of arrival.
     """
 
     def __init__(
@@ -77,15 +77,16 @@ class Llama:
 
     @property
     def prompts(self) -> List[str]:
-        """What was asked, in the order in which it came."""
+        """Prompts of the chat requests, in order of arrival."""
         return [body["messages"][-1]["content"] for body in self.bodies]
 
 
 class Gate:
-    """An answer that waits until it is opened, and counts those that wait.
+    """An answer that waits until the test sets `opened`.
 
     Attributes:
-        waiting, most: how many wait, and the most that ever did.
+        opened: the event that releases all requests.
+        waiting, most: number of requests that wait now, and its highest value so far.
     """
 
     def __init__(self) -> None:
@@ -110,7 +111,7 @@ def _listens(port: int) -> bool:
 
 @contextlib.contextmanager
 def nginx(folder: Path, *ports: int, balance: str = "least_conn") -> Iterator[str]:
-    """The endpoint of a real nginx in front of servers, as the documentation has it."""
+    """Run a real nginx in front of servers, configured as in the documentation. Yields its endpoint."""
     command = shutil.which("nginx") or "/usr/sbin/nginx"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

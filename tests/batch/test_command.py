@@ -1,4 +1,4 @@
-"""The command `flynn batch`: what it reads, what it writes, what it says."""
+"""The command `flynn batch`: its input, output and messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from command import Home
 from scripted import chat, error
 
-from .files import ERRORS, OUT, batch, content, ids, lines, names, questions, start
+from .files import ERRORS, OUT, batch, content, ids, lines, questions, request_ids, start
 from .server import Gate, answer, echo, refusal
 
 
@@ -28,7 +28,7 @@ def test_each_line_has_a_result(home: Home, llama: Any) -> None:
     assert not (home.path / ERRORS).exists()
 
 
-def test_a_second_run_does_only_what_is_missing(home: Home, llama: Any) -> None:
+def test_a_second_run_sends_only_requests_without_a_result(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(5))
     server = llama()
     batch(home, server, *OUT)
@@ -37,10 +37,10 @@ def test_a_second_run_does_only_what_is_missing(home: Home, llama: Any) -> None:
     assert ended.code == 0
     assert "7 done (5 of them before), 0 failed" in ended.err
     assert Counter(server.prompts) == Counter(f"p{n}" for n in range(1, 8))
-    assert sorted(ids(home)) == names(7)
+    assert sorted(ids(home)) == request_ids(7)
 
 
-def test_failures_are_written_beside_and_tried_again_by_the_next_run(home: Home, llama: Any) -> None:
+def test_failures_go_to_the_errors_file_and_the_next_run_retries_them(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(3) + "nonsense\n")
     server = llama(lambda prompt: refusal() if prompt == "p2" else echo(prompt))
     ended = batch(home, server, *OUT)
@@ -60,7 +60,7 @@ def test_failures_are_written_beside_and_tried_again_by_the_next_run(home: Home,
     assert not (home.path / ERRORS).exists()
 
 
-def test_a_request_that_is_refused_before_it_is_sent_keeps_its_id_and_has_a_digest(home: Home, llama: Any) -> None:
+def test_an_invalid_request_keeps_its_id_and_has_a_digest(home: Home, llama: Any) -> None:
     home.write("in.jsonl", '{"custom_id": "a", "prompt": 5}\n{"prompt": 6}\n{"custom_id": 7, "prompt": "x"}\n')
     assert batch(home, llama(), *OUT).code == 1
     failed = lines(home.path / ERRORS)
@@ -68,7 +68,7 @@ def test_a_request_that_is_refused_before_it_is_sent_keeps_its_id_and_has_a_dige
     assert len({line["id"] for line in failed}) == 3
 
 
-def test_an_input_that_changed_is_told(home: Home, llama: Any) -> None:
+def test_a_changed_request_is_an_error_and_a_removed_one_is_reported(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(3))
     server = llama()
     batch(home, server, *OUT)
@@ -89,7 +89,9 @@ def test_an_input_that_changed_is_told(home: Home, llama: Any) -> None:
     ("first", "second"),
     [('"seed": 1, "temperature": 0', '"temperature": 0, "seed": 1'), ('"temperature": 1', '"temperature": 1.0')],
 )
-def test_options_in_another_order_or_spelling_are_the_same(home: Home, llama: Any, first: str, second: str) -> None:
+def test_the_same_options_in_another_order_or_notation_are_no_change(
+    home: Home, llama: Any, first: str, second: str
+) -> None:
     home.write("in.jsonl", questions(2))
     server = llama()
     for defaults in first, second:
@@ -100,7 +102,7 @@ def test_options_in_another_order_or_spelling_are_the_same(home: Home, llama: An
     assert len(server.prompts) == 2
 
 
-def test_a_line_read_in_another_way_is_another_request(home: Home, llama: Any) -> None:
+def test_json_lines_read_as_text_are_other_requests(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(1) + '{"custom_id": "x", "prompt": "p2"}\n')
     server = llama()
     batch(home, server, *OUT)
@@ -109,29 +111,29 @@ def test_a_line_read_in_another_way_is_another_request(home: Home, llama: Any) -
     assert "in.jsonl:1: 'request-1' has a result already, but of something else" in ended.err
 
 
-def test_ordered_is_the_order_of_the_input_whatever_came_first(home: Home, llama: Any) -> None:
+def test_ordered_writes_results_in_the_order_of_the_input(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(30))
     fails = ["p2"]
     server = llama(lambda prompt: refusal() if prompt in fails else echo(prompt))
     assert batch(home, server, *OUT, "--ordered").code == 1
     fails.clear()
     assert batch(home, server, *OUT, "--ordered").code == 0
-    assert ids(home) == names(30)
+    assert ids(home) == request_ids(30)
     assert [content(line) for line in lines(home.path / "out.jsonl")] == [f"re: p{n}" for n in range(1, 31)]
     assert {path.name for path in home.path.iterdir()} == {"in.jsonl", "out.jsonl"}
 
 
-def test_from_pipe_to_pipe(home: Home, llama: Any) -> None:
+def test_a_batch_reads_standard_input_and_writes_standard_output(home: Home, llama: Any) -> None:
     server = llama(lambda prompt: refusal() if prompt == "p2" else echo(prompt + "ü"))
     ended = batch(home, server, "--ordered", name="-", stdin=questions(3))
     assert ended.code == 1
     results = [json.loads(line) for line in ended.out.splitlines()]
-    assert [line["custom_id"] for line in results] == names(3)
+    assert [line["custom_id"] for line in results] == request_ids(3)
     assert content(results[0]) == "re: p1ü"
     assert results[1]["error"]["message"] == "not that"
 
 
-def test_what_standard_output_cannot_show_is_escaped(home: Home, llama: Any) -> None:
+def test_characters_that_standard_output_cannot_encode_are_escaped(home: Home, llama: Any) -> None:
     deep = "[" * 400 + "]" * 400
     reply = chat("ü 😀").decode().replace('"id"', f'"n": NaN, "lone": "\\ud800", "deep": {deep}, "ü": "日", "id"', 1)
     home.write("in.jsonl", questions(1))
@@ -143,7 +145,7 @@ def test_what_standard_output_cannot_show_is_escaped(home: Home, llama: Any) -> 
     assert json.loads(ended.out)["response"]["body"]["lone"] == "\ud800"
 
 
-def test_results_come_while_the_pipe_is_still_open(home: Home, llama: Any) -> None:
+def test_results_are_written_while_standard_input_is_still_open(home: Home, llama: Any) -> None:
     process = start(home, llama(), name="-")
     assert process.stdin
     assert process.stdout
@@ -155,7 +157,7 @@ def test_results_come_while_the_pipe_is_still_open(home: Home, llama: Any) -> No
     assert process.returncode == 0
 
 
-def test_a_closed_pipe_ends_it_without_a_word_too_many(home: Home, llama: Any) -> None:
+def test_a_closed_output_pipe_ends_the_batch_without_a_traceback(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(3000))
     process = start(home, llama())
     assert process.stdout
@@ -169,7 +171,7 @@ def test_a_closed_pipe_ends_it_without_a_word_too_many(home: Home, llama: Any) -
     assert "Traceback" not in err
 
 
-def test_text_has_a_prompt_a_line_and_the_system_prompt_goes_along(home: Home, llama: Any) -> None:
+def test_each_line_of_text_is_a_prompt_and_gets_the_system_prompt(home: Home, llama: Any) -> None:
     home.write("in.txt", "one\n\ntwo\n")
     server = llama()
     assert batch(home, server, *OUT, "--text", "--system", "S", name="in.txt").code == 0
@@ -184,7 +186,7 @@ def test_a_template_is_filled_from_csv(home: Home, llama: Any) -> None:
     server = llama()
     assert batch(home, server, *OUT, "--template", "prompt.txt", name="in.csv").code == 0
     assert sorted(server.prompts) == ["Greet\nAnn\n", "Greet\nBob\n"]
-    (home.path / "prompt.txt").write_bytes(b"\xef\xbb\xbfGreet\r\n{{name}}\r\n")  # as other editors write it
+    (home.path / "prompt.txt").write_bytes(b"\xef\xbb\xbfGreet\r\n{{name}}\r\n")  # with a byte order mark and CRLF
     assert batch(home, server, *OUT, "--template", "prompt.txt", name="in.csv").code == 0
     assert len(server.prompts) == 2
     home.write("prompt.txt", "Hail {{name}}")
@@ -201,11 +203,16 @@ def test_a_template_is_filled_from_csv(home: Home, llama: Any) -> None:
         ("list.json", '[\n{"prompt": "a"}\n]\n', (), "list.json:1: not a JSON object on one line"),
         ("object.json", '{\n"prompt": "a"\n}\n', (), "object.json:1: not a JSON object on one line"),
         ("twice.csv", "name,age,name\nAnn,5,Bob\n", ("--template", "t"), "twice.csv:1: the header has 'name' twice"),
-        ("other.csv", "nmae,age\nAnn,5\n", ("--template", "t"), "other.csv:1: no column 'name' for the template"),
+        (
+            "other.csv",
+            "nmae,age\nAnn,5\n",
+            ("--template", "t"),
+            "other.csv:1: no column 'name' for the template (the header has: nmae, age)",
+        ),
         ("latin.csv", "näme\n", ("--template", "t"), "latin.csv:1: not UTF-8"),
     ],
 )
-def test_an_input_of_another_kind_is_one_line(
+def test_an_input_of_another_format_is_a_one_line_error(
     home: Home, llama: Any, name: str, text: str, options: List[str], message: str
 ) -> None:
     home.write("t", "Greet {{name}}")
@@ -217,7 +224,7 @@ def test_an_input_of_another_kind_is_one_line(
     assert not (home.path / "out.jsonl").exists()
 
 
-def test_the_report_tells_what_was_done(home: Home, llama: Any) -> None:
+def test_the_report_has_counts_and_speed(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(4))
     server = llama()
     for _ in range(2):
@@ -228,7 +235,7 @@ def test_the_report_tells_what_was_done(home: Home, llama: Any) -> None:
     assert report["completion_tokens_per_second"] == pytest.approx(40 / report["seconds"], rel=0.01)
 
 
-def test_answers_that_were_cut_at_the_limit_of_tokens_are_counted(home: Home, llama: Any) -> None:
+def test_answers_truncated_at_the_token_limit_are_counted(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(3))
     server = llama(lambda prompt: answer(chat().replace(b'"stop"', b'"length"')) if prompt != "p2" else echo(prompt))
     ended = batch(home, server, *OUT, "--report", "report.json")
@@ -248,7 +255,7 @@ def test_progress_is_one_line_on_a_terminal(home: Home, llama: Any) -> None:
         assert terminal.end() == 0
 
 
-def test_it_gives_up_after_too_many_failures(home: Home, llama: Any) -> None:
+def test_the_batch_gives_up_after_max_failures(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(500))
     server = llama(refusal)
     ended = batch(home, server, *OUT, "--max-failures", "3", "--jobs", "1")
@@ -257,7 +264,7 @@ def test_it_gives_up_after_too_many_failures(home: Home, llama: Any) -> None:
     assert len(server.prompts) == 3
 
 
-def test_without_a_server_it_gives_up_after_a_while(home: Home) -> None:
+def test_the_batch_gives_up_when_no_server_appears_within_the_wait(home: Home) -> None:
     home.write("in.jsonl", questions(2))
     ended = home.run("batch", "in.jsonl", *OUT, "--endpoint", "http://127.0.0.1:9", "--wait", "0.5")
     assert ended.code == 69
@@ -281,7 +288,7 @@ def test_a_wrong_token_has_its_own_exit_code(home: Home, llama: Any) -> None:
         ([], "required: INPUT"),
     ],
 )
-def test_wrong_usage_is_told_in_one_line(home: Home, arguments: List[str], message: str) -> None:
+def test_wrong_usage_is_a_one_line_error(home: Home, arguments: List[str], message: str) -> None:
     home.write("in.jsonl", questions(1))
     ended = home.run("batch", *arguments)
     assert ended.code == 2
@@ -289,7 +296,7 @@ def test_wrong_usage_is_told_in_one_line(home: Home, arguments: List[str], messa
     assert ended.err.count("\n") == 1
 
 
-def test_dask_that_is_not_installed_is_told(home: Home) -> None:
+def test_dask_that_is_not_installed_is_a_one_line_error(home: Home) -> None:
     home.write("in.jsonl", questions(1))
     home.write("distributed.py", "raise ImportError")
     home.variables["PYTHONPATH"] = f"{home.path}:{Path(__file__).parents[2]}"
@@ -298,7 +305,7 @@ def test_dask_that_is_not_installed_is_told(home: Home) -> None:
     assert "pip install distributed" in ended.err
 
 
-def test_the_help_names_one_default_of_the_timeout(home: Home) -> None:
+def test_the_help_states_the_default_of_the_timeout_once(home: Home) -> None:
     help = " ".join(home.run("batch", "--help").out.split())
     assert help.count("(default: 600)") == 2  # --timeout and --wait
     assert "default: 60)" not in help
@@ -309,7 +316,7 @@ def schema_of(**properties: Dict[str, Any]) -> str:
     return json.dumps({"type": "object", "properties": properties, "required": list(properties)})
 
 
-def test_an_answer_that_does_not_fit_the_schema_is_asked_for_again_and_then_an_error(home: Home, llama: Any) -> None:
+def test_an_answer_that_does_not_match_the_schema_is_retried_and_then_an_error(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(3))
     home.write("schema.json", schema_of(n={"type": "integer"}))
     texts = {"p1": ['{"n": 1}'], "p2": ['{"n": "x"}', '{"n": 2}'], "p3": ['{"n": 1.5}', "{}", "[", '{"n": 3}']}
@@ -322,11 +329,11 @@ def test_an_answer_that_does_not_fit_the_schema_is_asked_for_again_and_then_an_e
     }
     (failed,) = lines(home.path / ERRORS)
     assert (failed["custom_id"], failed["error"]["code"]) == ("request-3", "StructuredOutputError")
-    assert content(failed) == "["  # what came last is kept
+    assert content(failed) == "["  # the last answer is kept
     assert server.bodies[0]["json_schema"]["required"] == ["n"]
 
 
-def test_an_answer_that_the_limit_of_tokens_cut_does_not_fit_a_schema(home: Home, llama: Any) -> None:
+def test_an_answer_truncated_at_the_token_limit_does_not_match_a_schema(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(1))
     home.write("schema.json", '{"type": "object"}')
     server = llama(lambda prompt: answer(chat('{\n  "s').replace(b'"stop"', b'"length"')))

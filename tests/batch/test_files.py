@@ -1,4 +1,4 @@
-"""Files that are named for more than one purpose, links, devices: nothing is lost, and trying failures again works."""
+"""Retrying failures from the errors file; files given for two purposes, links and devices: nothing is lost."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any, Dict, List
 import pytest
 from command import FLYNN, Ended, Home
 
-from .files import ERRORS, OUT, batch, ids, lines, names, questions, start
+from .files import ERRORS, OUT, batch, ids, lines, questions, request_ids, start
 from .server import Gate, Llama, echo, refusal
 
 
 def contents(folder: Path) -> Dict[str, bytes]:
-    """All files of a folder, links followed."""
+    """Return the contents of all files in a folder, following links."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-# --- trying failures again --------------------------------------------------------------------------------------------
+# --- retrying failures ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def failed(home: Home, llama: Any) -> Llama:
-    """A batch of four of which two failed, and its server, which has come to its senses."""
+    """Run a batch in which two of four requests fail. Returns its server, which now answers all."""
     home.write("in.jsonl", questions(4))
     server: Llama = llama(lambda prompt: refusal() if prompt in ("p2", "p4") else echo(prompt))
     assert batch(home, server, *OUT, "--system", "S", "--max-tokens", "5").code == 1
@@ -34,7 +34,7 @@ def failed(home: Home, llama: Any) -> Llama:
 
 
 @pytest.mark.parametrize("given_as", ["by name", "hard link", "link", "standard input", "/dev/stdin", "cat"])
-def test_the_errors_file_as_input_asks_again_for_what_failed(home: Home, failed: Llama, given_as: str) -> None:
+def test_the_errors_file_as_input_retries_the_failures(home: Home, failed: Llama, given_as: str) -> None:
     errors = home.path / ERRORS
     name, shell = ERRORS, ""
     if given_as == "hard link":
@@ -51,9 +51,9 @@ def test_the_errors_file_as_input_asks_again_for_what_failed(home: Home, failed:
     assert ended.code == 0, ended.err
     assert "4 done (2 of them before), 0 failed" in ended.err
     assert sorted(failed.prompts) == ["p2", "p4"]
-    assert sorted(ids(home)) == names(4)
+    assert sorted(ids(home)) == request_ids(4)
     assert not errors.exists()
-    # What was sent is what would have been sent, and the record says so.
+    # The retry sent, and recorded, the same requests as the first run.
     assert all(body["messages"][0]["content"] == "S" and body["max_tokens"] == 5 for body in failed.bodies)
     again = batch(home, failed, *OUT, "--system", "S", "--max-tokens", "5")
     assert (again.code, len(failed.prompts)) == (0, 2)
@@ -63,23 +63,23 @@ def in_shell(home: Home, redirection: str, *arguments: str) -> Ended:
     return home.run("batch", *arguments, python=("bash", "-c", f'exec "$0" "$@" {redirection}', *FLYNN))
 
 
-def test_what_fails_again_stays_in_the_errors_file(home: Home, failed: Llama) -> None:
+def test_a_request_that_fails_again_stays_in_the_errors_file(home: Home, failed: Llama) -> None:
     before = {line["custom_id"]: line for line in lines(home.path / ERRORS)}
     failed.answer = lambda prompt: refusal() if prompt == "p4" else echo(prompt)
     assert batch(home, failed, *OUT, name=ERRORS).code == 1
     (line,) = lines(home.path / ERRORS)
-    assert line == before["request-4"]  # its line in the input included
+    assert line == before["request-4"]  # with its line number in the input
     assert sorted(ids(home)) == ["request-1", "request-2", "request-3"]
 
 
-def test_options_that_are_given_again_replace_those_of_then(home: Home, failed: Llama) -> None:
+def test_options_of_a_retry_override_those_of_the_first_run(home: Home, failed: Llama) -> None:
     assert batch(home, failed, *OUT, "--max-tokens", "90", name=ERRORS).code == 0
     assert [(body["max_tokens"], body["messages"][0]["content"]) for body in failed.bodies] == [(90, "S")] * 2
     changed = batch(home, failed, *OUT, "--system", "S", "--max-tokens", "5")
     assert (changed.code, "'request-2' has a result already, but of something else" in changed.err) == (2, True)
 
 
-def test_fields_of_the_line_itself_are_not_replaced_when_it_is_asked_again(home: Home, llama: Any) -> None:
+def test_options_of_a_retry_do_not_override_fields_of_the_line(home: Home, llama: Any) -> None:
     home.write("in.jsonl", '{"prompt": "p1", "max_tokens": 7}\n')
     server = llama(refusal)
     for name in ("in.jsonl", ERRORS):
@@ -88,9 +88,7 @@ def test_fields_of_the_line_itself_are_not_replaced_when_it_is_asked_again(home:
 
 
 @pytest.mark.parametrize("name", ["in.jsonl", ERRORS])
-def test_a_run_that_is_interrupted_keeps_the_failures_that_it_did_not_come_to(
-    home: Home, failed: Llama, name: str
-) -> None:
+def test_a_killed_retry_keeps_the_failures_that_it_did_not_reach(home: Home, failed: Llama, name: str) -> None:
     gate = Gate()
     failed.answer = gate
     process = start(home, failed, *OUT, "--jobs", "1", "--system", "S", "--max-tokens", "5", name=name)
@@ -102,20 +100,20 @@ def test_a_run_that_is_interrupted_keeps_the_failures_that_it_did_not_come_to(
     assert sorted(ids(home, ERRORS)) == ["request-2", "request-4"]
 
 
-def test_a_failure_that_is_recorded_twice_is_asked_again_once(home: Home, failed: Llama) -> None:
+def test_a_failure_recorded_twice_is_retried_once(home: Home, failed: Llama) -> None:
     errors = home.path / ERRORS
     errors.write_bytes(errors.read_bytes() * 2)
     assert batch(home, failed, *OUT, name=ERRORS).code == 0
     assert len(failed.prompts) == 2
 
 
-def test_failures_of_another_input_stay(home: Home, failed: Llama) -> None:
+def test_failures_of_another_input_stay_in_the_errors_file(home: Home, failed: Llama) -> None:
     home.write("more.jsonl", '{"custom_id": "x", "prompt": "p9"}\n')
     assert batch(home, failed, *OUT, name="more.jsonl").code == 0
     assert sorted(ids(home, ERRORS)) == ["request-2", "request-4"]
 
 
-def test_a_line_that_is_not_a_request_is_not_asked_again_but_told(home: Home, llama: Any) -> None:
+def test_an_invalid_line_is_reported_again_by_a_retry_and_not_sent(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(1) + "nonsense\n")
     server = llama()
     batch(home, server, *OUT)
@@ -126,14 +124,14 @@ def test_a_line_that_is_not_a_request_is_not_asked_again_but_told(home: Home, ll
     assert "not JSON" in line["error"]["message"]
 
 
-def test_an_errors_file_is_an_input_for_any_output(home: Home, failed: Llama) -> None:
+def test_an_errors_file_can_be_the_input_for_another_output(home: Home, failed: Llama) -> None:
     errors = (home.path / ERRORS).read_bytes()
     assert batch(home, failed, "-o", "other.jsonl", name=ERRORS).code == 0
     assert sorted(ids(home, "other.jsonl")) == ["request-2", "request-4"]
     assert (home.path / ERRORS).read_bytes() == errors
 
 
-def test_ordered_leaves_the_order_when_failures_are_tried_again(home: Home, failed: Llama) -> None:
+def test_ordered_keeps_the_existing_order_in_a_retry(home: Home, failed: Llama) -> None:
     before = ids(home)
     assert batch(home, failed, *OUT, "--ordered", name=ERRORS).code == 0
     assert ids(home)[:2] == before
@@ -163,7 +161,7 @@ def test_ordered_leaves_the_order_when_failures_are_tried_again(home: Home, fail
         ("2>> in.jsonl", ["-o", "new.jsonl"]),
     ],
 )
-def test_a_file_for_two_purposes_is_refused_before_anything_is_touched(
+def test_a_file_for_two_purposes_is_refused_before_any_file_changes(
     home: Home, llama: Any, shell: str, options: List[str]
 ) -> None:
     server = llama()
@@ -176,7 +174,7 @@ def test_a_file_for_two_purposes_is_refused_before_anything_is_touched(
     os.link(home.path / "in.jsonl", home.path / "hard")
     os.symlink("in.jsonl", home.path / "soft")
     before = contents(home.path)
-    asked = len(server.prompts)
+    requests = len(server.prompts)
     ended = in_shell(home, shell, "in.jsonl", "--endpoint", server.endpoint, *options)
     assert ended.code == 2
     if "2>>" not in shell:
@@ -185,12 +183,12 @@ def test_a_file_for_two_purposes_is_refused_before_anything_is_touched(
     after = contents(home.path)
     assert {name: data[: len(before[name])] for name, data in after.items() if name in before} == before
     assert after.keys() - before.keys() <= {"report.json"}
-    assert len(server.prompts) == asked
+    assert len(server.prompts) == requests
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "new.jsonl", "link.jsonl"])
-def test_a_run_that_refuses_to_begin_leaves_all_files_as_they_are(home: Home, llama: Any, name: str) -> None:
-    """A foreign output, changed options, and a foreign file where the failures would go."""
+def test_a_refused_run_leaves_all_files_unchanged(home: Home, llama: Any, name: str) -> None:
+    """Refused for changed options, a foreign output, or a foreign file in place of the errors file."""
     home.write("in.jsonl", questions(2))
     server = llama(lambda prompt: refusal() if prompt == "p1" else echo(prompt))
     batch(home, server, *OUT)
@@ -205,7 +203,7 @@ def test_a_run_that_refuses_to_begin_leaves_all_files_as_they_are(home: Home, ll
     assert contents(home.path) == before
 
 
-def test_a_report_does_not_replace_what_is_not_one(home: Home, llama: Any) -> None:
+def test_a_report_does_not_overwrite_a_file_that_is_not_a_report(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(1))
     for text in "Dear diary", '{"name": "flynn"}':
         home.write("notes", text)
@@ -223,20 +221,20 @@ def test_a_report_may_go_to_a_device(home: Home, llama: Any) -> None:
 # --- links and devices ------------------------------------------------------------------------------------------------
 
 
-def test_ordered_keeps_a_link_to_the_output_and_what_is_at_its_end(home: Home, llama: Any) -> None:
+def test_ordered_keeps_a_symbolic_link_and_the_mode_of_its_target(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(30))
     (home.path / "there").mkdir(mode=0o700)
     (home.path / "there" / "real.jsonl").touch(mode=0o640)
     (home.path / "out.jsonl").symlink_to("there/real.jsonl")
     assert batch(home, llama(), *OUT, "--ordered").code == 0
     assert (home.path / "out.jsonl").is_symlink()
-    assert ids(home) == names(30)
+    assert ids(home) == request_ids(30)
     assert (home.path / "there" / "real.jsonl").stat().st_mode & 0o777 == 0o640
     assert os.listdir(home.path / "there") == ["real.jsonl"]
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "folder"])
-def test_what_has_the_name_of_a_draft_is_not_touched(home: Home, llama: Any, kind: str) -> None:
+def test_a_foreign_file_with_the_name_of_the_draft_is_not_touched(home: Home, llama: Any, kind: str) -> None:
     home.write("in.jsonl", questions(3))
     home.write("precious", "Dear diary\n")
     draft = home.path / "out.jsonl.draft"
@@ -263,19 +261,19 @@ def test_an_output_that_is_not_a_regular_file_is_refused_at_once(home: Home, lla
     assert f"{name}: not a regular file; without -o results go to standard output" in ended.err
 
 
-def test_an_output_by_the_name_of_a_device_that_is_a_file_works(home: Home, llama: Any) -> None:
+def test_the_output_may_be_a_device_name_for_a_regular_file(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(2))
     ended = in_shell(home, ">> out.jsonl", "in.jsonl", "--endpoint", llama().endpoint, "-o", "/dev/stdout")
     assert ended.code == 0, ended.err
-    assert sorted(ids(home)) == names(2)
+    assert sorted(ids(home)) == request_ids(2)
 
 
-# --- what goes on meanwhile -------------------------------------------------------------------------------------------
+# --- changes by others ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("change", ["removed", "renamed", "replaced"])
 @pytest.mark.parametrize("name", ["out.jsonl", ERRORS])
-def test_a_file_that_is_taken_away_while_the_batch_writes_it_is_noticed(
+def test_a_file_removed_or_replaced_during_the_batch_is_an_error(
     home: Home, llama: Any, change: str, name: str
 ) -> None:
     home.write("in.jsonl", questions(40))
@@ -299,7 +297,7 @@ def test_a_file_that_is_taken_away_while_the_batch_writes_it_is_noticed(
         assert path.read_bytes() == b""
 
 
-def test_two_runs_do_not_share_an_output(home: Home, llama: Any) -> None:
+def test_two_runs_cannot_write_the_same_output(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(8))
     gate = Gate()
     server = llama(gate)
@@ -315,7 +313,7 @@ def test_two_runs_do_not_share_an_output(home: Home, llama: Any) -> None:
     assert len(ids(home)) == 8
 
 
-def test_a_file_that_is_no_output_is_left_as_it_is(home: Home, llama: Any) -> None:
+def test_an_output_that_flynn_did_not_write_is_refused_and_unchanged(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(1))
     server = llama()
     zeros = b"\0" * 2_000_000

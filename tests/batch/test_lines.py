@@ -1,4 +1,4 @@
-"""Lines as requests, results as lines: the pure parts of a batch."""
+"""From lines to requests and from results to lines: the parts of a batch without I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTHING = Defaults()
 
 
 def encoded(source: Any, defaults: Defaults = NOTHING) -> Any:
-    """ID, route and body of the request that a source describes."""
+    """Return ID, route and body of the request for a source."""
     request = make_request(source, 7, defaults)
     return request.custom_id, request.path, json.loads(request.body)
 
@@ -29,7 +29,7 @@ USER = {"role": "user", "content": "Hi"}
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
-def test_openai_s_form() -> None:
+def test_a_line_may_have_the_form_of_openai() -> None:
     line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [USER], "n": 2}}
     assert encoded(line) == ("a", "/v1/chat/completions", {"messages": [USER], "n": 2})
 
@@ -42,7 +42,7 @@ def test_openai_s_form() -> None:
         ("/v1/rerank", {"query": "x", "documents": ["y"]}),
     ],
 )
-def test_other_routes(url: str, body: Dict[str, Any]) -> None:
+def test_a_line_may_name_another_route(url: str, body: Dict[str, Any]) -> None:
     assert encoded({"url": url, "body": body}) == ("request-7", url, body)
 
 
@@ -52,7 +52,7 @@ def test_the_short_forms_are_chats() -> None:
     assert encoded("Hi") == ("request-7", CHAT, {"messages": [USER]})
 
 
-def test_defaults_are_for_what_does_not_say_otherwise() -> None:
+def test_defaults_apply_to_chats_that_do_not_set_the_field() -> None:
     defaults = Defaults("S", {"seed": 1, "max_tokens": 5})
     system = {"role": "system", "content": "S"}
     assert encoded({"prompt": "Hi", "seed": 2}, defaults)[2] == {"messages": [system, USER], "seed": 2, "max_tokens": 5}
@@ -61,7 +61,7 @@ def test_defaults_are_for_what_does_not_say_otherwise() -> None:
     assert encoded({"url": "/v1/embeddings", "body": {"input": "x"}}, defaults)[2] == {"input": "x"}
 
 
-def test_what_the_model_reads_comes_first_in_the_body() -> None:
+def test_messages_come_first_in_the_body() -> None:
     line = {"url": "/v1/chat/completions", "body": {"seed": 1, "messages": [USER]}}
     assert make_request(line, 1, NOTHING).body.startswith(b'{"messages":')
 
@@ -86,7 +86,7 @@ def test_what_the_model_reads_comes_first_in_the_body() -> None:
         ({"prompt": "a", "x": float("nan")}, "JSON cannot hold the request"),
     ],
 )
-def test_what_is_not_a_request_is_refused_with_the_reason(source: Any, message: str) -> None:
+def test_an_invalid_request_is_refused_with_the_reason(source: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         make_request(source, 1, NOTHING)
 
@@ -96,7 +96,7 @@ def test_what_is_not_a_request_is_refused_with_the_reason(source: Any, message: 
 REQUEST = Request('a "b" ü', CHAT, b'{"messages":[]}', 3, "0123456789abcdef", defaulted=("seed",))
 
 
-def test_an_answer_is_stored_as_it_came() -> None:
+def test_an_answer_is_stored_byte_for_byte() -> None:
     raw = '{"id":"c","choices":[{"message":{"content":"ü"}}],"x":1.50}'.encode()
     line = encode_result(answer(REQUEST, raw))
     assert json.loads(line) == {
@@ -110,7 +110,7 @@ def test_an_answer_is_stored_as_it_came() -> None:
 
 
 @pytest.mark.parametrize("member", ['"\\ud800"', "NaN", "1e999", "[" * 900 + "]" * 900])
-def test_an_answer_of_several_lines_is_stored_on_one_and_otherwise_as_it_came(member: str) -> None:
+def test_only_the_line_breaks_of_an_answer_are_replaced(member: str) -> None:
     raw = f'{{\r\n "choices": [{{"message": {{"content": "x"}}}}],\n "more": {member}\n}}'.encode()
     line = encode_result(answer(REQUEST, raw))
     assert raw.replace(b"\r", b" ").replace(b"\n", b" ") in line
@@ -119,7 +119,7 @@ def test_an_answer_of_several_lines_is_stored_on_one_and_otherwise_as_it_came(me
 
 @pytest.mark.parametrize("body", ["<html>", "null", "{}", "[]", '{"error": {"message": "x"}}', '{"choices": []}', "5"])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, EMBEDDINGS, "/v1/rerank", "/rerank"])
-def test_what_the_client_would_not_take_for_an_answer_is_not_a_result(path: str, body: str) -> None:
+def test_an_answer_that_the_client_would_refuse_is_not_a_result(path: str, body: str) -> None:
     with pytest.raises(ProtocolError):
         answer(Request("a", path, b"{}"), body.encode())
 
@@ -133,7 +133,7 @@ def test_what_the_client_would_not_take_for_an_answer_is_not_a_result(path: str,
         ("/rerank", '[{"index": 0, "score": 0.5}]'),
     ],
 )
-def test_an_answer_of_another_route_is_a_result(path: str, body: str) -> None:
+def test_answers_of_other_routes_are_results(path: str, body: str) -> None:
     assert answer(Request("a", path, b"{}"), body.encode()).error is None
 
 
@@ -162,12 +162,12 @@ def test_content_and_tokens_of_any_answer() -> None:
 
 
 @pytest.mark.parametrize("end", [b'{"id":"ba', b'{"id":"batch_req_01', b"", b"\0\0", b'{"id":"batch_req_01","cus\0\0'])
-def test_the_beginning_of_a_line_is_what_may_be_left_of_one(end: bytes) -> None:
+def test_the_beginning_of_a_result_is_a_torn_line(end: bytes) -> None:
     assert is_torn(end)
 
 
 @pytest.mark.parametrize("end", [b"Dear diary", b'{"id":"x'])
-def test_what_no_line_begins_with_is_not(end: bytes) -> None:
+def test_other_text_is_not_a_torn_line(end: bytes) -> None:
     assert not is_torn(end)
 
 
@@ -175,12 +175,12 @@ def test_what_no_line_begins_with_is_not(end: bytes) -> None:
 
 
 def values(reader: Any, data: bytes, **limits: int) -> List[Any]:
-    """The number of each entry with its value, or with the message that says why it has none."""
+    """Return the line number of each entry with its value or its error message."""
     entries = reader(Lines(io.BytesIO(data), **limits))
     return [(n, str(value) if isinstance(value, RequestError) else value) for n, _, value in entries]
 
 
-def test_jsonl_with_empty_and_bad_lines() -> None:
+def test_jsonl_skips_empty_lines_and_reports_invalid_ones() -> None:
     data = b'\xef\xbb\xbf{"a": 1}\r\n\n[]\n{"a": NaN}\n{"a"\n{"a":"\xff"}\n{"a": 1, "b": 2, "a": 3}\n{"a": 2}'
     entries = values(read_jsonl, data)
     assert entries[0] == (1, {"a": 1})
@@ -190,7 +190,7 @@ def test_jsonl_with_empty_and_bad_lines() -> None:
     assert entries[4:] == [(6, "not UTF-8"), (7, "the field 'a' is there twice"), (8, {"a": 2})]
 
 
-def test_text_has_a_prompt_a_line() -> None:
+def test_each_line_of_text_is_a_prompt() -> None:
     assert values(read_text, b"\xef\xbb\xbfone\r\n\n two \n\xff") == [(1, "one"), (3, " two "), (4, "not UTF-8")]
 
 
@@ -202,7 +202,7 @@ def test_a_line_that_is_too_long_is_an_error_and_the_next_one_is_read(mark: byte
     assert values(read_text, data, longest=10) == expected
 
 
-def test_csv_rows_are_values_by_the_names_in_the_header() -> None:
+def test_csv_rows_are_mappings_with_the_names_of_the_header() -> None:
     data = 'name,text\nA,"two\nlines"\n\nB,ü\nC\n'.encode() + b"D,\xff\n"
     assert values(lambda lines: read_table(lines, ["name"]), data) == [
         (3, {"name": "A", "text": "two\nlines"}),
@@ -210,19 +210,6 @@ def test_csv_rows_are_values_by_the_names_in_the_header() -> None:
         (6, "the row has 1 values, and the header 2"),
         (7, "not UTF-8"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"name,text,name\nA,B,C\n", "input:1: the header has 'name' twice"),
-        (b"text\nA\n", r"input:1: no column 'name' for the template \(the header has: text\)"),
-        (b"\xff\nA\n", "input:1: not UTF-8"),
-    ],
-)
-def test_a_header_that_is_wrong_is_refused(data: bytes, message: str) -> None:
-    with pytest.raises(FileError, match=message):
-        values(lambda lines: read_table(lines, ["name"]), data)
 
 
 def test_a_template_is_filled_from_csv_or_json_lines() -> None:
@@ -237,7 +224,7 @@ def test_a_template_is_filled_from_csv_or_json_lines() -> None:
     assert values(filled, b"") == []
 
 
-def test_a_template_without_a_place_is_refused() -> None:
+def test_a_template_without_a_placeholder_is_refused() -> None:
     with pytest.raises(RequestError, match="has no {{name}}"):
         values(lambda lines: read_template(lines, "Hello {name}"), b"")
 
@@ -247,7 +234,7 @@ def read(data: bytes, done: Done, defaults: Defaults = NOTHING) -> List[Any]:
 
 
 def recorded(data: bytes) -> Done:
-    """What is done when all of an input has been answered."""
+    """Return the record of a run that answered every request of this input."""
     done = Done()
     for request in read(data, Done()):
         assert done.add(json.dumps(request.custom_id).encode(), request.digest.encode())
@@ -257,7 +244,7 @@ def recorded(data: bytes) -> Done:
 LINES = b'{"prompt": "a"}\n{"custom_id": "x", "prompt": "b"}\n'
 
 
-def test_what_has_a_result_is_not_asked_again() -> None:
+def test_a_request_with_a_result_is_not_sent_again() -> None:
     done = recorded(LINES)
     assert [request.custom_id for request in read(LINES + b'{"prompt": "c"}', done)] == ["request-3"]
     assert done.left == 0
@@ -276,14 +263,14 @@ def test_what_has_a_result_is_not_asked_again() -> None:
         '{"custom_id": null, "prompt": "request-1"}',
     ],
 )
-def test_a_line_that_is_done_is_known_however_its_id_is_written(line: str) -> None:
+def test_a_line_with_a_result_is_recognised_however_its_id_is_written(line: str) -> None:
     lines = f'{{"prompt": "before"}}\n{line}\n'.encode()
     done = recorded(lines)
     assert read(lines, done) == []
     assert done.left == 0
 
 
-def test_the_id_that_a_line_seems_to_have_is_not_taken_for_the_one_that_it_has() -> None:
+def test_a_custom_id_inside_another_field_is_not_the_id_of_the_line() -> None:
     inner = b'{"prompt": "a", "metadata": {"custom_id": "x"}}\n'
     done = recorded(b'{"custom_id": "x", "prompt": "b"}\n')
     assert [request.custom_id for request in read(inner, done)] == ["request-1"]
@@ -295,33 +282,33 @@ def test_lines_with_ids_may_change_their_order() -> None:
     assert read(b"\n".join(reversed(lines.splitlines())), recorded(lines)) == []
 
 
-def test_a_line_that_changed_is_told() -> None:
+def test_a_changed_line_is_an_error() -> None:
     with pytest.raises(FileError, match=r"in.jsonl:2: 'x' has a result already, but of something else"):
         read(LINES.replace(b'"b"', b'"B"'), recorded(LINES))
 
 
-def test_options_that_changed_are_told() -> None:
+def test_changed_options_are_an_error() -> None:
     with pytest.raises(FileError, match=r"in.jsonl:1: 'request-1' has a result already"):
         read(LINES, recorded(LINES), Defaults("another system prompt"))
 
 
-def test_results_that_nobody_asked_for_are_counted() -> None:
+def test_results_without_a_request_are_counted() -> None:
     done = recorded(LINES)
     read(b'{"prompt": "a"}', done)
     assert done.left == 1
 
 
-def test_an_id_that_comes_twice_is_an_error() -> None:
+def test_a_duplicate_id_is_an_error() -> None:
     first, second = read(b'{"custom_id": "x", "prompt": "a"}\n' * 2, Done())
     assert first.custom_id == "x"
     assert (second.custom_id, second.number) == ("x", 2)
     assert str(second.error) == "an earlier line has the custom_id 'x' too"
 
 
-# --- figures ----------------------------------------------------------------------------------------------------------
+# --- totals -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_tally_tells_how_it_goes() -> None:
+def test_the_tally_has_a_progress_line_a_summary_and_a_report() -> None:
     tally = Tally(done_before=2)
     tally.add(Result("a", 1, USAGE))
     tally.add(failure(REQUEST, ServerError("x", status=400)))
@@ -332,7 +319,7 @@ def test_the_tally_tells_how_it_goes() -> None:
     assert [tally.report()[name] for name in names] == [1, 2, 1, 5, 3, 2]
 
 
-def test_the_time_left_does_not_count_failures_as_work_done() -> None:
+def test_the_time_left_is_not_estimated_from_failures() -> None:
     tally = Tally()
     tally.add(failure(REQUEST, ServerError("x", status=400)))
     assert "left" not in tally.line(10.0)

@@ -44,7 +44,7 @@ def proxy(two_servers: List[RealServer], tmp_path: Path) -> Iterator[str]:
 
 
 def read(path: str) -> Dict[str, Any]:
-    """The lines of a file of results by ID, each of which is there once."""
+    """Return the results in a file by ID; each ID must occur only once."""
     lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
     by_id = {line["custom_id"]: line for line in lines}
     assert len(by_id) == len(lines)
@@ -58,13 +58,13 @@ def test_chats_and_streams_go_through_nginx(proxy: str) -> None:
         arrivals = []
         for event in client.chat_stream("Tell me a story", max_tokens=40, ignore_eos=True):
             arrivals.append((time.monotonic(), event.type))
-        pieces = [when for when, kind in arrivals if kind == "content"]
+        pieces = [moment for moment, kind in arrivals if kind == "content"]
         assert len(pieces) > 10
         assert pieces[-1] - pieces[0] > 0.05  # not all at once: nginx does not buffer them
 
 
 @without_nginx
-def test_a_batch_behind_nginx_outlives_one_of_the_servers(
+def test_a_batch_behind_nginx_completes_when_a_server_dies(
     proxy: str, two_servers: List[RealServer], home: Home
 ) -> None:
     home.write("in.jsonl", "".join(f'{{"prompt": "Say {n}", "max_tokens": 12}}\n' for n in range(40)))
@@ -80,22 +80,23 @@ def test_a_batch_behind_nginx_outlives_one_of_the_servers(
 
 
 @without_nginx
-def test_a_stream_that_could_be_resumed_goes_through_nginx(proxy: str) -> None:
+def test_a_resumable_stream_goes_through_nginx(proxy: str) -> None:
     with LlamaCppClient(proxy) as client:
         assert streamed(client) == (client.chat(COUNT, **OPTIONS).content, 0)
 
 
 @without_nginx
 @pytest.mark.parametrize("end", ["fin", "rst"])
-def test_a_cut_stream_goes_on_through_nginx_that_keeps_a_client_to_one_server(
+def test_a_cut_stream_is_resumed_through_nginx_with_ip_hash(
     two_servers: List[RealServer], tmp_path: Path, end: str
 ) -> None:
+    """ip_hash sends all requests of a client to the same server, which alone can resume the stream."""
     with nginx(tmp_path, *map(port, two_servers), balance="ip_hash") as endpoint:
         with LlamaCppClient(endpoint) as client:
             whole = streamed(client)[0]
         with Proxy(endpoint, cut(1500, end), cut(2500, end)) as between, LlamaCppClient(between.endpoint) as client:
             assert streamed(client) == (whole, 2)
-    # The other one was asked for nothing: two whole streams, and the replays, were one server's.
+    # Both prompts, and so the resumed stream too, went to the same server.
     assert sorted(server.log.count("prompt eval time") for server in two_servers) == [0, 2]
 
 
@@ -104,16 +105,16 @@ OPTIONS: Dict[str, Any] = {"max_tokens": 30, "temperature": 0, "cache_prompt": F
 
 
 def streamed(client: LlamaCppClient) -> Tuple[str, int]:
-    """The text of a stream, and how often it was resumed."""
+    """Return the text of a stream and how often it was resumed."""
     with client.chat_stream(COUNT, resume=True, **OPTIONS) as stream:
         text = "".join(event.text for event in stream if event.type == "content")
         return text, stream.resumes
 
 
-def test_dask_workers_use_their_own_servers_and_one_may_die(two_servers: List[RealServer], home: Home) -> None:
+def test_a_batch_on_dask_completes_when_a_worker_dies(two_servers: List[RealServer], home: Home) -> None:
     with DaskCluster([server.endpoint for server in two_servers], threads=2) as cluster:
         home.write("in.jsonl", "".join(f'{{"prompt": "Say {n}", "max_tokens": 12}}\n' for n in range(40)))
-        plain = (sys.executable, "-m", "flynn")  # distributed has warnings of its own
+        plain = (sys.executable, "-m", "flynn")  # without -W error: distributed itself raises warnings
         batch = home.start("batch", "in.jsonl", "-o", "out.jsonl", "--dask", cluster.address, python=plain)
         output = home.path / "out.jsonl"
         while not output.exists() or output.read_bytes().count(b"\n") < 8:

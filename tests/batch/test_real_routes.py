@@ -11,7 +11,7 @@ from real_server import RealServer
 
 
 def results(home: Home, server: RealServer, code: int, *lines: Dict[str, Any]) -> Dict[str, Any]:
-    """What a batch of lines makes of them, by ID: the server's JSON, or the line of the error."""
+    """Run a batch. Returns the server's JSON, or the line in the errors file, by ID."""
     home.write("in.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     ended = home.run("batch", "in.jsonl", "-o", "out.jsonl", "--endpoint", server.endpoint)
     assert ended.code == code, ended.err
@@ -39,10 +39,10 @@ def test_completions_and_chats_in_one_batch(home: Home, real_server: RealServer)
     assert answers["text"]["choices"][0]["text"]
     assert answers["text"]["usage"]["completion_tokens"] == 5
     assert answers["chat"]["choices"][0]["message"]["content"]
-    assert answers["vector"]["error"]["code"] == "not_supported_error"  # this one was not started for it
+    assert answers["vector"]["error"]["code"] == "not_supported_error"  # the server was started without --embeddings
 
 
-def test_embeddings(home: Home, start_server: Callable[..., RealServer]) -> None:
+def test_a_batch_of_embeddings(home: Home, start_server: Callable[..., RealServer]) -> None:
     server = start_server(embeddings=True, pooling="mean")
     texts = ["a cat", "a kitten", "the stock market"]
     answers = results(
@@ -60,7 +60,7 @@ def test_embeddings(home: Home, start_server: Callable[..., RealServer]) -> None
     ]
 
 
-def test_rerank(home: Home, start_server: Callable[..., RealServer]) -> None:
+def test_a_batch_of_rankings(home: Home, start_server: Callable[..., RealServer]) -> None:
     server = start_server(embeddings=True, pooling="rank")
     documents: List[str] = ["Paris is in France.", "Bread is baked."]
     lines = [ask(url, url, query="Where is Paris?", documents=documents) for url in ("/v1/rerank", "/rerank")]

@@ -1,4 +1,4 @@
-"""`flynn.batch.run`: what is sent, in which order, how many at a time, what is tried again."""
+"""`flynn.batch.run`: which requests are sent, in which order, how many at once, and which are retried."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def test_each_request_has_one_result(llama: Any, client: LlamaCppClient) -> None
     assert sorted(server.prompts) == sorted(f"p{n}" for n in range(100))
 
 
-def test_requests_have_any_form(llama: Any, endpoint: str) -> None:
+def test_requests_may_have_any_form(llama: Any, endpoint: str) -> None:
     sources: List[Any] = [
         "text",
         {"custom_id": "a", "prompt": "short", "seed": 1},
         {"custom_id": "b", "url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content": "full"}]}},
         ChatRequest([Message("user", "request")], extra={"x": 2}),
-        Request("c", "/v1/chat/completions", b'{"messages":[{"role":"user","content":"made"}]}'),
+        Request("c", "/v1/chat/completions", b'{"messages":[{"role":"user","content":"encoded"}]}'),
     ]
     server = llama()
     with LlamaCppClient(endpoint, model="m") as client:
         results = list(run(sources, client, ordered=True, system="S", defaults={"max_tokens": 3, "seed": 9}))
     assert [r.custom_id for r in results] == ["request-1", "a", "b", "request-4", "c"]
-    assert [r.content for r in results] == ["re: text", "re: short", "re: full", "re: request", "re: made"]
+    assert [r.content for r in results] == ["re: text", "re: short", "re: full", "re: request", "re: encoded"]
     sent = dict(zip(server.prompts, server.bodies))
     system = {"role": "system", "content": "S"}
     user = {"role": "user", "content": "short"}
@@ -54,7 +54,7 @@ def test_requests_have_any_form(llama: Any, endpoint: str) -> None:
     assert sent["request"]["x"] == 2
 
 
-def test_results_come_asynchronously(llama: Any, endpoint: str) -> None:
+def test_results_can_be_read_asynchronously(llama: Any, endpoint: str) -> None:
     async def main() -> List[str]:
         async with AsyncLlamaCppClient(endpoint) as client, run(["a", "b", "c"], client, ordered=True) as results:
             return [result.content async for result in results]
@@ -63,7 +63,7 @@ def test_results_come_asynchronously(llama: Any, endpoint: str) -> None:
     assert asyncio.run(main()) == ["re: a", "re: b", "re: c"]
 
 
-def test_an_asynchronous_batch_that_is_left_stops(llama: Any, endpoint: str) -> None:
+def test_leaving_an_asynchronous_batch_stops_it(llama: Any, endpoint: str) -> None:
     async def main() -> None:
         async with run(map(str, range(1000)), AsyncLlamaCppClient(endpoint), jobs=3) as results:
             async for _ in results:
@@ -74,7 +74,7 @@ def test_an_asynchronous_batch_that_is_left_stops(llama: Any, endpoint: str) -> 
     assert len(server.prompts) < 1000
 
 
-def test_order_is_kept_though_answers_come_in_another(llama: Any, client: LlamaCppClient) -> None:
+def test_ordered_results_are_in_the_order_of_the_requests(llama: Any, client: LlamaCppClient) -> None:
     def slow_at_first(prompt: str) -> Response:
         time.sleep(0.3 if prompt == "0" else 0)
         return echo(prompt)
@@ -84,7 +84,7 @@ def test_order_is_kept_though_answers_come_in_another(llama: Any, client: LlamaC
     assert [result.content for result in results] == [f"re: {n}" for n in range(50)]
 
 
-def test_as_many_are_under_way_as_the_server_has_slots(llama: Any, client: LlamaCppClient) -> None:
+def test_as_many_requests_are_in_flight_as_the_server_has_slots(llama: Any, client: LlamaCppClient) -> None:
     gate = Gate()
     llama(gate, slots=6)
     with run(map(str, range(30)), client) as results:
@@ -95,7 +95,7 @@ def test_as_many_are_under_way_as_the_server_has_slots(llama: Any, client: Llama
     assert gate.most == 6
 
 
-def test_slots_that_others_use_are_left_to_them(llama: Any, client: LlamaCppClient) -> None:
+def test_slots_that_other_clients_use_are_left_to_them(llama: Any, client: LlamaCppClient) -> None:
     gate = Gate()
     llama(gate, slots=6, busy=lambda: 4 + gate.waiting)
     with run(map(str, range(10)), client) as results:
@@ -107,7 +107,7 @@ def test_slots_that_others_use_are_left_to_them(llama: Any, client: LlamaCppClie
 
 
 @pytest.mark.parametrize("total_slots", [-1, 0, 10**9, None, "4"])
-def test_a_server_that_tells_a_number_of_slots_that_cannot_be_is_used_nevertheless(
+def test_an_impossible_number_of_slots_is_ignored(
     httpserver: HTTPServer, llama: Any, client: LlamaCppClient, total_slots: Any
 ) -> None:
     httpserver.expect_request("/slots").respond_with_handler(reply(error(501, "no slots", "not_supported_error"), 501))
@@ -128,7 +128,7 @@ def test_jobs_override_the_slots(llama: Any, client: LlamaCppClient) -> None:
 
 
 def keep_alive(peer: Peer) -> None:
-    """Answer as pytest-httpserver does not: many requests on one connection."""
+    """Answer many requests on one connection, which pytest-httpserver cannot."""
     while True:
         request = peer.request()
         is_chat = request.method == "POST"
@@ -141,7 +141,7 @@ def test_connections_are_reused() -> None:
         assert server.connections <= 4
 
 
-def test_what_begins_alike_stays_together() -> None:
+def test_requests_with_the_same_beginning_stay_together() -> None:
     """Each of two workers reads every long text at most once, however the prompts are shuffled."""
     texts = [chr(ord("a") + n) * 300 for n in range(8)]
     shuffled = [f"{texts[n * 5 % 8]} question {n}" for n in range(80)]
@@ -151,14 +151,14 @@ def test_what_begins_alike_stays_together() -> None:
         for request in server.requests:
             by_connection.setdefault(request.connection, []).append(request.json["messages"][0]["content"][0])
     assert len(by_connection) <= 2
-    changes = sum(one != other for asked in by_connection.values() for one, other in zip(asked, asked[1:]))
+    changes = sum(one != other for texts in by_connection.values() for one, other in zip(texts, texts[1:]))
     assert changes <= 8 + 2
 
 
-# --- what fails -------------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_server_s_own_refusal_is_final(llama: Any, client: LlamaCppClient) -> None:
+def test_a_request_that_llama_server_refuses_is_not_retried(llama: Any, client: LlamaCppClient) -> None:
     server = llama(lambda prompt: refusal() if prompt == "bad" else echo(prompt))
     results = list(run(["good", "bad"], client, ordered=True))
     assert results[0].error is None
@@ -167,9 +167,9 @@ def test_the_server_s_own_refusal_is_final(llama: Any, client: LlamaCppClient) -
     assert server.prompts.count("bad") == 1
 
 
-@pytest.mark.parametrize("trouble", [broken, unavailable])
-def test_what_may_pass_is_tried_again(llama: Any, client: LlamaCppClient, trouble: Any) -> None:
-    failures = [trouble, trouble]
+@pytest.mark.parametrize("failure", [broken, unavailable])
+def test_a_temporary_failure_is_retried(llama: Any, client: LlamaCppClient, failure: Any) -> None:
+    failures = [failure, failure]
     llama(lambda prompt: failures.pop()() if prompt == "3" and failures else echo(prompt))
     results = list(run(map(str, range(6)), client))
     assert [result.error for result in results] == [None] * 6
@@ -180,7 +180,7 @@ def no_pause(attempt: int, retry_after: Any = None) -> float:
     return 0.001
 
 
-def test_a_server_that_comes_later_is_waited_for() -> None:
+def test_the_batch_waits_for_a_server_that_starts_later() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -195,26 +195,26 @@ def test_a_server_that_comes_later_is_waited_for() -> None:
     assert sorted(result.content for result in results) == [f"re: {n}" for n in range(5)]
 
 
-def test_without_a_server_it_gives_up_after_a_while(tmp_path: Path) -> None:
+def test_the_batch_gives_up_when_no_server_appears_within_the_wait(tmp_path: Path) -> None:
     with pytest.raises(ServerNotRunningError):
         list(run(["a", "b"], LlamaCppClient(f"unix://{tmp_path}/none"), wait=0.6))
 
 
-def test_a_wrong_token_ends_it_at_once(llama: Any, client: LlamaCppClient) -> None:
+def test_a_wrong_token_ends_the_batch_at_once(llama: Any, client: LlamaCppClient) -> None:
     server = llama(lambda prompt: answer(error(401, "Invalid API Key", "authentication_error"), 401))
     with pytest.raises(AuthenticationError):
         list(run(map(str, range(100)), client, jobs=1))
     assert len(server.prompts) == 1
 
 
-def test_it_gives_up_after_too_many_failures(llama: Any, client: LlamaCppClient) -> None:
+def test_the_batch_gives_up_after_max_failures(llama: Any, client: LlamaCppClient) -> None:
     server = llama(refusal)
     with pytest.raises(FlynnError, match="gave up after 3 failed requests"):
         list(run(map(str, range(100)), client, jobs=1, max_failures=3))
     assert len(server.prompts) == 3
 
 
-def test_a_timeout_gives_a_slow_server_more_time_the_next_time(llama: Any, client: LlamaCppClient) -> None:
+def test_a_retry_after_a_timeout_has_more_time(llama: Any, client: LlamaCppClient) -> None:
     def slow(prompt: str) -> Response:
         time.sleep(0.7)
         return echo(prompt)
@@ -224,7 +224,7 @@ def test_a_timeout_gives_a_slow_server_more_time_the_next_time(llama: Any, clien
     assert results[0].content == "re: a"
 
 
-def test_what_the_requests_raise_is_raised_after_the_results(llama: Any, client: LlamaCppClient) -> None:
+def test_an_exception_of_the_source_reaches_the_reader(llama: Any, client: LlamaCppClient) -> None:
     def requests() -> Any:
         yield "a"
         raise KeyError("source")
@@ -234,17 +234,17 @@ def test_what_the_requests_raise_is_raised_after_the_results(llama: Any, client:
         list(run(requests(), client))
 
 
-def test_what_is_not_a_request_is_a_result_with_an_error(llama: Any, client: LlamaCppClient) -> None:
+def test_an_invalid_request_is_a_result_with_an_error(llama: Any, client: LlamaCppClient) -> None:
     llama()
     results = list(run([{"custom_id": "x", "prompt": 5}, "a"], client, ordered=True))
     assert isinstance(results[0].error, RequestError)
     assert (results[0].custom_id, results[1].content) == ("x", "re: a")
 
 
-# --- the end ----------------------------------------------------------------------------------------------------------
+# --- closing, draining and reading slowly -----------------------------------------------------------------------------
 
 
-def test_closing_stops_what_is_under_way(llama: Any, client: LlamaCppClient) -> None:
+def test_close_ends_requests_in_flight_without_waiting(llama: Any, client: LlamaCppClient) -> None:
     gate = Gate()
     server = llama(gate)
     with run(map(str, range(100)), client, jobs=4) as results:
@@ -252,12 +252,12 @@ def test_closing_stops_what_is_under_way(llama: Any, client: LlamaCppClient) -> 
         eventually(lambda: gate.waiting == 4)
         results.close()
         assert list(results) == []
-        assert gate.waiting == 4  # nobody has waited for an answer
+        assert gate.waiting == 4  # close has not waited for the answers
         gate.opened.set()
         assert len(server.prompts) == 4
 
 
-def test_draining_lets_what_is_under_way_end(llama: Any, client: LlamaCppClient) -> None:
+def test_drain_finishes_requests_in_flight(llama: Any, client: LlamaCppClient) -> None:
     gate = Gate()
     llama(gate)
     with run(map(str, range(100)), client, jobs=4) as results:
@@ -268,7 +268,7 @@ def test_draining_lets_what_is_under_way_end(llama: Any, client: LlamaCppClient)
         assert len(list(results)) == 4
 
 
-def test_a_slow_reader_holds_the_work_back(llama: Any, client: LlamaCppClient) -> None:
+def test_a_slow_reader_limits_the_requests_that_are_sent(llama: Any, client: LlamaCppClient) -> None:
     server = llama()
     with run(map(str, range(3000)), client, jobs=4) as results:
         next(results)
@@ -276,7 +276,7 @@ def test_a_slow_reader_holds_the_work_back(llama: Any, client: LlamaCppClient) -
         assert len(server.prompts) < 1000
 
 
-def test_an_endless_source_is_read_only_so_far_ahead(llama: Any, client: LlamaCppClient) -> None:
+def test_an_endless_source_is_read_only_a_limited_number_ahead(llama: Any, client: LlamaCppClient) -> None:
     read = []
 
     def endless() -> Any:
@@ -295,16 +295,14 @@ def test_an_endless_source_is_read_only_so_far_ahead(llama: Any, client: LlamaCp
 
 
 @pytest.mark.parametrize("kind", [concurrent.futures.ThreadPoolExecutor, concurrent.futures.ProcessPoolExecutor])
-def test_an_executor_does_the_work(llama: Any, endpoint: str, kind: Any) -> None:
+def test_an_executor_runs_the_requests(llama: Any, endpoint: str, kind: Any) -> None:
     llama()
     with kind(2) as executor:
         results = list(run(map(str, range(30)), LlamaCppClient(endpoint), executor=executor, jobs=5))
     assert sorted(result.content for result in results) == sorted(f"re: {n}" for n in range(30))
 
 
-def test_a_worker_without_a_client_makes_its_own(
-    llama: Any, endpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_without_a_client_creates_its_own(llama: Any, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     llama()
     monkeypatch.setenv("FLYNN_ENDPOINT", endpoint)
     with concurrent.futures.ProcessPoolExecutor(1) as executor:
@@ -312,7 +310,7 @@ def test_a_worker_without_a_client_makes_its_own(
 
 
 class Counting(concurrent.futures.ThreadPoolExecutor):
-    """Counts the requests of its tasks; a task that holds a poisonous one breaks its worker."""
+    """An executor that records the number of requests in each task; a task with "poison" breaks its worker."""
 
     def __init__(self) -> None:
         super().__init__(2)
@@ -325,7 +323,7 @@ class Counting(concurrent.futures.ThreadPoolExecutor):
         return super().submit(do, client, jobs, seconds)
 
 
-def test_a_task_of_an_executor_is_many_requests_where_answers_come_quickly(llama: Any, client: LlamaCppClient) -> None:
+def test_a_task_of_an_executor_has_many_requests_if_answers_are_fast(llama: Any, client: LlamaCppClient) -> None:
     server = llama()
     with Counting() as executor:
         results = list(run(map(str, range(300)), client, executor=executor, jobs=2))
@@ -335,24 +333,24 @@ def test_a_task_of_an_executor_is_many_requests_where_answers_come_quickly(llama
     assert 8 < max(executor.tasks) <= MOST_TOGETHER
 
 
-def test_a_task_of_an_executor_is_one_request_where_answers_take_their_time(llama: Any, client: LlamaCppClient) -> None:
+def test_a_task_of_an_executor_has_one_request_if_answers_are_slow(llama: Any, client: LlamaCppClient) -> None:
     llama(lambda prompt: (time.sleep(0.06), echo(prompt))[1])
     with Counting() as executor:
-        assert len(executed(client, executor, [str(n) for n in range(6)], together=0.05)) == 6
+        assert len(execute(client, executor, [str(n) for n in range(6)], together=0.05)) == 6
     assert executor.tasks == [1] * 6
 
 
-def test_what_a_worker_had_no_time_for_is_done_by_the_next(llama: Any, client: LlamaCppClient) -> None:
+def test_requests_that_a_task_had_no_time_for_go_to_another_task(llama: Any, client: LlamaCppClient) -> None:
     server = llama(lambda prompt: (time.sleep(0.1 if int(prompt) > 120 else 0), echo(prompt))[1])
     prompts = [f"{n:03}" for n in range(140)]
     with Counting() as executor:
-        assert len(executed(client, executor, prompts, together=0.3)) == 140
+        assert len(execute(client, executor, prompts, together=0.3)) == 140
     assert sorted(server.prompts) == prompts
     assert sum(executor.tasks) > 140
 
 
-def executed(client: LlamaCppClient, executor: Any, prompts: List[str], together: float) -> List[Any]:
-    """The results of a run in which a task may take so many seconds."""
+def execute(client: LlamaCppClient, executor: Any, prompts: List[str], together: float) -> List[Any]:
+    """Return the results of a run in which a task may take `together` seconds."""
     scheduler = Scheduler(one_server=False, pause=no_pause)
     workers = ExecutorWorkers(executor, client, scheduler, None, 2, together)
     return list(Run(prepare(prompts, Defaults()), scheduler, workers))
@@ -362,14 +360,14 @@ def test_a_request_that_breaks_workers_fails_alone(llama: Any, client: LlamaCppC
     llama()
     prompts = ["poison" if n == 70 else f"{n:03}" for n in range(100)]
     with Counting() as executor:
-        results = executed(client, executor, prompts, together=1.0)
+        results = execute(client, executor, prompts, together=1.0)
     failed = [result for result in results if result.error is not None]
     assert [result.custom_id for result in failed] == ["request-71"]
     assert "a worker failed" in str(failed[0].error)
     assert len(results) == 100
 
 
-def test_a_client_that_cannot_go_to_another_process_is_told(endpoint: str) -> None:
+def test_a_client_that_cannot_be_pickled_is_an_error(endpoint: str) -> None:
     client = LlamaCppClient(endpoint, trace=lambda event: None)
     with concurrent.futures.ProcessPoolExecutor(1) as executor, pytest.raises(RequestError, match="client=None"):
         list(run(["a"], client, executor=executor))

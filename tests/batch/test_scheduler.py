@@ -1,4 +1,4 @@
-"""In which order requests are sent, which are tried again, and whose fault a failure is. No I/O."""
+"""The order of requests, their retries, and whether a failure is that of the request or of the server. No I/O."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def task(name: str, size: int = 1) -> Task:
     return Task(Request(name, "/x", name.encode() * size))
 
 
-def queue(*names: str) -> Queue:
+def queue_of(*names: str) -> Queue:
     queue = Queue()
     for name in names:
         queue.add(task(name), 0.0)
     return queue
 
 
-def names(queue: Queue, now: float, count: int = 1) -> List[Optional[str]]:
-    """The requests that are taken at a moment."""
+def take_at(queue: Queue, now: float, count: int = 1) -> List[Optional[str]]:
+    """Take tasks at a moment. Returns their names; None if no task is ready."""
     tasks = [queue.take(0, now)[0] for _ in range(count)]
     return [task and task.request.custom_id for task in tasks]
 
@@ -47,86 +47,86 @@ def names(queue: Queue, now: float, count: int = 1) -> List[Optional[str]]:
 # --- order ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_request_waits_a_moment_for_others_to_choose_from() -> None:
-    waiting = queue("b", "a")
-    assert waiting.take(0, 0.0) == (None, GATHER)
-    assert names(waiting, GATHER, 3) == ["a", "b", None]
-    assert not waiting
+def test_requests_are_gathered_for_a_moment_and_then_sorted() -> None:
+    queue = queue_of("b", "a")
+    assert queue.take(0, 0.0) == (None, GATHER)
+    assert take_at(queue, GATHER, 3) == ["a", "b", None]
+    assert not queue
 
 
-def test_no_request_waits_once_all_are_there() -> None:
-    waiting = queue("b", "a")
-    waiting.ended = True
-    assert names(waiting, 0.0) == ["a"]
+def test_no_request_waits_once_the_input_has_ended() -> None:
+    queue = queue_of("b", "a")
+    queue.ended = True
+    assert take_at(queue, 0.0) == ["a"]
 
 
 @pytest.mark.parametrize(("count", "size"), [(WINDOW, 1), (2, WINDOW_BYTES // 2)])
-def test_a_window_is_a_number_of_requests_or_of_bytes(count: int, size: int) -> None:
-    waiting = Queue()
-    assert [waiting.add(task("x", size), 0.0) for _ in range(count)] == [True] + [False] * (count - 1)
-    assert waiting.is_full
-    assert names(waiting, 0.0) == ["x"]
-    assert not waiting.is_full
+def test_a_window_is_full_at_a_number_of_requests_or_of_bytes(count: int, size: int) -> None:
+    queue = Queue()
+    assert [queue.add(task("x", size), 0.0) for _ in range(count)] == [True] + [False] * (count - 1)
+    assert queue.is_full
+    assert take_at(queue, 0.0) == ["x"]
+    assert not queue.is_full
 
 
-def test_a_task_that_has_failed_comes_first_and_not_before_its_time() -> None:
-    waiting = queue("new")
-    waiting.put_back(task("later"), 9.0)
-    waiting.put_back(task("sooner"), 2.0)
-    assert names(waiting, 1.0, 2) == ["new", None]
-    assert waiting.take(0, 1.5) == (None, 0.5)
-    assert names(waiting, 9.0, 2) == ["sooner", "later"]
+def test_a_retry_comes_first_but_not_before_its_time() -> None:
+    queue = queue_of("new")
+    queue.put_back(task("later"), 9.0)
+    queue.put_back(task("sooner"), 2.0)
+    assert take_at(queue, 1.0, 2) == ["new", None]
+    assert queue.take(0, 1.5) == (None, 0.5)
+    assert take_at(queue, 9.0, 2) == ["sooner", "later"]
 
 
-def test_no_window_is_begun_while_many_results_wait_for_an_earlier_one() -> None:
-    waiting = queue("a")
-    waiting.held = WINDOW
-    assert waiting.take(0, 1.0) == (None, math.inf)
-    waiting.held -= 1
-    assert names(waiting, 1.0) == ["a"]
+def test_no_window_starts_while_many_results_wait_for_an_earlier_one() -> None:
+    queue = queue_of("a")
+    queue.held = WINDOW
+    assert queue.take(0, 1.0) == (None, math.inf)
+    queue.held -= 1
+    assert take_at(queue, 1.0) == ["a"]
 
 
-def window(*names: str) -> Queue:
-    waiting = queue(*names)
-    waiting.ended = True
-    return waiting
+def window_of(*names: str) -> Queue:
+    queue = queue_of(*names)
+    queue.ended = True
+    return queue
 
 
-def taken(queue: Queue, *workers: int) -> List[Optional[str]]:
-    """The requests that workers take, in turn."""
+def take_by(queue: Queue, *workers: int) -> List[Optional[str]]:
+    """Let workers take a task each, in turn. Returns the names of the tasks."""
     tasks = [queue.take(worker, 0.0)[0] for worker in workers]
     return [task and task.request.custom_id for task in tasks]
 
 
-def test_each_worker_has_a_part_of_its_own_in_order() -> None:
-    waiting = window(*"dbca")
-    assert taken(waiting, 1, 2, 1, 2) == ["a", "c", "b", "d"]
-    assert taken(waiting, 1, 2) == [None, None]
-    assert not waiting
+def test_each_worker_takes_a_part_of_its_own_in_order() -> None:
+    queue = window_of(*"dbca")
+    assert take_by(queue, 1, 2, 1, 2) == ["a", "c", "b", "d"]
+    assert take_by(queue, 1, 2) == [None, None]
+    assert not queue
 
 
-def test_parts_are_cut_where_beginnings_differ() -> None:
-    waiting = window(*(f"{text}{n}" for text in ("aaaa", "bbbb") for n in range(3)), "bbbb3", "bbbb4")
-    assert taken(waiting, 1, 2) == ["aaaa0", "bbbb0"]
+def test_parts_are_divided_where_the_beginnings_differ() -> None:
+    queue = window_of(*(f"{text}{n}" for text in ("aaaa", "bbbb") for n in range(3)), "bbbb3", "bbbb4")
+    assert take_by(queue, 1, 2) == ["aaaa0", "bbbb0"]
 
 
 @pytest.mark.parametrize("workers", [1, 3, 7, 50])
 def test_each_task_is_taken_once_by_any_number_of_workers(workers: int) -> None:
     names = [str(n) for n in range(101)]
-    waiting = window(*names)
-    assert sorted(filter(None, taken(waiting, *(turn % workers for turn in range(200 * workers))))) == sorted(names)
+    queue = window_of(*names)
+    assert sorted(filter(None, take_by(queue, *(turn % workers for turn in range(200 * workers))))) == sorted(names)
 
 
 # --- an outage --------------------------------------------------------------------------------------------------------
 
 
-def test_one_request_at_a_time_tries_whether_the_server_is_back() -> None:
+def test_one_request_at_a_time_tries_a_server_that_was_away() -> None:
     outage = Outage()
     assert outage.delay(0.0) == 0
     trial = task("trial")
     for number in range(10):
         outage.failed(ServerNotRunningError("down"), 10.0 * number, 4.0)
-        outage.failed(ServerNotRunningError("down"), 10.0 * number, 4.0)  # of a task that was under way with it
+        outage.failed(ServerNotRunningError("down"), 10.0 * number, 4.0)  # of another request in flight
         assert outage.delay(10.0 * number) == 4.0
         assert outage.delay(10.0 * number + 4.0) == 0
         outage.trial = trial
@@ -135,7 +135,7 @@ def test_one_request_at_a_time_tries_whether_the_server_is_back() -> None:
     assert (outage.since, outage.failures) == (0.0, 10)
 
 
-# --- what a failure says ----------------------------------------------------------------------------------------------
+# --- kinds of failures ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,21 +152,24 @@ def test_one_request_at_a_time_tries_whether_the_server_is_back() -> None:
         (RequestTimeoutError(), False, False),
     ],
 )
-def test_what_an_error_says_of_the_server_and_of_the_request(error: FlynnError, temporary: bool, final: bool) -> None:
+def test_an_error_is_temporary_for_the_server_or_final_for_the_request(
+    error: FlynnError, temporary: bool, final: bool
+) -> None:
     assert (is_temporary(error), is_final(error)) == (temporary, final)
 
 
 class Run:
-    """A scheduler without pauses, and one worker that answers as a test tells it to, until it may do no more.
+    """A scheduler without pauses, and one worker whose answers the test chooses.
 
     Args:
-        names: of the requests.
-        most: attempts after which the worker stops.
+        answer: returns the answer to the request of a name: None for success, or an error.
+        names: names of the requests.
+        most: number of attempts after which the worker stops.
 
     Attributes:
-        attempts: how often each request was tried.
-        results: by the names of their requests.
-        error: what made the run give up.
+        attempts: number of attempts of each request.
+        results: results by the name of the request.
+        error: the error that ended the run.
     """
 
     def __init__(self, answer: Any, *names: str, most: int = 200, **options: Any) -> None:
@@ -195,7 +198,7 @@ class Run:
             self.error = error
 
 
-TROUBLES = [
+FAILURES = [
     ServerError("oops", status=500, type="server_error"),
     ConnectionLostError("cut"),
     RequestTimeoutError(),
@@ -204,24 +207,24 @@ TROUBLES = [
 ]
 
 
-@pytest.mark.parametrize("error", TROUBLES, ids=repr)
-def test_a_request_that_fails_while_others_are_answered_fails_after_ten_times(error: FlynnError) -> None:
+@pytest.mark.parametrize("error", FAILURES, ids=repr)
+def test_a_request_that_fails_while_others_succeed_has_ten_attempts(error: FlynnError) -> None:
     run = Run(lambda name: error if name == "bad" else None, "bad", *map(str, range(20)))
     assert run.results["bad"].error is error
     assert run.attempts["bad"] == ATTEMPTS == 10
     assert {run.attempts[str(n)] for n in range(20)} == {1}
 
 
-@pytest.mark.parametrize("error", TROUBLES, ids=repr)
-def test_a_server_that_fails_every_request_is_away_and_no_request_has_failed(error: FlynnError) -> None:
+@pytest.mark.parametrize("error", FAILURES, ids=repr)
+def test_no_request_fails_while_the_server_fails_all(error: FlynnError) -> None:
     run = Run(lambda name: error, *map(str, range(5)))
     assert run.results == {}
     assert run.error is None
     assert sum(run.attempts.values()) == 200
 
 
-@pytest.mark.parametrize("error", TROUBLES, ids=repr)
-def test_a_server_that_fails_every_request_is_given_up_after_the_wait(error: FlynnError) -> None:
+@pytest.mark.parametrize("error", FAILURES, ids=repr)
+def test_the_run_ends_when_the_server_fails_all_for_longer_than_the_wait(error: FlynnError) -> None:
     def slowly(name: str) -> FlynnError:
         time.sleep(0.002)
         return error
@@ -231,20 +234,20 @@ def test_a_server_that_fails_every_request_is_given_up_after_the_wait(error: Fly
     assert run.results == {}
 
 
-def test_a_server_that_fails_every_request_for_a_while_has_cost_none_of_them_an_attempt() -> None:
+def test_a_time_in_which_the_server_fails_all_counts_against_no_request() -> None:
     failures = iter([ServerError("oops", status=500)] * 100)
     run = Run(lambda name: next(failures, None), *map(str, range(5)))
     assert [result.error for result in run.results.values()] == [None] * 5
 
 
 @pytest.mark.parametrize("error", [ServerNotRunningError("down"), ModelLoadingError("Loading", status=503)])
-def test_a_server_that_is_not_there_never_counts_against_a_request(error: FlynnError) -> None:
+def test_a_server_that_is_away_never_counts_against_a_request(error: FlynnError) -> None:
     down = iter([error] * 30)
     run = Run(lambda name: next(down, None) if name == "last" else None, "a", "b", "last")
     assert run.results["last"].error is None
 
 
-def test_a_403_of_one_request_fails_that_one() -> None:
+def test_a_403_for_one_request_fails_that_one() -> None:
     filtered = AuthenticationError("<html>forbidden</html>", status=403)
     run = Run(lambda name: filtered if name == "bad" else None, "bad", *map(str, range(20)))
     assert run.results["bad"].error is filtered
@@ -253,7 +256,7 @@ def test_a_403_of_one_request_fails_that_one() -> None:
     assert run.error is None
 
 
-def test_a_403_of_every_request_from_the_beginning_ends_the_run() -> None:
+def test_a_403_for_every_request_from_the_start_ends_the_run() -> None:
     wrong = AuthenticationError("<html>forbidden</html>", status=403)
     run = Run(lambda name: wrong, *map(str, range(20)))
     assert run.error is wrong
@@ -269,7 +272,7 @@ def test_a_token_that_llama_server_itself_refuses_ends_the_run_at_once() -> None
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-def test_an_answer_that_does_not_fit_is_asked_for_again_so_many_times(retries: int) -> None:
+def test_an_answer_that_does_not_fit_is_retried_as_often_as_allowed(retries: int) -> None:
     mismatch = StructuredOutputError("does not fit", ChatResponse(()))
     run = Run(lambda name: mismatch if name == "bad" else None, "bad", "good", retries=retries)
     assert run.attempts == {"bad": 1 + retries, "good": 1}

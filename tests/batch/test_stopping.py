@@ -1,4 +1,4 @@
-"""How a batch ends before its time: Ctrl-C, SIGTERM, a wrong token; also while its input waits for a writer."""
+"""Ending a batch early: Ctrl-C, SIGTERM, a wrong token; also while it waits for input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .files import OUT, ids, questions, start, whole_lines
 from .server import Gate, Llama, answer
 
 
-def test_ctrl_c_once_lets_the_requests_under_way_end(home: Home, llama: Any) -> None:
+def test_ctrl_c_once_finishes_the_requests_in_flight(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(50))
     gate = Gate()
     server = llama(gate)
@@ -32,7 +32,7 @@ def test_ctrl_c_once_lets_the_requests_under_way_end(home: Home, llama: Any) -> 
     assert len(ids(home)) == len(server.prompts) == 4
 
 
-def test_ctrl_c_twice_stops(home: Home, llama: Any) -> None:
+def test_ctrl_c_twice_ends_the_batch_at_once(home: Home, llama: Any) -> None:
     home.write("in.jsonl", questions(50))
     gate = Gate()
     process = start(home, llama(gate), *OUT)
@@ -48,13 +48,13 @@ def test_ctrl_c_twice_stops(home: Home, llama: Any) -> None:
     assert ids(home) == []
 
 
-# --- an input whose writer lives --------------------------------------------------------------------------------------
+# --- an input that stays open -----------------------------------------------------------------------------------------
 
 INPUTS = ["fifo", "standard input", "/dev/stdin", "<(...)"]
 
 
 class Waiting:
-    """A batch whose input has some lines and then waits for more."""
+    """A batch whose input has two lines and stays open."""
 
     def __init__(self, home: Home, server: Llama, source: str) -> None:
         self.writer: Any = None
@@ -66,7 +66,7 @@ class Waiting:
             self.writer = (home.path / "fifo").open("wb", buffering=0)
             self.writer.write(questions(2).encode())
         elif source == "<(...)":
-            # The subshell holds the other end for as long as this process has its standard input open.
+            # The subshell keeps its end open as long as this process keeps the batch's standard input open.
             shell = 'exec 3<&0; exec "$0" "$@" -o out.jsonl <(exec 2> /dev/null; cat some; cat <&3) < /dev/null'
             command = ("bash", "-c", shell, *FLYNN)
             self.process = home.start("batch", *arguments[:2], python=command)
@@ -77,10 +77,18 @@ class Waiting:
             self.process.stdin.flush()
 
     def end(self) -> bytes:
-        """Wait for the end, though the writer lives."""
+        """Wait until the batch ends while its input is open. Returns what it wrote to standard error."""
         self.process.wait(20)
         assert self.process.stderr
         return self.process.stderr.read()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        for stream in (self.writer, self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream:
+                stream.close()
+        self.process.wait(20)
 
 
 @pytest.fixture
@@ -88,17 +96,14 @@ def waiting(home: Home, llama: Any, request: pytest.FixtureRequest) -> Iterator[
     batch = Waiting(home, llama(), request.param)
     eventually(lambda: len(whole_lines(home.path / "out.jsonl")) == 2)
     yield batch
-    if batch.process.poll() is None:
-        batch.process.kill()
-    for stream in (batch.writer, batch.process.stdin, batch.process.stdout, batch.process.stderr):
-        if stream:
-            stream.close()
-    batch.process.wait(20)
+    batch.close()
 
 
 @pytest.mark.parametrize("waiting", INPUTS, indirect=True)
 @pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT] * 3, [signal.SIGTERM], [signal.SIGHUP]])
-def test_a_signal_ends_it(home: Home, waiting: Waiting, signals: List[signal.Signals]) -> None:
+def test_a_signal_ends_a_batch_that_waits_for_input(
+    home: Home, waiting: Waiting, signals: List[signal.Signals]
+) -> None:
     for number in signals:
         try:
             waiting.process.send_signal(number)
@@ -106,26 +111,24 @@ def test_a_signal_ends_it(home: Home, waiting: Waiting, signals: List[signal.Sig
         except subprocess.TimeoutExpired:
             pass
     err = waiting.end()
-    # The last of three signals may meet a Python that ends already.
+    # Python may be shutting down already when the last of three signals arrives.
     assert waiting.process.returncode in (128 + signals[0], -signals[0] if len(signals) > 1 else None)
     assert b"Traceback" not in err
     assert sorted(ids(home)) == ["request-1", "request-2"]
 
 
 @pytest.mark.parametrize("source", INPUTS)
-def test_a_wrong_token_ends_it(home: Home, llama: Any, source: str) -> None:
+def test_a_wrong_token_ends_a_batch_that_waits_for_input(home: Home, llama: Any, source: str) -> None:
     wrong = answer(error(401, "Invalid API Key", "authentication_error"), 401)
     batch = Waiting(home, llama(lambda prompt: wrong), source)
     err = batch.end()
-    for stream in (batch.writer, batch.process.stdin, batch.process.stdout, batch.process.stderr):
-        if stream:
-            stream.close()
+    batch.close()
     assert batch.process.returncode == 77
     assert b"Invalid API Key" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_fifo_that_nobody_writes_to_does_not_hold_it(home: Home, llama: Any, number: signal.Signals) -> None:
+def test_a_signal_ends_a_batch_whose_fifo_has_no_writer(home: Home, llama: Any, number: signal.Signals) -> None:
     os.mkfifo(home.path / "fifo")
     process = start(home, llama(), *OUT, name="fifo")
     time.sleep(1)
@@ -138,7 +141,7 @@ def test_a_fifo_that_nobody_writes_to_does_not_hold_it(home: Home, llama: Any, n
 # --- a signal at any moment -------------------------------------------------------------------------------------------
 
 
-# Sends itself a signal in the main thread, right after the new thread was put among those that begin.
+# Sends SIGTERM to itself in the main thread, after threading has listed a new thread and before it starts it.
 WHILE_STARTING = """
 import os, signal, sys, threading
 name = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
@@ -155,7 +158,7 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("thread", range(1, 7))
-def test_a_signal_while_a_thread_is_being_started_ends_it(home: Home, llama: Any, thread: int) -> None:
+def test_a_signal_while_a_thread_is_being_started_ends_the_batch(home: Home, llama: Any, thread: int) -> None:
     home.write("in.jsonl", questions(200))
     command = (FLYNN[0], "-W", "error", "-c", WHILE_STARTING, str(thread))
     process = start(home, llama(), *OUT, python=command)

@@ -1,4 +1,4 @@
-"""From types to schemas, and from JSON to instances of types."""
+"""Typed answers: types to schemas, JSON to instances."""
 
 from __future__ import annotations
 

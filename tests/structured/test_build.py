@@ -1,4 +1,4 @@
-"""From a JSON value to an instance of a Python type."""
+"""Building an instance of a Python type from a JSON value."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Labelled(Box[int]):
     label: str = ""
 
 
-FITTING = [
+VALID = [
     (bool, "true", True),
     (int, "-5", -5),
     (float, "1.5", 1.5),
@@ -121,19 +121,19 @@ FITTING = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "text", "instance"), FITTING)
-def test_a_value_that_fits_becomes_an_instance(annotation: Any, text: str, instance: object) -> None:
+@pytest.mark.parametrize(("annotation", "text", "instance"), VALID)
+def test_a_valid_value_becomes_an_instance(annotation: Any, text: str, instance: object) -> None:
     built = build(annotation, json.loads(text))
     assert built == instance
     assert type(built) is type(instance)
 
 
-def test_an_integer_where_a_float_is_wanted_becomes_one() -> None:
+def test_an_integer_becomes_a_float_where_the_type_is_float() -> None:
     built = build(float, 1)
     assert (built, type(built)) == (1.0, float)
 
 
-MISFITS = [
+INVALID = [
     (int, "true", "expected an integer, got true"),
     (int, "1.0", "expected an integer, got 1.0"),
     (int, '"1"', 'expected an integer, got "1"'),
@@ -186,8 +186,8 @@ MISFITS = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "text", "message"), MISFITS)
-def test_a_value_that_does_not_fit_is_an_error_that_says_where(annotation: Any, text: str, message: str) -> None:
+@pytest.mark.parametrize(("annotation", "text", "message"), INVALID)
+def test_an_invalid_value_is_an_error_with_its_path(annotation: Any, text: str, message: str) -> None:
     with pytest.raises(ValueError) as raised:
         build(annotation, json.loads(text))
     assert str(raised.value) == message
@@ -210,7 +210,7 @@ LIMITS = [
 
 
 @pytest.mark.parametrize(("annotation", "within", "beyond"), LIMITS)
-def test_limits_hold(annotation: Any, within: Any, beyond: Any) -> None:
+def test_a_value_beyond_a_limit_is_an_error(annotation: Any, within: Any, beyond: Any) -> None:
     assert build(annotation, within) == within
     with pytest.raises(ValueError, match="^expected [a-z]+[A-Z]?[a-z]* (3|2|1|[^ ]*), got "):
         build(annotation, beyond)
@@ -231,22 +231,22 @@ class Other:
     x: bool
 
 
-def test_a_union_of_records_takes_no_longer_with_each_level_of_nesting() -> None:
-    """Whether it is One or Other is seen only after all that is in it: two ways at each level, 2**100 in all."""
+def test_nested_unions_take_linear_time() -> None:
+    """Only `x`, after the child, tells One from Other: trying both at each level would take 2**100 steps."""
     text = '{"child":' * 100 + "null" + ',"x":"neither"}' * 100
     with pytest.raises(ValueError, match='^(child[.]?){10}…(child[.]){9}x: expected an integer, got "neither"$'):
         build(One, json.loads(text))
     with pytest.raises(ValueError, match='^child.child.x: expected an integer, got "neither"$'):
         build(One, json.loads('{"child":{"child":{"child":null,"x":"neither"},"x":1},"x":1}'))
     text = '{"child":' * 100 + "null" + "".join(',"x":true}' if level % 2 else ',"x":1}' for level in range(100))
-    built, depth = build(Union[One, Other], json.loads(text)), 0
-    while built is not None:
-        assert type(built) is (One if built.x is not True else Other)
-        built, depth = built.child, depth + 1
+    instance, depth = build(Union[One, Other], json.loads(text)), 0
+    while instance is not None:
+        assert type(instance) is (One if instance.x is not True else Other)
+        instance, depth = instance.child, depth + 1
     assert depth == 100
 
 
-def test_a_value_nested_too_deeply_is_an_error_and_no_crash() -> None:
+def test_a_value_nested_too_deeply_is_an_error() -> None:
     value: Any = None
     for _ in range(100_000):
         value = {"name": "A", "best": value}
@@ -254,7 +254,7 @@ def test_a_value_nested_too_deeply_is_an_error_and_no_crash() -> None:
         build(Person, value)
 
 
-def test_a_value_that_json_does_not_have_is_named_by_its_type() -> None:
+def test_a_value_that_is_not_json_is_named_by_its_type() -> None:
     with pytest.raises(ValueError, match="^expected an integer, got bytes, which is not a JSON value$"):
         build(int, b"1")
 
@@ -268,7 +268,7 @@ class Positive:
             raise (TypeError if self.value < 0 else ValueError)(f"{self.value} is\nnot positive")
 
 
-def test_what_a_class_refuses_itself_is_an_error_in_one_line() -> None:
+def test_an_exception_of_the_class_is_a_one_line_error() -> None:
     for value in (0, -1):
         with pytest.raises(ValueError, match=rf"^\[1\]: {value} is not positive$"):
             build(List[Positive], [{"value": 1}, {"value": value}])

@@ -1,4 +1,4 @@
-"""chat_json and chat_json_stream: what is sent, what is returned, and what is not an answer."""
+"""chat_json and chat_json_stream: the request, the result, and answers that are not valid."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ADA = Person("Ada", [Pet("Rex")])
 
 
 def answer(content: Optional[str], finish_reason: str = "stop", **more: Any) -> Answer:
-    """A reply in one piece, with this content."""
+    """Return a reply with this content, not streamed."""
     choice = {"message": {"role": "assistant", "content": content, **more}, "finish_reason": finish_reason}
     return reply({"choices": [choice], "usage": {"completion_tokens": 7}})
 
@@ -55,10 +55,10 @@ def streamed(text: str, finish_reason: str = "stop", size: int = 3) -> Answer:
     return events(*pieces, delta(finish_reason=finish_reason))
 
 
-# --- in one piece -----------------------------------------------------------------------------------------------------
+# --- not streamed -----------------------------------------------------------------------------------------------------
 
 
-def test_it_sends_the_schema_and_returns_an_instance(httpserver: HTTPServer, endpoint: str) -> None:
+def test_chat_json_sends_the_schema_and_returns_an_instance(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, answer(TEXT))
     assert LlamaCppClient(endpoint).chat_json("Invent a person", Person, max_tokens=5) == ADA
     (request,) = sent(httpserver)
@@ -67,33 +67,33 @@ def test_it_sends_the_schema_and_returns_an_instance(httpserver: HTTPServer, end
     assert request.json["max_tokens"] == 5
 
 
-def test_a_json_schema_is_sent_as_it_is_and_returns_json(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_json_schema_is_sent_unchanged_and_returns_json(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, answer('{"a": "b"}'))
     schema = {"type": "object", "additionalProperties": {"type": "string"}}
     assert LlamaCppClient(endpoint).chat_json("Hi", schema) == {"a": "b"}
     assert sent(httpserver)[0].json["response_format"]["json_schema"]["schema"] == schema
 
 
-def test_a_json_schema_is_narrowed_to_what_the_grammar_obeys(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_json_schema_is_narrowed_for_llama_cpp(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, answer('"12"'))
     assert LlamaCppClient(endpoint).chat_json("Hi", {"type": "string", "pattern": r"^\d+$"}) == "12"
     assert sent(httpserver)[0].json["response_format"]["json_schema"]["schema"]["pattern"] == "^[0-9]+$"
 
 
-def test_any_annotation_is_a_schema(httpserver: HTTPServer, endpoint: str) -> None:
+def test_any_annotation_can_be_the_schema(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, answer("[1, 2]"), answer('"red"'))
     assert LlamaCppClient(endpoint).chat_json("Hi", List[int]) == [1, 2]
     assert LlamaCppClient(endpoint).chat_json("Hi", Color) is Color.RED
 
 
 @pytest.mark.parametrize("request_", ["Hi", [Message("user", "Hi")], ChatRequest([Message("user", "Hi")], seed=1)])
-def test_a_request_is_what_it_is_for_chat(request_: Any, httpserver: HTTPServer, endpoint: str) -> None:
+def test_the_request_has_the_same_forms_as_in_chat(request_: Any, httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, answer(TEXT))
     assert LlamaCppClient(endpoint).chat_json(request_, Person) == ADA
     assert sent(httpserver)[0].json["messages"] == [{"role": "user", "content": "Hi"}]
 
 
-def test_the_schema_wins_over_the_defaults_of_the_client(httpserver: HTTPServer, endpoint: str) -> None:
+def test_the_schema_overrides_the_defaults_of_the_client(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, answer(TEXT))
     client = LlamaCppClient(endpoint, defaults={"response_format": {"type": "text"}})
     assert client.chat_json("Hi", Person) == ADA
@@ -110,23 +110,23 @@ def test_a_second_constraint_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("annotation", "message"),
     [
         (complex, "^schema: complex cannot be expressed in JSON"),
         ({"type": "string", "pattern": "(?=a)"}, r"^llama.cpp's grammar cannot express the pattern '\(\?=a\)': use "),
     ],
 )
-def test_what_cannot_be_expressed_is_refused_before_anything_is_sent(wanted: Any, message: str) -> None:
+def test_an_unsupported_type_or_pattern_is_refused_before_anything_is_sent(annotation: Any, message: str) -> None:
     client = LlamaCppClient("http://127.0.0.1:9")  # nothing listens there
     for call in (client.chat_json, client.chat_json_stream, AsyncLlamaCppClient("http://127.0.0.1:9").chat_json_stream):
         with pytest.raises(TypeError, match=message):
-            call("Hi", wanted)
+            call("Hi", annotation)
 
 
-# --- no answer --------------------------------------------------------------------------------------------------------
+# --- invalid answers --------------------------------------------------------------------------------------------------
 
 HOSTILE = "[" * 100_000
-NO_ANSWERS = [
+INVALID_ANSWERS = [
     (
         '{"name": "Ada", "pets": [{"na',
         "length",
@@ -156,8 +156,8 @@ NO_ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "finish_reason", "message"), NO_ANSWERS)
-def test_what_is_not_an_answer_is_an_error_with_the_text(
+@pytest.mark.parametrize(("text", "finish_reason", "message"), INVALID_ANSWERS)
+def test_an_invalid_answer_is_an_error_with_its_text(
     text: str, finish_reason: str, message: str, httpserver: HTTPServer, endpoint: str
 ) -> None:
     always(httpserver, answer(text, finish_reason))
@@ -174,29 +174,24 @@ def test_what_is_not_an_answer_is_an_error_with_the_text(
     assert isinstance(error, ValueError)
 
 
-def test_a_model_that_calls_tools_does_not_answer(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_tool_call_instead_of_an_answer_is_an_error(httpserver: HTTPServer, endpoint: str) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     always(httpserver, answer(None, "tool_calls", tool_calls=[call]))
     with pytest.raises(StructuredOutputError, match="^the model calls tools instead of answering$"):
         LlamaCppClient(endpoint).chat_json("Hi", Person)
 
 
-def test_a_complete_value_is_an_answer_even_if_no_token_was_left(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_complete_value_at_the_token_limit_is_an_answer(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, answer(TEXT, "length"))
     assert LlamaCppClient(endpoint).chat_json("Hi", Person) == ADA
 
 
-def test_a_number_is_not_complete_if_no_token_was_left(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_number_at_the_token_limit_is_incomplete(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, answer("12", "length"), answer("12"))
     client = LlamaCppClient(endpoint)
     with pytest.raises(StructuredOutputError, match="^the model ran out of tokens, after 7 of them"):
         client.chat_json("Hi", int)
     assert client.chat_json("Hi", int) == 12
-
-
-def test_the_last_of_two_equal_keys_counts(httpserver: HTTPServer, endpoint: str) -> None:
-    always(httpserver, answer('{"name": "Eve", "pets": [], "name": "Ada"}'))
-    assert LlamaCppClient(endpoint).chat_json("Hi", Person) == Person("Ada", [])
 
 
 class Silent(ValueError):
@@ -212,25 +207,21 @@ class Refusing:
         raise Silent
 
 
-def test_an_exception_of_a_class_that_has_no_message_is_an_answer_that_does_not_fit(
-    httpserver: HTTPServer, endpoint: str
-) -> None:
+def test_an_exception_whose_str_fails_is_named_by_its_class(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, answer('{"value": 1}'))
     with pytest.raises(StructuredOutputError, match="^the answer does not fit: Silent$"):
         LlamaCppClient(endpoint).chat_json("Hi", Refusing)
 
 
-def test_the_error_survives_pickling() -> None:
+def test_the_error_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(StructuredOutputError("the answer is empty")))
     assert (str(error), error.text, error.response) == ("the answer is empty", "", None)
 
 
-# --- asked again ------------------------------------------------------------------------------------------------------
+# --- retries ----------------------------------------------------------------------------------------------------------
 
 
-def test_after_an_answer_that_does_not_fit_the_model_is_asked_again_with_the_reason(
-    httpserver: HTTPServer, endpoint: str
-) -> None:
+def test_a_retry_tells_the_model_why_its_answer_does_not_fit(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, answer('{"name": "Ada"}'), answer(TEXT))
     assert LlamaCppClient(endpoint).chat_json("Invent a person", Person, retries=2, seed=1) == ADA
     first, second = sent(httpserver)
@@ -246,15 +237,13 @@ def test_after_an_answer_that_does_not_fit_the_model_is_asked_again_with_the_rea
     assert {**second.json, "messages": ()} == {**first.json, "messages": ()}
 
 
-def test_after_an_answer_that_was_cut_the_model_is_asked_for_a_shorter_one(
-    httpserver: HTTPServer, endpoint: str
-) -> None:
+def test_a_retry_after_a_truncated_answer_says_that_it_was_too_long(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, answer('{"name": "A', "length"), answer(TEXT))
     assert LlamaCppClient(endpoint).chat_json("Hi", Person, retries=1) == ADA
     assert "cannot be used: it is too long." in sent(httpserver)[1].json["messages"][-1]["content"]
 
 
-def test_no_more_retries_than_allowed_are_sent(httpserver: HTTPServer, endpoint: str) -> None:
+def test_retries_limits_the_number_of_requests(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, answer("[]"), answer("{}"), answer("1"))
     with pytest.raises(StructuredOutputError, match="expected an object, got 1$") as raised:
         LlamaCppClient(endpoint).chat_json((part for part in [Message("user", "Hi")]), Person, retries=2)  # type: ignore[arg-type]
@@ -268,7 +257,7 @@ def test_retries_must_be_a_whole_number(retries: Any) -> None:
         LlamaCppClient("http://127.0.0.1:9").chat_json("Hi", Person, retries=retries)
 
 
-def test_a_failure_of_the_server_is_not_an_answer_to_ask_again_for(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_server_error_is_not_retried(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, reply({"error": {"message": "no"}}, 500))
     with pytest.raises(FlynnError, match="^no$"):
         LlamaCppClient(endpoint).chat_json("Hi", Person, retries=5)
@@ -279,8 +268,8 @@ def test_a_failure_of_the_server_is_not_an_answer_to_ask_again_for(httpserver: H
 
 def test_a_stream_yields_the_value_so_far_and_ends_with_the_instance(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, streamed('{"name": "Ada", "pets": [{"name": "Rex"}]}', size=4))
-    with LlamaCppClient(endpoint).chat_json_stream("Hi", Person) as growing:
-        seen = [json.dumps(value) for value in growing]
+    with LlamaCppClient(endpoint).chat_json_stream("Hi", Person) as stream:
+        seen = [json.dumps(value) for value in stream]
     assert seen == [
         "{}",
         '{"name": "Ad"}',
@@ -289,47 +278,47 @@ def test_a_stream_yields_the_value_so_far_and_ends_with_the_instance(httpserver:
         '{"name": "Ada", "pets": [{"name": "R"}]}',
         '{"name": "Ada", "pets": [{"name": "Rex"}]}',
     ]
-    assert growing.result == ADA
-    assert growing.value == {"name": "Ada", "pets": [{"name": "Rex"}]}
-    assert growing.response.content.startswith('{"name"')
+    assert stream.result == ADA
+    assert stream.value == {"name": "Ada", "pets": [{"name": "Rex"}]}
+    assert stream.response.content.startswith('{"name"')
     (request,) = sent(httpserver)
     assert request.json["response_format"]["type"] == "json_schema"
     assert request.json["stream"] is True
 
 
-def test_a_stream_of_a_json_schema_results_in_json(httpserver: HTTPServer, endpoint: str) -> None:
+def test_the_result_of_a_stream_with_a_json_schema_is_json(httpserver: HTTPServer, endpoint: str) -> None:
     always(httpserver, streamed('{"a": [1]}'))
-    growing = LlamaCppClient(endpoint).chat_json_stream("Hi", {"type": "object"})
-    list(growing)
-    assert growing.result == {"a": [1]}
+    stream = LlamaCppClient(endpoint).chat_json_stream("Hi", {"type": "object"})
+    list(stream)
+    assert stream.result == {"a": [1]}
 
 
 def test_a_stream_takes_the_options_of_chat_stream(httpserver: HTTPServer, endpoint: str) -> None:
     in_turn(httpserver, streamed(TEXT), reply(status=204))
-    growing = LlamaCppClient(endpoint).chat_json_stream("Hi", Person, resume=True, timeout=5, seed=1)
-    list(growing)
-    assert growing.resumes == 0
+    stream = LlamaCppClient(endpoint).chat_json_stream("Hi", Person, resume=True, timeout=5, seed=1)
+    list(stream)
+    assert stream.resumes == 0
     assert "X-Conversation-Id" in sent(httpserver)[0].headers
     assert sent(httpserver)[0].json["seed"] == 1
 
 
-@pytest.mark.parametrize(("text", "finish_reason", "message"), NO_ANSWERS)
-def test_a_stream_of_what_is_not_an_answer_raises_the_same(
+@pytest.mark.parametrize(("text", "finish_reason", "message"), INVALID_ANSWERS)
+def test_an_invalid_answer_in_a_stream_raises_the_same_error(
     text: str, finish_reason: str, message: str, httpserver: HTTPServer, endpoint: str
 ) -> None:
     always(httpserver, streamed(text, finish_reason, size=10**6))
-    growing = LlamaCppClient(endpoint).chat_json_stream("Hi", Person)
+    stream = LlamaCppClient(endpoint).chat_json_stream("Hi", Person)
     with pytest.raises(StructuredOutputError, match=f"^{message.replace(', after 7 of them', '')}"):
-        list(growing)
+        list(stream)
     with pytest.raises(StructuredOutputError, match="^there is no result: "):
-        growing.result  # noqa: B018
+        stream.result  # noqa: B018
 
 
-# Raw sockets from here on, for a stream that stops in the middle.
+# Raw sockets from here on: pytest-httpserver cannot stop in the middle of a stream.
 
 
 def unfinished(*texts: str) -> Script:
-    """A stream that stops in the middle and waits until the client has gone."""
+    """Play a stream that stops in the middle, and wait until the client disconnects."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -339,11 +328,11 @@ def unfinished(*texts: str) -> Script:
     return script
 
 
-def test_a_stream_that_cannot_become_json_any_more_is_closed_at_once() -> None:
+def test_a_stream_is_closed_at_the_first_text_that_cannot_be_json() -> None:
     with serve(unfinished('{"name": "Ada"', " oops")) as server:
-        growing = LlamaCppClient(server.endpoint).chat_json_stream("Hi", Person)
+        stream = LlamaCppClient(server.endpoint).chat_json_stream("Hi", Person)
         with pytest.raises(StructuredOutputError) as raised:
-            list(growing)
+            list(stream)
         assert str(raised.value) == 'the answer is not JSON at name: expected a comma or }, got "oops"'
         assert raised.value.text == '{"name": "Ada" oops'
         eventually(lambda: server.closed == 1)
@@ -351,46 +340,46 @@ def test_a_stream_that_cannot_become_json_any_more_is_closed_at_once() -> None:
 
 def test_a_closed_stream_has_no_result() -> None:
     with serve(unfinished('{"name": "Ad')) as server:
-        with LlamaCppClient(server.endpoint).chat_json_stream("Hi", Person) as growing:
-            assert next(growing) == {"name": "Ad"}
-        assert list(growing) == []
-        assert growing.value == {"name": "Ad"}
+        with LlamaCppClient(server.endpoint).chat_json_stream("Hi", Person) as stream:
+            assert next(stream) == {"name": "Ad"}
+        assert list(stream) == []
+        assert stream.value == {"name": "Ad"}
         with pytest.raises(StructuredOutputError, match="^there is no result: the stream was not read to its end"):
-            growing.result  # noqa: B018
+            stream.result  # noqa: B018
         eventually(lambda: server.closed == 1)
 
 
-def test_a_stream_that_nobody_refers_to_any_more_is_closed() -> None:
+def test_a_stream_without_references_is_closed() -> None:
     with serve(unfinished("[1, 2, ")) as server:
-        growing = LlamaCppClient(server.endpoint).chat_json_stream("Hi", List[int])
-        assert next(growing) == [1, 2]
-        del growing
+        stream = LlamaCppClient(server.endpoint).chat_json_stream("Hi", List[int])
+        assert next(stream) == [1, 2]
+        del stream
         eventually(lambda: server.closed == 1)
 
 
 # --- asynchronous -----------------------------------------------------------------------------------------------------
 
 
-def test_asynchronous_calls_do_the_same(httpserver: HTTPServer, endpoint: str) -> None:
+def test_asynchronous_calls_return_the_same(httpserver: HTTPServer, endpoint: str) -> None:
     async def main() -> List[Any]:
         async with AsyncLlamaCppClient(endpoint) as client:
             instance = await client.chat_json("Hi", Person, retries=1)
-            async with client.chat_json_stream("Hi", Person) as growing:
-                seen = [json.dumps(value) async for value in growing]
-            return [instance, growing.result, seen[0], seen[-1]]
+            async with client.chat_json_stream("Hi", Person) as stream:
+                seen = [json.dumps(value) async for value in stream]
+            return [instance, stream.result, seen[0], seen[-1]]
 
     in_turn(httpserver, answer("{}"), answer(TEXT), streamed(TEXT))
     assert asyncio.run(main()) == [ADA, ADA, "{}", TEXT]
 
 
-def test_asynchronous_calls_raise_the_same(httpserver: HTTPServer, endpoint: str) -> None:
+def test_asynchronous_calls_raise_the_same_errors(httpserver: HTTPServer, endpoint: str) -> None:
     async def main() -> None:
         async with AsyncLlamaCppClient(endpoint) as client:
             with pytest.raises(StructuredOutputError, match="^the model ran out of tokens at name"):
                 await client.chat_json("Hi", Person)
-            growing = client.chat_json_stream("Hi", Person)
+            stream = client.chat_json_stream("Hi", Person)
             with pytest.raises(StructuredOutputError, match="^the model ran out of tokens at name"):
-                async for _ in growing:
+                async for _ in stream:
                     pass
             with pytest.raises(StructuredOutputError, match="^the answer is not JSON: expected a value"):
                 async for _ in client.chat_json_stream("Hi", Person):
@@ -420,10 +409,10 @@ def test_a_cancelled_task_closes_its_stream() -> None:
         eventually(lambda: server.closed == 1)
 
 
-# --- what it costs those who do not use it ----------------------------------------------------------------------------
+# --- imports ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_chat_imports_none_of_it(httpserver: HTTPServer, endpoint: str) -> None:
+def test_a_chat_imports_neither_structured_nor_tools(httpserver: HTTPServer, endpoint: str) -> None:
     program = """
 import sys
 from flynn import LlamaCppClient
@@ -432,7 +421,7 @@ print(*sys.modules)
 """
     always(httpserver, streamed("Hi"))
     command = [sys.executable, "-S", "-E", "-c", program, endpoint]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(flynn.__file__).parents[1], timeout=60)
-    loaded = set(ended.stdout.split())
-    assert "flynn.models.local.llamacpp" in loaded, ended.stderr
+    process = subprocess.run(command, capture_output=True, text=True, cwd=Path(flynn.__file__).parents[1], timeout=60)
+    loaded = set(process.stdout.split())
+    assert "flynn.models.local.llamacpp" in loaded, process.stderr
     assert not any(name.startswith(("flynn.structured", "flynn.tools")) for name in loaded)

@@ -1,4 +1,4 @@
-"""A JSON schema as llama.cpp's grammar obeys it: nothing that it drops or gets wrong is left in it."""
+"""Narrowing a JSON schema: what llama.cpp's grammar ignores or gets wrong is translated or refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from flynn.structured.grammar import MAX_INTEGER, narrow, translate
         ("", "^$"),
     ],
 )
-def test_a_pattern_becomes_one_that_llama_cpp_obeys(pattern: str, translated: str) -> None:
+def test_a_pattern_is_translated_for_llama_cpp(pattern: str, translated: str) -> None:
     assert translate(pattern) == translated
 
 
@@ -52,7 +52,7 @@ def test_a_pattern_becomes_one_that_llama_cpp_obeys(pattern: str, translated: st
         "(?m)^x$", "(a$)b", "a(^b)", "a^b", "a{2001}", "a{1,1000000001}", r"[\x00\x01]",
     ],
 )  # fmt: skip
-def test_what_no_grammar_can_express_is_refused_in_one_line(pattern: str) -> None:
+def test_a_pattern_that_no_grammar_can_express_is_refused_in_one_line(pattern: str) -> None:
     with pytest.raises(TypeError, match="^llama.cpp's grammar cannot express the pattern ") as raised:
         translate(pattern)
     assert repr(pattern) in str(raised.value)
@@ -60,7 +60,7 @@ def test_what_no_grammar_can_express_is_refused_in_one_line(pattern: str) -> Non
 
 
 @pytest.mark.parametrize("pattern", ["(", "a{99999999999999999999}", "[z-a]", r"\p{L}", "*"])
-def test_what_is_not_a_pattern_is_refused_in_one_line(pattern: str) -> None:
+def test_an_invalid_pattern_is_refused_in_one_line(pattern: str) -> None:
     with pytest.raises(TypeError, match="^'.*' is not a valid pattern: [^\n]+$"):
         translate(pattern)
 
@@ -72,40 +72,41 @@ ATOMS = [
 REPEATS = ["", "", "", "*", "+", "?", "{2}", "{,2}", "{1,3}", "{2,}?", "??"]
 
 
-def some_pattern(rng: random.Random, depth: int = 0) -> str:
+def random_pattern(rng: random.Random, depth: int = 0) -> str:
     pattern = ""
     for _ in range(rng.randrange(1, 4)):
         if depth < 3 and rng.random() < 0.25:
-            pattern += f"{rng.choice(['(', '(?:'])}{some_pattern(rng, depth + 1)})"
+            pattern += f"{rng.choice(['(', '(?:'])}{random_pattern(rng, depth + 1)})"
         else:
             pattern += rng.choice(ATOMS)
         pattern += rng.choice(REPEATS)
-    return f"{pattern}|{some_pattern(rng, depth + 1)}" if depth < 3 and rng.random() < 0.2 else pattern
+    return f"{pattern}|{random_pattern(rng, depth + 1)}" if depth < 3 and rng.random() < 0.2 else pattern
 
 
 PIECES = ["a", "b", "é", "0", ".", " ", "(", "/", "-", "]", "^", "{", "}", "\n", "\t", '"', "\\", "\x00", "n", "u0061"]
 
 
-def test_a_translated_pattern_lets_through_only_json_strings_that_match() -> None:
-    """llama.cpp does with the simple patterns that are left what Python does; test_real_server.py has llama.cpp."""
+def test_a_translated_pattern_matches_no_string_that_the_pattern_does_not() -> None:
+    """Python stands in for llama.cpp: both read translated patterns alike. test_real_server.py asks llama.cpp."""
     rng = random.Random("patterns")
     allowed = 0
     for _ in range(400):
-        pattern = some_pattern(rng)
+        pattern = random_pattern(rng)
         translated = re.compile(translate(pattern)[1:-1], re.DOTALL)
         for _ in range(30):
-            text = "".join(rng.choices(PIECES, k=rng.randrange(5)))  # what stands between the quotes
+            text = "".join(rng.choices(PIECES, k=rng.randrange(5)))  # the JSON text between the quotes
             if translated.fullmatch(text):
                 allowed += 1
                 assert re.fullmatch(pattern, json.loads(f'"{text}"'), re.ASCII), (pattern, text)
     assert allowed > 300
 
 
-def test_a_translated_pattern_lets_through_all_strings_that_match_and_have_no_other_control_characters() -> None:
+def test_a_translated_pattern_matches_every_string_that_the_pattern_matches() -> None:
+    """Except strings with control characters that JSON can write only as a number, which it leaves out."""
     rng = random.Random("strings")
     allowed = 0
     for _ in range(400):
-        pattern = some_pattern(rng)
+        pattern = random_pattern(rng)
         translated = re.compile(translate(pattern)[1:-1], re.DOTALL)
         for _ in range(30):
             string = "".join(rng.choices([piece for piece in PIECES if piece != "\x00"], k=rng.randrange(5)))
@@ -128,11 +129,7 @@ def test_a_translated_pattern_lets_through_all_strings_that_match_and_have_no_ot
         ({"maximum": 3, "exclusiveMaximum": 3}, -MAX_INTEGER, 2),
         ({"minimum": 0.5, "maximum": 2.5}, 1, 2),
         ({"exclusiveMinimum": 0.5, "exclusiveMaximum": 2.5}, 1, 2),
-        (
-            {"minimum": -(2**63), "maximum": 2**63 - 1},
-            -MAX_INTEGER,
-            MAX_INTEGER,
-        ),  # it takes all of the memory for these
+        ({"minimum": -(2**63), "maximum": 2**63 - 1}, -MAX_INTEGER, MAX_INTEGER),  # llama.cpp runs out of memory
         ({"minimum": 0, "maximum": 10**400}, 0, MAX_INTEGER),
     ],
 )
@@ -140,7 +137,7 @@ def test_an_integer_gets_both_bounds(limits: Any, minimum: int, maximum: int) ->
     assert narrow({"type": "integer", **limits}) == {"type": "integer", "minimum": minimum, "maximum": maximum}
 
 
-def test_an_integer_without_bounds_and_the_bounds_of_other_numbers_stay() -> None:
+def test_integers_without_bounds_and_bounds_of_other_types_are_unchanged() -> None:
     for schema in ({"type": "integer"}, {"type": "number", "minimum": 1}, {"type": "string", "minLength": 1}):
         assert narrow(schema) == schema
 
@@ -150,23 +147,23 @@ def test_an_integer_without_bounds_and_the_bounds_of_other_numbers_stay() -> Non
     [
         {"type": "integer", "minimum": 5, "maximum": 3},
         {"type": "integer", "minimum": 10**400},
-        {"type": "string", "minLength": 5, "maxLength": 2},  # llama.cpp takes all of the memory
+        {"type": "string", "minLength": 5, "maxLength": 2},  # llama.cpp runs out of memory
         {"type": "array", "minItems": 5, "maxItems": 2},
         {"type": "string", "maxLength": -1},
         {"type": "string", "minLength": 2001},
         {"type": "array", "items": {}, "minItems": 2001},
     ],
 )
-def test_limits_that_nothing_is_within_are_refused(schema: Any) -> None:
-    for whole in (schema, {"properties": {"a": {"items": schema}}}, {"$defs": {"A": {"anyOf": [schema]}}}):
+def test_limits_that_no_value_can_meet_are_refused(schema: Any) -> None:
+    for nested in (schema, {"properties": {"a": {"items": schema}}}, {"$defs": {"A": {"anyOf": [schema]}}}):
         with pytest.raises(TypeError, match="^(no integer of|min(Length|Items) must be between) "):
-            narrow(whole)
+            narrow(nested)
 
 
-def test_patterns_are_translated_wherever_there_is_a_schema() -> None:
+def test_patterns_are_translated_in_every_subschema() -> None:
     plain, narrowed = {"pattern": r"\d"}, {"pattern": "^[0-9]$"}
 
-    def everywhere(inner: Any) -> Any:
+    def with_subschemas(inner: Any) -> Any:
         return {
             "$defs": {"pattern": inner},
             "properties": {"pattern": inner, "default": inner},
@@ -174,28 +171,28 @@ def test_patterns_are_translated_wherever_there_is_a_schema() -> None:
             "items": {"prefixItems": [inner], "allOf": [inner]},
         }
 
-    assert json.dumps(narrow(everywhere(plain))) == json.dumps(everywhere(narrowed))
+    assert json.dumps(narrow(with_subschemas(plain))) == json.dumps(with_subschemas(narrowed))
 
 
-def test_what_only_looks_like_a_schema_stays() -> None:
+def test_data_that_looks_like_a_schema_is_unchanged() -> None:
     data = {"pattern": "(?=x)", "minLength": -1, "items": False}
     schema = {"default": data, "examples": [data], "const": data, "enum": [data], "type": "object"}
     assert narrow(schema) == schema
 
 
-def test_a_member_of_any_of_that_cannot_be_kept_is_left_out() -> None:
+def test_a_member_of_any_of_that_no_grammar_can_express_is_dropped() -> None:
     number, other = {"type": "number"}, {"type": "string", "pattern": "^(?!x)"}
     assert narrow({"anyOf": [number, other]}) == {"anyOf": [number]}
     with pytest.raises(TypeError, match="cannot express the pattern"):
         narrow({"anyOf": [other]})
 
 
-def test_a_tuple_needs_no_word_that_it_has_no_more_items() -> None:
+def test_items_false_after_prefix_items_is_dropped() -> None:
     assert narrow({"prefixItems": [{}], "items": False}) == {"prefixItems": [{}]}
 
 
 @pytest.mark.parametrize(("format", "string"), [("duration", "P1DT2H3M4S"), ("decimal", "-12.50")])
-def test_a_format_that_llama_cpp_does_not_know_gets_a_pattern(format: str, string: str) -> None:
+def test_a_format_unknown_to_llama_cpp_gets_a_pattern(format: str, string: str) -> None:
     assert re.fullmatch(narrow({"type": "string", "format": format})["pattern"], string)
     with_pattern = {"type": "string", "format": format, "pattern": "^x$"}
     assert narrow(with_pattern) == with_pattern
@@ -204,11 +201,11 @@ def test_a_format_that_llama_cpp_does_not_know_gets_a_pattern(format: str, strin
 @pytest.mark.parametrize(
     "schema", [True, None, 5, "x", {"properties": 5}, {"anyOf": {}}, {"pattern": 5}, {"minItems": "x"}]
 )
-def test_what_is_not_a_schema_is_left_to_the_server(schema: Any) -> None:
+def test_an_invalid_schema_is_left_to_the_server(schema: Any) -> None:
     assert narrow(schema) == schema
 
 
-def test_the_schema_that_was_given_does_not_change() -> None:
+def test_the_given_schema_is_not_modified() -> None:
     given: List[Any] = [{"type": "integer", "minimum": 1}, {"items": False}, {"anyOf": [{"pattern": "x"}]}]
     before = json.dumps(given)
     narrow({"anyOf": given})

@@ -1,4 +1,4 @@
-"""Classes of pydantic, msgspec and attrs: the first two make their own schema and instances."""
+"""Classes of pydantic, msgspec and attrs. The first two describe and build themselves."""
 
 from __future__ import annotations
 
@@ -52,27 +52,27 @@ class Desk:
 # --- pydantic ---------------------------------------------------------------------------------------------------------
 
 
-def test_its_schema_is_its_own() -> None:
+def test_the_schema_of_a_model_is_that_of_pydantic() -> None:
     assert schema_of(Order) == Order.model_json_schema()
 
 
-def test_inside_a_dataclass_its_definitions_get_names_of_their_own() -> None:
+def test_definitions_of_models_in_a_dataclass_get_unique_names() -> None:
     schema = schema_of(Desk)
     assert schema["properties"]["item"] == {"$ref": "#/$defs/Desk-Item-2"}
     assert schema["properties"]["order"]["properties"]["items"]["items"] == {"$ref": "#/$defs/Desk-Item"}
     for name in ("Desk-Item", "Desk-Item-2"):
         assert schema["$defs"][name]["properties"]["parts"]["items"] == {"$ref": f"#/$defs/{name}"}
-    assert schema_of(Desk) == schema  # the class's own was not changed
+    assert schema_of(Desk) == schema  # pydantic's own definitions were not renamed
 
 
-def test_it_makes_its_own_instances() -> None:
+def test_pydantic_builds_the_instance() -> None:
     order = Order(items=[Item(name="a", due=datetime.date(2024, 1, 2))], urgent=False)
     value = {"items": [{"name": "a", "due": "2024-01-02"}], "urgent": False}
     assert build(Order, value) == order
     assert build(Desk, {"order": value, "item": {"name": "b"}}) == Desk(order, Item(name="b"))
 
 
-def test_what_it_refuses_is_an_error_that_says_where() -> None:
+def test_a_validation_error_of_pydantic_has_the_path() -> None:
     value = {"items": [{"name": "a", "parts": [{"name": "123456789"}]}], "urgent": False}
     with pytest.raises(ValueError, match=r"^items\[0\].parts\[0\].name: String should have at most 8 characters$"):
         build(Order, value)
@@ -85,20 +85,20 @@ class Address(BaseModel):
     number: int = Field(ge=100)
 
 
-def test_its_patterns_and_bounds_are_narrowed_to_what_the_grammar_obeys() -> None:
+def test_patterns_and_bounds_of_a_model_are_narrowed() -> None:
     for schema in (schema_of(Address), schema_of(List[Address])["items"]):
         assert schema["properties"]["postcode"]["pattern"] == "^[0-9]{5}$"
         assert schema["properties"]["number"]["maximum"] > 10**15
     assert Address.model_json_schema()["properties"]["postcode"]["pattern"] == r"^\d{5}$"
 
 
-class Looking(BaseModel):
+class Lookahead(BaseModel):
     model_config = pydantic.ConfigDict(regex_engine="python-re")
     word: str = Field(pattern="^(?!x)")
 
 
-def test_a_pattern_that_no_grammar_can_express_is_refused() -> None:
-    for kind in (Looking, List[Looking]):
+def test_a_pattern_of_a_model_that_no_grammar_can_express_is_refused() -> None:
+    for kind in (Lookahead, List[Lookahead]):
         with pytest.raises(
             TypeError, match=r"^schema(\[\])?: llama.cpp's grammar cannot express the pattern '\^\(\?!x"
         ):
@@ -109,8 +109,8 @@ class Price(BaseModel):
     amount: decimal.Decimal
 
 
-def test_a_decimal_keeps_at_least_its_number() -> None:
-    """Some versions of pydantic describe it as a number or a string with a lookahead."""
+def test_a_decimal_of_a_model_may_always_be_a_number() -> None:
+    """Some versions of pydantic allow also a string with a lookahead, which no grammar can express."""
     assert {"type": "number"} in schema_of(Price)["properties"]["amount"]["anyOf"]
     assert build(Price, {"amount": 1.5}) == Price(amount=decimal.Decimal("1.5"))
 
@@ -126,7 +126,7 @@ class Crate(Generic[T]):
     content: T
 
 
-def test_a_dataclass_of_its_own_has_its_fields_and_limits() -> None:
+def test_a_pydantic_dataclass_keeps_its_fields_and_limits() -> None:
     schema = schema_of(Room)
     assert schema["required"] == ["seats"]
     assert schema["properties"]["seats"]["minimum"] == 100
@@ -146,7 +146,7 @@ class Plain:
     rooms: Annotated[List[Room], Field(max_length=1)] = ()  # type: ignore[assignment]
 
 
-def test_what_it_says_of_a_field_of_a_plain_dataclass_counts() -> None:
+def test_a_plain_dataclass_may_have_annotations_of_pydantic_and_msgspec() -> None:
     properties = schema_of(Plain)["properties"]
     assert properties["count"]["minimum"] == 100
     assert properties["count"]["description"] == "how many"
@@ -162,21 +162,21 @@ def test_what_it_says_of_a_field_of_a_plain_dataclass_counts() -> None:
             build(Plain, {**value, key: other})
 
 
-def test_a_field_as_the_default_of_a_plain_dataclass_is_refused() -> None:
-    """It would be the value of the field."""
+def test_a_pydantic_field_as_the_default_in_a_plain_dataclass_is_refused() -> None:
+    """The dataclass would use the Field object itself as the value."""
     kind = make_dataclass("Kind", [("count", int, Field(ge=1))])
     with pytest.raises(TypeError, match=r"^Kind.count: Field is the default; put it into Annotated\[...\]$"):
         schema_of(kind)
 
 
-def test_what_it_cannot_express_is_a_type_error_in_one_line() -> None:
+def test_an_annotation_that_pydantic_cannot_express_is_a_one_line_type_error() -> None:
     annotation = Annotated[Callable[[int], int], Field(description="x")]
     with pytest.raises(TypeError, match=r"^Kind.field: [^\n]+$"):
         schema_of(make_dataclass("Kind", [("field", annotation)]))
 
 
 class Standin:
-    """The same interface without pydantic."""
+    """A class with pydantic's interface."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -192,7 +192,7 @@ class Standin:
         return cls(value)
 
 
-def test_a_class_with_the_same_interface_does_as_well() -> None:
+def test_a_class_with_the_interface_of_pydantic_is_accepted() -> None:
     assert schema_of(List[Standin]) == {"type": "array", "items": {"type": "integer"}}
     assert build(List[Standin], [5])[0].value == 5
     with pytest.raises(ValueError, match=r"^\[0\]: is negative$"):
@@ -203,7 +203,7 @@ def test_a_class_with_the_same_interface_does_as_well() -> None:
 
 
 class Trip(msgspec.Struct):
-    """All that its schema writes in a way of its own."""
+    """Types that msgspec describes differently from Flynn."""
 
     place: Tuple[int, Annotated[str, msgspec.Meta(pattern=r"^\w+$", max_length=9)]]
     took: datetime.timedelta
@@ -229,7 +229,7 @@ class Journey:
 TRIP = {"place": [1, "Oslo"], "took": "P0DT1H30M0S", "costs": {"7": "1.50"}}
 
 
-def test_a_struct_has_its_own_schema() -> None:
+def test_the_schema_of_a_struct_is_that_of_msgspec_narrowed() -> None:
     schema = schema_of(Trip)
     assert schema["$ref"] == "#/$defs/Trip"
     properties = schema["$defs"]["Trip"]["properties"]
@@ -239,7 +239,7 @@ def test_a_struct_has_its_own_schema() -> None:
     assert schema_of(Journey)["properties"]["trips"]["items"] == {"$ref": "#/$defs/Journey-Trip"}
 
 
-def test_a_struct_is_its_own_conversion() -> None:
+def test_msgspec_converts_the_struct() -> None:
     trip = Trip((1, "Oslo"), datetime.timedelta(hours=1.5), {7: decimal.Decimal("1.50")})
     assert build(Trip, TRIP) == trip
     assert build(Journey, {"trips": [{**TRIP, "back": TRIP}]}) == Journey(
@@ -259,17 +259,17 @@ class Crew:
     _size: Annotated[int, Limits(minimum=1)] = 1
     names: List[str] = attrs.field(factory=list, validator=attrs.validators.max_len(2))
     home: Any = attrs.field(default=None, converter=lambda value: value or "here")
-    made: int = attrs.field(init=False, default=3)
+    decks: int = attrs.field(init=False, default=3)
 
 
-def test_a_class_of_attrs_is_an_object_of_what_its_init_takes() -> None:
+def test_the_schema_of_an_attrs_class_has_the_parameters_of_its_init() -> None:
     schema = schema_of(Crew)
     assert list(schema["properties"]) == ["captain", "size", "names", "home"]
     assert schema["required"] == ["captain"]
     assert schema["additionalProperties"] is False
 
 
-def test_its_init_converts_and_validates() -> None:
+def test_the_init_of_an_attrs_class_converts_and_validates() -> None:
     assert build(List[Crew], [{"captain": "A", "size": 2, "names": ["b"]}]) == [Crew("A", 2, ["b"])]
     with pytest.raises(ValueError, match="^size: expected minimum 1, got 0$"):
         build(Crew, {"captain": "A", "size": 0})
@@ -277,17 +277,17 @@ def test_its_init_converts_and_validates() -> None:
         build(List[Crew], [{"captain": "A", "names": ["a", "b", "c"]}])
 
 
-# --- together ---------------------------------------------------------------------------------------------------------
+# --- all of them ------------------------------------------------------------------------------------------------------
 
 
-def test_they_stand_beside_each_other_in_a_union() -> None:
+def test_a_union_may_mix_the_libraries() -> None:
     union = Union[Room, Trip, Crew, None]
     assert build(union, {"captain": "A"}) == Crew("A")
     assert build(union, {"seats": 100}) == Room(seats=100)
     assert build(union, TRIP).place == (1, "Oslo")
 
 
-def test_nothing_of_them_is_imported_for_types_of_the_standard_library() -> None:
+def test_types_of_the_standard_library_import_none_of_the_libraries() -> None:
     program = """
 import sys
 from dataclasses import dataclass
@@ -301,12 +301,14 @@ schema_of(node_of(Dict[int, List[Point]]))
 print(*sys.modules)
 """
     root = Path(flynn.__file__).parents[1]
-    ended = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, cwd=root, timeout=60)
-    assert "flynn.structured.grammar" in ended.stdout, ended.stderr
-    assert not {"pydantic", "msgspec", "attr", "decimal", "datetime"} & set(ended.stdout.split())
+    process = subprocess.run(
+        [sys.executable, "-S", "-c", program], capture_output=True, text=True, cwd=root, timeout=60
+    )
+    assert "flynn.structured.grammar" in process.stdout, process.stderr
+    assert not {"pydantic", "msgspec", "attr", "decimal", "datetime"} & set(process.stdout.split())
 
 
-def test_an_answer_of_the_real_server(real_server: RealServer) -> None:
+def test_the_real_server_answers_with_instances_of_these_classes(real_server: RealServer) -> None:
     with LlamaCppClient(real_server.endpoint, timeout=300) as client:
         assert isinstance(client.chat_json("Write a note.", Note, max_tokens=60, temperature=0), Note)
         with pytest.raises(StructuredOutputError, match="ran out of tokens"):

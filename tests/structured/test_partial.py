@@ -1,4 +1,4 @@
-"""JSON that is still growing."""
+"""Reading JSON while it arrives."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from flynn.structured.partial import MAX_DEPTH, PartialJSON
 
 
-def grown(text: str) -> List[Any]:
-    """What there is after each character, if that changed anything, as JSON (the values themselves go on growing)."""
+def snapshots(text: str) -> List[Any]:
+    """Return the value after each character that changed it, as JSON because the value itself keeps changing."""
     partial = PartialJSON()
     return [json.dumps(partial.value, ensure_ascii=False) for character in text if partial.feed(character)]
 
@@ -25,11 +25,11 @@ def read(text: str, piece: int) -> Any:
     return partial.value
 
 
-# --- what is there of a value -----------------------------------------------------------------------------------------
+# --- the value so far -------------------------------------------------------------------------------------------------
 
 
-def test_strings_grow_and_all_else_is_there_when_it_is_complete() -> None:
-    assert grown('{"ab": "xy", "n": 12, "t": [true, null]}') == [
+def test_strings_grow_and_other_values_appear_once_complete() -> None:
+    assert snapshots('{"ab": "xy", "n": 12, "t": [true, null]}') == [
         "{}",
         '{"ab": ""}',
         '{"ab": "x"}',
@@ -49,11 +49,11 @@ def test_strings_grow_and_all_else_is_there_when_it_is_complete() -> None:
         (r'"\ud83d\ude00!"', ['""', '"😀"', '"😀!"']),
     ],
 )
-def test_an_escape_is_there_when_it_is_complete(text: str, values: List[str]) -> None:
-    assert grown(text) == values
+def test_an_escape_appears_once_complete(text: str, values: List[str]) -> None:
+    assert snapshots(text) == values
 
 
-def test_a_number_that_is_all_of_the_text_is_there_at_its_end() -> None:
+def test_a_number_on_its_own_appears_at_the_end_of_the_text() -> None:
     partial = PartialJSON()
     assert not partial.feed("12")
     assert partial.value is None
@@ -85,7 +85,7 @@ def test_containers_stay_the_same_objects() -> None:
         ('{"a": 1}', []),
     ],
 )
-def test_it_says_where_the_text_has_come(text: str, keys: List[Any]) -> None:
+def test_keys_are_the_path_of_the_value_being_read(text: str, keys: List[Any]) -> None:
     partial = PartialJSON()
     partial.feed(text)
     assert partial.keys == keys
@@ -96,7 +96,7 @@ def test_it_says_where_the_text_has_come(text: str, keys: List[Any]) -> None:
 STRINGS = ["a", '"', "\\", "\n", "é", "😀", "\ud83d", "\ude00", "\x00", "/", "u", "}", "]", " "]
 
 
-def some_value(rng: random.Random, depth: int = 0) -> Any:
+def random_value(rng: random.Random, depth: int = 0) -> Any:
     kind = rng.randrange(9 if depth < 4 else 6)
     if kind == 0:
         return rng.choice([True, False, None])
@@ -107,15 +107,15 @@ def some_value(rng: random.Random, depth: int = 0) -> Any:
     if kind < 6:
         return "".join(rng.choices(STRINGS, k=rng.randrange(8)))
     if kind == 6:
-        return [some_value(rng, depth + 1) for _ in range(rng.randrange(5))]
-    return {"".join(rng.choices(STRINGS, k=2)): some_value(rng, depth + 1) for _ in range(rng.randrange(5))}
+        return [random_value(rng, depth + 1) for _ in range(rng.randrange(5))]
+    return {"".join(rng.choices(STRINGS, k=2)): random_value(rng, depth + 1) for _ in range(rng.randrange(5))}
 
 
-def some_text(rng: random.Random) -> str:
-    return json.dumps(some_value(rng), ensure_ascii=rng.random() < 0.5, indent=rng.choice([None, 1]))
+def random_json(rng: random.Random) -> str:
+    return json.dumps(random_value(rng), ensure_ascii=rng.random() < 0.5, indent=rng.choice([None, 1]))
 
 
-def some_mistake(rng: random.Random, text: str) -> str:
+def with_mistake(rng: random.Random, text: str) -> str:
     place = rng.randrange(len(text))
     return (
         text[:place]
@@ -125,7 +125,7 @@ def some_mistake(rng: random.Random, text: str) -> str:
 
 
 def extends(value: Any, before: Any) -> bool:
-    """Whether a value is what an earlier one has grown to."""
+    """True if `before` can grow into `value`."""
     if isinstance(before, str):
         return isinstance(value, str) and value.startswith(before)
     if isinstance(before, list):
@@ -135,10 +135,10 @@ def extends(value: Any, before: Any) -> bool:
     return type(value) is type(before) and value == before
 
 
-def test_every_prefix_of_a_text_is_the_beginning_of_its_value() -> None:
+def test_every_partial_value_can_grow_into_the_whole_value() -> None:
     rng = random.Random("prefixes")
     for _ in range(300):
-        text = some_text(rng)
+        text = random_json(rng)
         value = json.loads(text)
         partial = PartialJSON()
         for character in text:
@@ -159,20 +159,20 @@ def as_json_loads(text: str) -> Optional[Tuple[Any]]:
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 10**6])
-def test_in_pieces_of_any_size_it_reads_and_refuses_what_json_loads_does(piece: int) -> None:
+def test_pieces_of_any_size_are_read_and_refused_as_by_json_loads(piece: int) -> None:
     rng = random.Random(f"pieces of {piece}")
     for _ in range(1000):
-        text = some_text(rng)
+        text = random_json(rng)
         if rng.random() < 0.5:
-            text = some_mistake(rng, text)
+            text = with_mistake(rng, text)
         try:
-            found: Optional[Tuple[Any]] = (read(text, piece),)
+            result: Optional[Tuple[Any]] = (read(text, piece),)
         except ValueError:
-            found = None
-        assert json.dumps(found) == json.dumps(as_json_loads(text)), text
+            result = None
+        assert json.dumps(result) == json.dumps(as_json_loads(text)), text
 
 
-# --- what is no JSON --------------------------------------------------------------------------------------------------
+# --- invalid JSON -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -199,24 +199,24 @@ def test_in_pieces_of_any_size_it_reads_and_refuses_what_json_loads_does(piece: 
         ("-", "expected a number, got -"),
     ],
 )
-def test_what_cannot_be_json_is_refused_with_what_was_expected(text: str, message: str) -> None:
+def test_invalid_json_is_an_error_that_says_what_was_expected(text: str, message: str) -> None:
     with pytest.raises(ValueError) as raised:
         read(text, 10**6)
     assert str(raised.value) == message
 
 
-def test_the_last_of_two_equal_keys_counts() -> None:
+def test_the_last_of_two_equal_keys_wins() -> None:
     assert read('{"a": {"b": 1}, "c": 2, "a": "x"}', 1) == {"a": "x", "c": 2}
 
 
-def test_each_character_is_looked_at_once() -> None:
-    """A long text in small pieces takes as many steps as there are pieces, however much there is already."""
+def test_each_character_is_read_once() -> None:
+    """The cost of a piece does not depend on how much text came before it."""
 
     class Counting(PartialJSON):
-        looked_at = 0
+        characters_read = 0
 
         def _characters(self, text: str, position: int) -> Tuple[str, int]:
-            Counting.looked_at += len(text) - position
+            Counting.characters_read += len(text) - position
             return super()._characters(text, position)
 
     text = json.dumps({"a": "x" * 10_000, "b": ["\n" * 5000]})
@@ -224,4 +224,4 @@ def test_each_character_is_looked_at_once() -> None:
     for start in range(0, len(text), 4):
         partial.feed(text[start : start + 4])
     partial.end()
-    assert Counting.looked_at < 1.5 * len(text)
+    assert Counting.characters_read < 1.5 * len(text)

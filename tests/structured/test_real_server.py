@@ -1,4 +1,4 @@
-"""Structured output of the real llama.cpp server: its grammar lets the model write nothing but what fits."""
+"""Structured output of the real llama.cpp server, whose grammar lets the model write only valid values."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def client(real_server: RealServer) -> Iterator[LlamaCppClient]:
         yield client
 
 
-def test_each_kind_of_field_is_understood(client: LlamaCppClient) -> None:
-    """That it could be built shows that each field fits; test_build.py has what does not."""
+def test_every_kind_of_field_is_filled_in(client: LlamaCppClient) -> None:
+    """Building the instance checks each field; test_build.py has the invalid values."""
     everything = client.chat_json("Fill in the form.", Everything, temperature=0, max_tokens=700)
     assert isinstance(everything.moment, datetime)
     assert isinstance(everything.id, uuid.UUID)
@@ -115,7 +115,7 @@ def test_each_kind_of_field_is_understood(client: LlamaCppClient) -> None:
     assert everything.root == "root"
 
 
-# Each with what llama.cpp cannot do, or gets wrong, as it stands.
+# Each contains something that llama.cpp lacks or gets wrong if the pattern is sent unchanged.
 PATTERNS = [
     r"^\d{5}$", r"\w{3,8}", r"^\d{3}\s\d{2}$", r"[^\d\s]{4}", r"\/[a-z]+\/", r"a\.*b", "é{2}", ".{1,12}", "[ -~]{1,12}",
     r'"[a-z]{2}"', r"[A-Z]:\\[a-z]{1,5}", r"[a-z]{2}\n[a-z]{2}", "^yes$|^no$", r"(?:\d{1,3}\.){3}\d{1,3}",
@@ -159,7 +159,7 @@ class Verdict:
     reason: Short
 
 
-def test_an_answer_with_its_usage_and_timings_and_each_of_two_choices(client: LlamaCppClient) -> None:
+def test_typed_answers_have_choices_usage_and_timings(client: LlamaCppClient) -> None:
     reply = client.chat("Which color?", response_format=Verdict, n=2, temperature=1.0, max_tokens=80)
     assert [type(choice.parsed) for choice in reply.choices] == [Verdict, Verdict]
     assert reply.parsed is reply.choices[0].parsed
@@ -170,8 +170,8 @@ def test_an_answer_with_its_usage_and_timings_and_each_of_two_choices(client: Ll
     assert isinstance(stream.response.parsed, Verdict)
 
 
-def test_the_conversation_of_a_second_try_is_one_that_the_server_takes(client: LlamaCppClient) -> None:
-    """It never fits: there is no time for it. Each try is a request, with two messages more."""
+def test_the_server_accepts_the_messages_of_a_retry(client: LlamaCppClient) -> None:
+    """Three tokens are never enough. Each retry sends two messages more."""
     with pytest.raises(StructuredOutputError, match="^the model ran out of tokens.*, after 3 of them"):
         client.chat_json("Invent a person.", Person, max_tokens=3, retries=2)
 
@@ -185,22 +185,22 @@ def test_keys_come_in_the_order_of_the_fields(client: LlamaCppClient) -> None:
     assert json.loads(stream.response.content) == json.loads(seen[-1])
 
 
-def test_recursive_types(client: LlamaCppClient) -> None:
-    """It is for the model to end the nesting: some do not, and those that do have to fit."""
+def test_a_recursive_type_is_answered(client: LlamaCppClient) -> None:
+    """Only the model can end the nesting, and with some seeds it does not. If it does, the answer must be valid."""
     for seed in range(10):
         with contextlib.suppress(StructuredOutputError):
             assert isinstance(client.chat_json("Draw a tree.", Tree, seed=seed, max_tokens=40), Tree)
             return
-    pytest.fail("no tree ended")
+    pytest.fail("no answer was complete")
 
 
-def test_ten_thousand_fields(client: LlamaCppClient) -> None:
+def test_a_class_may_have_ten_thousand_fields(client: LlamaCppClient) -> None:
     large = dataclasses.make_dataclass("Large", [(f"field_{number}", bool) for number in range(10_000)])
     with pytest.raises(StructuredOutputError, match="^the model ran out of tokens"):
         client.chat_json("Fill in the form.", large, max_tokens=5)
 
 
-def test_a_schema_that_the_server_does_not_take_is_its_own_error(client: LlamaCppClient) -> None:
+def test_a_schema_that_the_server_refuses_is_a_server_error(client: LlamaCppClient) -> None:
     with pytest.raises(ServerError) as raised:
         client.chat_json("Hi", {"type": "no such type"}, max_tokens=5)
     assert raised.value.status == 400
@@ -232,7 +232,7 @@ def test_running_out_of_tokens_is_an_error_that_says_where(client: LlamaCppClien
     assert "name" in stream.value
 
 
-def test_asynchronously(real_server: RealServer) -> None:
+def test_the_asynchronous_client_returns_instances(real_server: RealServer) -> None:
     async def main() -> None:
         async with AsyncLlamaCppClient(real_server.endpoint, timeout=300) as client:
             pet, color = await asyncio.gather(

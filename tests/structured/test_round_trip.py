@@ -1,7 +1,7 @@
-"""Random types and values: from a type to its schema, to a value of that schema, to an instance, with no difference.
+"""Random types and values: a value becomes the instance that it was written from, and nothing else is accepted.
 
-A small validator of JSON schema, written from the specification alone, says which values a schema allows; `build` has
-to agree with it on every one of them.
+A small validator of JSON schema, written from the specification alone, decides which values a schema allows. `build`
+has to agree with it on each of them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,18 @@ from . import build, schema_of
 Annotated = typing.Annotated
 
 Rng = random.Random
-# An annotation, and what makes values of it: as JSON, and the instance.
+# An annotation, and a function that returns a random value of it, as JSON and as an instance.
 Kind = Tuple[Any, Callable[[Rng], Tuple[Any, Any]]]
 
 
 def word(rng: Rng) -> str:
     return "".join(rng.choices(string.ascii_lowercase + 'é"\\ ', k=rng.randrange(1, 6)))
+
+
+def by_name(pairs: Dict[str, Tuple[Any, Any]]) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+    """Split values that are each a pair of JSON and instance into two dictionaries."""
+    encoded = {name: value for name, (value, _) in pairs.items()}
+    return encoded, {name: instance for name, (_, instance) in pairs.items()}
 
 
 # --- kinds of types ---------------------------------------------------------------------------------------------------
@@ -38,8 +44,8 @@ def word(rng: Rng) -> str:
 def plain(rng: Rng) -> Kind:
     def same(make: Callable[[Rng], Any]) -> Callable[[Rng], Tuple[Any, Any]]:
         def value(rng: Rng) -> Tuple[Any, Any]:
-            made = make(rng)
-            return made, made
+            instance = make(rng)
+            return instance, instance
 
         return value
 
@@ -67,18 +73,17 @@ def enumeration(rng: Rng) -> Kind:
 
 
 def container(rng: Rng, depth: int) -> Kind:
-    item, make_item = some_kind(rng, depth + 1)
+    item, make_item = random_kind(rng, depth + 1)
 
     def items(make: Callable[[List[Any]], Any], least: int = 0) -> Callable[[Rng], Tuple[Any, Any]]:
         def value(rng: Rng) -> Tuple[Any, Any]:
-            made = [make_item(rng) for _ in range(rng.randrange(least, 4))]
-            return [text for text, _ in made], make([instance for _, instance in made])
+            pairs = [make_item(rng) for _ in range(rng.randrange(least, 4))]
+            return [encoded for encoded, _ in pairs], make([instance for _, instance in pairs])
 
         return value
 
     def table(rng: Rng) -> Tuple[Any, Any]:
-        made = {word(rng): make_item(rng) for _ in range(rng.randrange(4))}
-        return {key: text for key, (text, _) in made.items()}, {key: inner for key, (_, inner) in made.items()}
+        return by_name({word(rng): make_item(rng) for _ in range(rng.randrange(4))})
 
     return rng.choice(
         [
@@ -91,29 +96,29 @@ def container(rng: Rng, depth: int) -> Kind:
 
 
 def fixed(rng: Rng, depth: int) -> Kind:
-    kinds = [some_kind(rng, depth + 1) for _ in range(rng.randrange(1, 4))]
+    kinds = [random_kind(rng, depth + 1) for _ in range(rng.randrange(1, 4))]
 
     def value(rng: Rng) -> Tuple[Any, Any]:
-        made = [make(rng) for _, make in kinds]
-        return [text for text, _ in made], tuple(instance for _, instance in made)
+        pairs = [make(rng) for _, make in kinds]
+        return [encoded for encoded, _ in pairs], tuple(instance for _, instance in pairs)
 
     return Tuple[tuple(kind for kind, _ in kinds)], value
 
 
 def optional(rng: Rng, depth: int) -> Kind:
-    inner, make = some_kind(rng, depth + 1)
+    inner, make = random_kind(rng, depth + 1)
     return Optional[inner], lambda rng: (None, None) if rng.random() < 0.3 else make(rng)
 
 
 def tagged(rng: Rng, depth: int) -> Kind:
-    """A union of records that a tag tells apart."""
+    """A union of two records that differ in a tag."""
     kinds = [record(rng, depth + 1, tag) for tag in ("one", "two")]
     return Union[kinds[0][0], kinds[1][0]], lambda rng: rng.choice(kinds)[1](rng)
 
 
 def record(rng: Rng, depth: int, tag: Optional[str] = None) -> Kind:
     names = rng.sample(["a", "b", "some_name", "type", "string", "x1", "decimal_part", "value"], rng.randrange(1, 5))
-    kinds = {name: some_kind(rng, depth + 1) for name in names}
+    kinds = {name: random_kind(rng, depth + 1) for name in names}
     defaults = {name for name in names if rng.random() < 0.3}
     declared: List[Any] = [(name, kinds[name][0]) for name in names if name not in defaults]
     declared += [(name, Optional[kinds[name][0]], None) for name in names if name in defaults]
@@ -122,43 +127,41 @@ def record(rng: Rng, depth: int, tag: Optional[str] = None) -> Kind:
     kind = dataclasses.make_dataclass(f"Record{rng.randrange(3)}", declared)
 
     def value(rng: Rng) -> Tuple[Any, Any]:
-        made = {name: kinds[name][1](rng) for name in names if name not in defaults or rng.random() < 0.5}
+        pairs = {name: kinds[name][1](rng) for name in names if name not in defaults or rng.random() < 0.5}
         if tag:
-            made["tag"] = (tag, tag)
-        instance = kind(**{name: inner for name, (_, inner) in made.items()})
-        return {name: text for name, (text, _) in made.items()}, instance
+            pairs["tag"] = (tag, tag)
+        encoded, fields = by_name(pairs)
+        return encoded, kind(**fields)
 
     return kind, value
 
 
 def typed_dict(rng: Rng, depth: int) -> Kind:
-    kinds = {name: some_kind(rng, depth + 1) for name in rng.sample(["a", "b b", "ç", "type"], rng.randrange(1, 4))}
+    kinds = {name: random_kind(rng, depth + 1) for name in rng.sample(["a", "b b", "ç", "type"], rng.randrange(1, 4))}
     total = rng.random() < 0.5
     kind = typing.TypedDict("Some", {name: inner for name, (inner, _) in kinds.items()}, total=total)  # type: ignore
 
     def value(rng: Rng) -> Tuple[Any, Any]:
-        made = {name: make(rng) for name, (_, make) in kinds.items() if total or rng.random() < 0.5}
-        return {name: text for name, (text, _) in made.items()}, {name: inner for name, (_, inner) in made.items()}
+        return by_name({name: make(rng) for name, (_, make) in kinds.items() if total or rng.random() < 0.5})
 
     return kind, value
 
 
 def named_tuple(rng: Rng, depth: int) -> Kind:
     names = rng.sample(["a", "b", "type", "x1"], rng.randrange(1, 4))
-    kinds = {name: some_kind(rng, depth + 1) for name in names}
+    kinds = {name: random_kind(rng, depth + 1) for name in names}
     kind = typing.NamedTuple("Some", [(name, inner) for name, (inner, _) in kinds.items()])  # type: ignore
 
     def value(rng: Rng) -> Tuple[Any, Any]:
-        made = {name: make(rng) for name, (_, make) in kinds.items()}
-        instance = kind(**{name: inner for name, (_, inner) in made.items()})
-        return {name: text for name, (text, _) in made.items()}, instance
+        encoded, fields = by_name({name: make(rng) for name, (_, make) in kinds.items()})
+        return encoded, kind(**fields)
 
     return kind, value
 
 
 def table_of_choices(rng: Rng, depth: int) -> Kind:
     """A dictionary whose keys are those of a Literal or an Enum."""
-    inner, make = some_kind(rng, depth + 1)
+    inner, make = random_kind(rng, depth + 1)
     keys = [("one", "one"), ("2", 2), ("true", True)]
     kind: Any = Literal["one", 2, True]
     if rng.random() < 0.5:
@@ -166,13 +169,13 @@ def table_of_choices(rng: Rng, depth: int) -> Kind:
         keys = [("one", kind.A), ("2", kind.B)]
 
     def value(rng: Rng) -> Tuple[Any, Any]:
-        made = [(text, key, *make(rng)) for text, key in keys if rng.random() < 0.5]
-        return {text: written for text, _, written, _ in made}, {key: instance for _, key, _, instance in made}
+        entries = [(text, key, *make(rng)) for text, key in keys if rng.random() < 0.5]
+        return {text: encoded for text, _, encoded, _ in entries}, {key: instance for _, key, _, instance in entries}
 
     return Dict[kind, inner], value
 
 
-def some_kind(rng: Rng, depth: int = 0) -> Kind:
+def random_kind(rng: Rng, depth: int = 0) -> Kind:
     if depth > 3 or rng.random() < 0.3:
         return rng.choice([plain, plain, plain, literal, enumeration])(rng)
     kinds = [container, fixed, optional, tagged, record, record, typed_dict, named_tuple, table_of_choices]
@@ -193,7 +196,7 @@ TYPES: Dict[str, Callable[[Any], bool]] = {
 
 
 def allows(schema: Dict[str, Any], value: Any, root: Dict[str, Any]) -> bool:
-    """Whether a schema of the keywords that Flynn uses allows a value; an unknown keyword is an error."""
+    """True if the schema allows the value. Knows the keywords that Flynn uses; any other is a KeyError."""
     if "$ref" in schema:
         return allows(root["$defs"][schema["$ref"][len("#/$defs/") :]], value, root)
     if "anyOf" in schema:
@@ -221,7 +224,7 @@ def allows(schema: Dict[str, Any], value: Any, root: Dict[str, Any]) -> bool:
 
 
 def changed(rng: Rng, value: Any) -> Any:
-    """The value with something else somewhere in it."""
+    """Return the value with one part replaced or removed."""
     if isinstance(value, list) and value and rng.random() < 0.8:
         place = rng.randrange(len(value))
         return [*value[:place], *([] if rng.random() < 0.2 else [changed(rng, value[place])]), *value[place + 1 :]]
@@ -235,19 +238,19 @@ def changed(rng: Rng, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_an_instance_survives_the_way_through_json(seed: int) -> None:
+def test_build_and_schema_agree_on_random_types_and_values(seed: int) -> None:
     rng = random.Random(f"types {seed}")
-    annotation, make = some_kind(rng)
+    annotation, make = random_kind(rng)
     schema = json.loads(json.dumps(schema_of(annotation)))
     for _ in range(10):
-        made, instance = make(rng)
-        value = json.loads(json.dumps(made))
+        encoded, instance = make(rng)
+        value = json.loads(json.dumps(encoded))
         assert allows(schema, value, schema), (schema, value)
         assert repr(build(annotation, value)) == repr(instance)
         other = changed(rng, value)
         try:
             build(annotation, other)
-            built = True
+            accepted = True
         except ValueError:
-            built = False
-        assert built == allows(schema, other, schema), (annotation, schema, other)
+            accepted = False
+        assert accepted == allows(schema, other, schema), (annotation, schema, other)

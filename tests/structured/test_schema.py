@@ -1,4 +1,4 @@
-"""From a Python type to a JSON schema."""
+"""The JSON schema of a Python type."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ ADDRESS = {
 }
 
 
-def test_a_dataclass_is_an_object_of_what_its_init_takes_in_order() -> None:
+def test_the_schema_of_a_dataclass_has_the_parameters_of_its_init_in_order() -> None:
     schema = schema_of(Person)
     assert schema == {
         "type": "object",
@@ -204,7 +204,7 @@ def test_a_dataclass_is_an_object_of_what_its_init_takes_in_order() -> None:
     assert list(schema["properties"]) == ["name", "address", "tags"]
 
 
-def test_an_init_var_is_a_field_as_any_other() -> None:
+def test_an_init_var_is_a_property() -> None:
     kind = make_dataclass("Kind", [("a", int), ("b", InitVar[int])])
     assert schema_of(kind)["properties"] == {"a": INTEGER, "b": INTEGER}
 
@@ -219,7 +219,7 @@ def test_a_named_tuple_is_an_object_of_its_fields() -> None:
     assert schema_of(collections.namedtuple("Pair", "a b"))["properties"] == {"a": ANYTHING, "b": ANYTHING}
 
 
-def test_a_generic_class_is_read_with_its_arguments() -> None:
+def test_type_arguments_of_a_generic_class_replace_its_type_variables() -> None:
     assert schema_of(Box[str])["properties"] == {"value": STRING, "others": {"type": "array", "items": STRING}}
     assert schema_of(Numbers)["properties"] == {"value": INTEGER, "others": {"type": "array", "items": INTEGER}}
     pair = schema_of(Pair[int, str])["properties"]
@@ -230,7 +230,7 @@ def test_a_generic_class_is_read_with_its_arguments() -> None:
     assert tagged["required"] == ["tag"]
 
 
-def test_two_uses_of_a_generic_class_are_two_definitions_and_one_use_is_one() -> None:
+def test_a_generic_class_has_a_definition_for_each_type_argument() -> None:
     schema = schema_of(Tuple[Box[int], Box[int], Box[str], Box[str]])
     assert [item["$ref"] for item in schema["prefixItems"]] == ["#/$defs/Box"] * 2 + ["#/$defs/Box-2"] * 2
 
@@ -240,7 +240,7 @@ def test_a_duration_and_a_decimal_are_strings_with_a_pattern() -> None:
         assert schema_of(kind) == {"type": "string", "format": format, "pattern": schema_of(kind)["pattern"]}
 
 
-def test_what_occurs_twice_is_defined_once() -> None:
+def test_a_type_used_twice_is_defined_once() -> None:
     schema = schema_of(Couple)
     assert schema["properties"] == {
         "one": {"$ref": "#/$defs/Couple-Address"},
@@ -249,7 +249,7 @@ def test_what_occurs_twice_is_defined_once() -> None:
     assert schema["$defs"] == {"Couple-Address": ADDRESS}
 
 
-def test_what_leads_back_to_itself_is_a_reference() -> None:
+def test_a_recursive_type_is_a_reference() -> None:
     assert schema_of(Tree) == {
         "$ref": "#/$defs/Tree",
         "$defs": {
@@ -263,7 +263,7 @@ def test_what_leads_back_to_itself_is_a_reference() -> None:
     }
 
 
-def test_a_typed_dict_requires_what_it_says() -> None:
+def test_a_typed_dict_has_its_required_keys() -> None:
     schema = schema_of(More)
     assert list(schema["properties"]) == ["verbose", "level", "name"]
     assert schema["required"] == ["name"]
@@ -282,14 +282,14 @@ class Loose(typing_extensions.TypedDict, total=False):
 
 
 @pytest.mark.parametrize(("kind", "keys"), [(Flag, ["name", "level", "kind"]), (Loose, ["name", "level"])])
-def test_typing_extensions_say_the_same(kind: Any, keys: List[str]) -> None:
-    """Their annotations are strings here, so that the class itself does not know what it requires."""
+def test_typed_dicts_of_typing_extensions_have_their_required_keys(kind: Any, keys: List[str]) -> None:
+    """Annotations are strings in this file, so the classes themselves do not know which keys are required."""
     schema = schema_of(kind)
     assert list(schema["properties"]) == keys
     assert schema["required"] == [key for key in keys if key != "level"]
 
 
-def test_a_class_of_a_function_knows_itself_and_what_its_module_knows() -> None:
+def test_a_class_in_a_function_may_name_itself_and_classes_of_its_module() -> None:
     @dataclass
     class Node:
         next: Optional[Node]
@@ -298,22 +298,22 @@ def test_a_class_of_a_function_knows_itself_and_what_its_module_knows() -> None:
     assert schema_of(Node)["$defs"]["Node"]["properties"]["next"]["anyOf"][0] == {"$ref": "#/$defs/Node"}
 
 
-def test_two_classes_of_one_name_are_two_definitions() -> None:
+def test_two_classes_of_the_same_name_have_two_definitions() -> None:
     one, other = (make_dataclass("Ünit", [("value", kind)]) for kind in (int, str))
     schema = schema_of(Tuple[one, one, other, other])
     assert [item["$ref"] for item in schema["prefixItems"]] == ["#/$defs/nit"] * 2 + ["#/$defs/nit-2"] * 2
     assert [definition["properties"]["value"] for definition in schema["$defs"].values()] == [INTEGER, STRING]
 
 
-def test_definitions_are_named_after_the_type_that_they_belong_to() -> None:
-    """llama.cpp puts the definitions of all tools together: two tools' definitions must not have the same name."""
+def test_names_of_definitions_begin_with_the_name_of_the_outer_type() -> None:
+    """llama.cpp merges the definitions of all tools, so those of two tools must not share a name."""
     one, other = (make_dataclass(name, [("a", Tree), ("b", Tree)]) for name in ("first_tool", "second_tool"))
     assert list(schema_of(one)["$defs"]) == ["first-tool-Tree"]
     assert list(schema_of(other)["$defs"]) == ["second-tool-Tree"]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="X | Y is new in Python 3.10")
-def test_new_spellings_of_unions() -> None:
+def test_unions_may_be_written_with_a_bar() -> None:
     kind = make_dataclass(
         "Kind", [("a", "int | None"), ("b", "list[str | Address]")], namespace={"__module__": __name__}
     )
@@ -324,7 +324,7 @@ def test_new_spellings_of_unions() -> None:
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 10), reason="the advice is for Python 3.9")
-def test_new_spellings_of_unions_get_advice() -> None:
+def test_unions_written_with_a_bar_are_an_error_with_advice_on_python_3_9() -> None:
     kind = make_dataclass("Kind", [("a", "int | None")])
     with pytest.raises(
         TypeError, match=r"^Kind: its annotations cannot be read: .*; Python 3.9 needs Optional\[X\], Union"
@@ -333,7 +333,7 @@ def test_new_spellings_of_unions_get_advice() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the type statement is new in Python 3.12")
-def test_a_recursive_alias() -> None:
+def test_a_type_alias_may_be_recursive() -> None:
     names: Dict[str, Any] = {}
     exec("type Nested = list[int | Nested]\ntype Plain = list[int]", names)
     nested = {"type": "array", "items": {"anyOf": [INTEGER, {"$ref": "#/$defs/Nested"}]}}
@@ -341,10 +341,10 @@ def test_a_recursive_alias() -> None:
     assert schema_of(names["Plain"]) == {"type": "array", "items": INTEGER}
 
 
-# --- what cannot be expressed -----------------------------------------------------------------------------------------
+# --- unsupported types ------------------------------------------------------------------------------------------------
 
 
-def holding(annotation: Any) -> Any:
+def dataclass_with(annotation: Any) -> Any:
     return make_dataclass("Kind", [("field", annotation)])
 
 
@@ -404,21 +404,21 @@ class Words(str):
         (Annotated[int, Limits(minimum=10**400)], "Kind.field: no integer of at most 16 digits is within "),
     ],
 )
-def test_what_json_cannot_express_is_a_type_error_that_says_where(annotation: Any, message: str) -> None:
+def test_an_unsupported_type_is_a_type_error_with_its_path(annotation: Any, message: str) -> None:
     with pytest.raises(TypeError) as raised:
-        schema_of(holding(annotation))
+        schema_of(dataclass_with(annotation))
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
 
 
-def test_a_name_alone_cannot_be_looked_up() -> None:
+def test_a_type_given_by_its_name_is_refused() -> None:
     with pytest.raises(TypeError, match="^schema: 'Person' is the name of a type and cannot be looked up here$"):
         schema_of("Person")
 
 
 @pytest.mark.parametrize("deeper", [schema_of, lambda annotation: schema_of(annotation)])
-def test_nesting_without_end_is_a_type_error(deeper: Any) -> None:
-    """Also at the depth that can just be read, but no longer written: with a frame more or less there is one."""
+def test_a_type_nested_too_deeply_is_a_type_error(deeper: Any) -> None:
+    """Also at the depth where the type can be read but its schema not built: one of two stack depths meets it."""
     annotation: Any = int
     for _ in range(2000):
         annotation = list[annotation]
@@ -431,6 +431,6 @@ def test_nesting_without_end_is_a_type_error(deeper: Any) -> None:
         pytest.fail("no error")
 
 
-def test_ten_thousand_fields() -> None:
+def test_a_class_may_have_ten_thousand_fields() -> None:
     kind = make_dataclass("Kind", [(f"field_{number}", int) for number in range(10_000)])
     assert len(schema_of(kind)["required"]) == 10_000
