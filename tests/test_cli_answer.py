@@ -73,7 +73,7 @@ def test_on_a_terminal_no_word_is_split_and_in_a_pipe_no_line_is_broken(home: Ho
 # --- a lost connection ------------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_dies_is_told_and_the_answer_goes_on_when_it_is_back(home: Home) -> None:
+def test_a_server_that_dies_is_reported_and_the_answer_goes_on_when_it_is_back(home: Home) -> None:
     back: List[bool] = []
 
     def cut(peer: Peer) -> None:

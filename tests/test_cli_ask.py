@@ -158,7 +158,7 @@ def test_a_cut_stream_is_resumed_unless_the_configuration_says_otherwise(home: H
         ("[" * 100_000, "s.json: not JSON: "),
     ],
 )  # fmt: skip
-def test_a_schema_that_is_none_is_wrong_usage(home: Home, text: str, message: str) -> None:
+def test_an_invalid_schema_is_wrong_usage(home: Home, text: str, message: str) -> None:
     home.write("s.json", text)
     ended = home.run("ask", "Hi", "--json-schema", "s.json")
     assert (ended.code, ended.out) == (2, "")
@@ -209,7 +209,7 @@ def test_stats_are_one_line_on_standard_error(home: Home) -> None:
     assert re.fullmatch(expected, ended.err)
 
 
-def test_stats_tell_that_the_token_limit_ended_the_answer_and_nothing_that_is_unknown(home: Home) -> None:
+def test_stats_show_that_the_token_limit_ended_the_answer_and_nothing_that_is_unknown(home: Home) -> None:
     for events, expected in (
         ([delta(finish_reason="length")], "cut at the token limit\n"),
         ([FINISH], "no statistics\n"),

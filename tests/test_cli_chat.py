@@ -220,7 +220,7 @@ def test_a_file_that_cannot_be_replaced_leaves_no_draft_behind(tmp_path: Path) -
         ('[{"role": "user", "content": 5}]', " the content of message 1 is neither text nor a list of parts"),
     ],
 )
-def test_a_file_that_is_no_conversation_is_not_loaded(
+def test_a_file_that_is_not_a_conversation_is_not_loaded(
     home: Home, server: ScriptedServer, text: str, message: str
 ) -> None:
     home.write("talk.json", text)
@@ -440,7 +440,7 @@ def test_without_a_place_for_the_history_or_without_readline_it_works_all_the_sa
     assert (home.path / ".local" / "state" / "flynn" / "history").read_text().splitlines()[-1] == "One"
 
 
-def test_nobody_to_talk_to_ends_it_at_once(home: Home) -> None:
+def test_a_server_that_is_down_ends_the_chat_at_once(home: Home) -> None:
     with home.terminal("chat", "--endpoint", NOWHERE) as terminal:
         assert terminal.end() == 69
     reason = f"llama-server not running at {NOWHERE}"

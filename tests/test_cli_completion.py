@@ -99,7 +99,7 @@ def test_fish_completes(home: Home, typed: str) -> None:
 
 
 @pytest.mark.parametrize("complete", [in_bash, in_fish])
-def test_what_is_no_file_is_left_alone(home: Home, complete: Callable[[Home, str], List[str]]) -> None:
+def test_only_files_and_known_values_are_completed(home: Home, complete: Callable[[Home, str], List[str]]) -> None:
     for typed in NOT_COMPLETED:
         assert [offer for offer in complete(home, typed) if offer] == []
     assert "a b" in complete(home, "flynn batch ")

@@ -39,7 +39,7 @@ def test_each_argument_is_a_line_with_the_numbers_of_the_real_server(home: Home,
             assert len(printed) == 576
 
 
-def test_lines_files_and_arguments_tell_apart_in_json(home: Home, embedding_server: RealServer) -> None:
+def test_json_tells_lines_files_and_arguments_apart(home: Home, embedding_server: RealServer) -> None:
     embed = ["embed", "--json", "--endpoint", embedding_server.endpoint]
     file = home.write("text", "\ufeffone\r\ntwo\n")
     for arguments, stdin, expected in (

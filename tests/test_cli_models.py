@@ -104,7 +104,7 @@ def test_the_library_downloads_and_deletes(stand_in: str) -> None:
         (["unload", "a"], "model is not running"),
     ],
 )
-def test_what_fails_is_1_and_one_line(home: Home, stand_in: str, words: Any, message: str) -> None:
+def test_a_failed_action_is_1_and_one_line(home: Home, stand_in: str, words: Any, message: str) -> None:
     assert home.run("models", *words, "--endpoint", stand_in) == (1, "", f"flynn: {message}\n")
 
 

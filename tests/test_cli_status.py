@@ -75,7 +75,7 @@ def test_up_for_a_program(home: Home) -> None:
     }
 
 
-def test_what_the_server_does_not_tell_is_unknown(home: Home) -> None:
+def test_what_the_server_does_not_report_is_unknown(home: Home) -> None:
     silent = response(error(501, "no slots", "not_supported_error"), "501 Not Implemented")
     with serve(routes({**UP, "GET /slots": silent, "GET /props": response(b'{"total_slots": 2}')})) as server:
         ended = home.run("status", "--endpoint", server.endpoint)
@@ -112,7 +112,7 @@ def test_down_is_69_and_says_how_to_get_a_server(home: Home) -> None:
     assert home.run("status", "--endpoint", socket) == (69, f"{socket} is down\n", advice)
 
 
-def test_who_has_no_source_gets_advice_without_make(home: Home) -> None:
+def test_without_the_source_the_advice_does_not_name_make(home: Home) -> None:
     shutil.copytree(ROOT / "flynn", home.path / "flynn", ignore=shutil.ignore_patterns("__pycache__"))
     home.variables["PYTHONPATH"] = ""
     ended = home.run("status", "--endpoint", "http://127.0.0.1:1")

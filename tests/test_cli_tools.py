@@ -262,7 +262,7 @@ def test_a_run_that_is_interrupted_before_anything_is_done_leaves_the_last_conve
         ("leaves:f", "cannot import leaves: it ends the program; put what is not to be imported under if __name__ == "),
     ],
 )
-def test_a_function_that_cannot_be_had_is_wrong_usage(home: Home, name: str, message: str) -> None:
+def test_a_function_that_cannot_be_loaded_is_wrong_usage(home: Home, name: str, message: str) -> None:
     home.write("bad_syntax.py", "def f(:\n")
     home.write("absent.py", "\nimport missing\n")
     home.write("raises.py", "\ndef f():\n    raise ValueError('two\\nlines')\nf()\n")

@@ -66,7 +66,7 @@ def test_the_pace_is_that_since_the_last_look_at_the_same_request() -> None:
     assert pace(seen(1, more), seen(2, SlotWork(0, False, None, 0, 0, 0, 512))) == [None]
 
 
-def test_lines_tell_what_is_known() -> None:
+def test_lines_show_what_is_known() -> None:
     def lines(now: Look) -> List[str]:
         return summary(watched("E", now))
 
@@ -164,7 +164,7 @@ def test_a_metric_that_is_not_a_finite_number_is_left_out(lines: Callable[..., A
         assert json.loads(next(shown))["waiting"] is None
 
 
-def test_what_the_server_does_not_tell_is_left_out(lines: Callable[..., Any]) -> None:
+def test_what_the_server_does_not_report_is_left_out(lines: Callable[..., Any]) -> None:
     with serve(routes({**UP, "GET /slots": response(error(501, "no", "not_supported_error"), "501 No")})) as server:
         shown, _ = lines(*watching(server.endpoint))
         assert next(shown)[9:] == f"{server.endpoint} is up with small\n"
