@@ -138,7 +138,8 @@ def test_on_a_small_terminal_as_much_is_shown_as_fits(home: Home) -> None:
     small = ["/bin/sh", "-c", 'stty cols 20 rows 5; exec "$0" "$@"', *FLYNN]
     with serve(routes({**UP, "GET /slots": many})) as server:
         command = [*small, *watching(server.endpoint)]
-        with Terminal(command, home.path, environment(home.path)) as terminal:
+        stale = environment(home.path, COLUMNS="80", LINES="24")
+        with Terminal(command, home.path, stale) as terminal:
             first = terminal.expect("\x1b[J").split("\r\n")
             terminal.expect("\x1b[4F")
     assert [line.replace("\x1b[K", "") for line in first[:4]] == [

@@ -344,7 +344,7 @@ def test_the_server_stops_generating_when_a_stream_ends(
     assert busy(client)
     end(stream)
     del stream
-    print(f"idle after {eventually(lambda: idle(client)):.3f} s")
+    eventually(lambda: idle(client))
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -357,7 +357,7 @@ def test_the_server_stops_reading_a_prompt_when_the_stream_ends(resume: bool, cl
     stream.close()
     reader.join(10)
     assert not reader.is_alive()
-    print(f"idle after {eventually(lambda: idle(client), 60):.3f} s")
+    eventually(lambda: idle(client), 60)
     assert stream.response.content == ""
 
 

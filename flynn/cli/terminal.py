@@ -91,9 +91,8 @@ class Terminal:
 
         Writes as much as fits: a line that wraps or scrolls away could not be replaced.
         """
-        import shutil  # which would take `flynn ask` longer than this whole file
-
-        columns, rows = shutil.get_terminal_size()
+        columns, rows = os.get_terminal_size(1)  # not $COLUMNS and $LINES, which may be those of before a resize
+        columns, rows = columns or 80, rows or 24  # a terminal may not know
         # ECMA-48: go to the beginning of the nth line above, erase to the end of the line, erase to the end of all.
         drawn = [f"\x1b[{self._drawn}F" if self._drawn else ""]
         drawn += [f"{printable(line)[: columns - 1]}\x1b[K\n" for line in lines[: rows - 1]]
