@@ -39,14 +39,14 @@ class Downloader(StandIn):
     def download(self, request: Request) -> Response:
         name: str = request.json["model"]
         self.models[name] = {"value": "downloading", "args": []}
-        self.tell(name, "model_status", {"status": "downloading"})
+        self.send(name, "model_status", {"status": "downloading"})
 
         def end() -> None:
             if name.startswith("nobody/"):
                 del self.models[name]
             else:
                 self.models[name]["value"] = "unloaded"
-            self.tell(name, "download_finished", {})
+            self.send(name, "download_finished", {})
 
         threading.Timer(0.1, end).start()
         return reply({"success": True})(request)
