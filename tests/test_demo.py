@@ -37,7 +37,7 @@ def is_up(endpoint: str) -> bool:
 
 
 def test_it_answers_a_prompt_from_standard_input_and_stops_the_server(server_at_hand: None) -> None:
-    ended = subprocess.run(DEMO, input="Name a colour.\n", capture_output=True, text=True)
+    ended = subprocess.run(DEMO, input="What is the capital of Japan?\n", capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip()
     assert not is_up(endpoint_in(ended.stderr))
