@@ -107,6 +107,8 @@ def parameters(arguments: Optional[List[str]]) -> xllamacpp.CommonParams:
         parser.error("--model is missing: add --model FILE")
     if "LLAMA_API_KEY" in os.environ:
         values.setdefault("api_keys", _list(os.environ["LLAMA_API_KEY"]))
+    if "LLAMA_ARG_THREADS" in os.environ:
+        values.setdefault("cpuparams.n_threads cpuparams_batch.n_threads", int(os.environ["LLAMA_ARG_THREADS"]))
     params = xllamacpp.CommonParams()
     for attributes, value in values.items():
         for attribute in attributes.split():

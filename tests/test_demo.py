@@ -22,6 +22,12 @@ DEMO = [sys.executable, str(environment.ROOT / "scripts" / "demo.py")]
 PIPES: Dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo uses all cores, and its threads wait for each other in a busy loop: slow beside other tests."""
+    monkeypatch.setenv("LLAMA_ARG_THREADS", "1")
+
+
 def endpoint_in(text: str) -> str:
     match = re.search(r"Ready at (http://127\.0\.0\.1:\d+);", text)
     assert match, text
