@@ -35,7 +35,7 @@ def answer_with_tools(
     """Show the answer of a model that may call functions, and return it with what `show` returns.
 
     What the functions print goes to standard error. `keep` is called with the conversation up to and including the
-    answer, or what there is of it after an interruption.
+    answer, or as much of it as was written before an interruption.
     """
     with redirect_stdout(sys.stderr):
         tools = [_load_tool(name) for name in names]
