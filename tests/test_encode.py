@@ -176,6 +176,20 @@ def test_an_unknown_option_is_refused_naming_the_nearest_one_and_extra(wrong: st
     assert "extra" in message
 
 
+def test_a_request_refuses_an_unknown_option_like_a_call() -> None:
+    with pytest.raises(TypeError, match="unknown option 'temprature'; did you mean 'temperature'?"):
+        ChatRequest([], temprature=1)
+
+
+def test_a_request_holds_its_options_and_none_for_the_others() -> None:
+    request = ChatRequest([], seed=1, top_k=None)
+    assert (request.seed, request.top_k, request.extra) == (1, None, {})
+    assert request == ChatRequest([], seed=1) != ChatRequest([], seed=2)
+    assert dataclasses.replace(request, seed=2) == ChatRequest([], seed=2)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        request.seed = 3  # type: ignore[misc]
+
+
 def test_messages_is_not_an_option() -> None:
     with pytest.raises(TypeError, match="unknown option 'messages'"):
         encoded("Hi", messages=[])

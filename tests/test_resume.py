@@ -302,6 +302,13 @@ def test_a_stream_closed_before_the_server_accepts_it_is_deleted_once_it_does(
     assert server.state["streams"] == streams + 1
 
 
+def test_a_refused_stream_is_not_deleted(httpserver: HTTPServer, endpoint: str) -> None:
+    in_turn(httpserver, reply(error(400, "no", "invalid_request_error"), 400))
+    with pytest.raises(ServerError, match="no"):
+        list(LlamaCppClient(endpoint).chat_stream("Hi", resume=True))
+    assert [request.method for request in sent(httpserver)] == ["POST"]
+
+
 def test_closing_a_stream_does_not_wait_for_a_server_too_old_to_resume() -> None:
     def script(peer: Peer) -> None:
         while peer.request().method != "POST":
