@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Any, Callable, NoReturn, Optional, Tuple, Union
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, NoReturn, Optional, Tuple, Union
 
 from .errors import FileError
 
 MAX_SIZE = 64 * 1024 * 1024  # bytes
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Make errors of the system name a file, or a stream, as the user knows it."""
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from None
 
 
 def read_text(path: str, most: int = MAX_SIZE) -> str:

@@ -18,6 +18,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from ..errors import FileError, FlynnError
+from ..files import named
 from .results import PREFIX, is_torn
 
 _BLOCK = 1024 * 1024  # bytes
@@ -38,7 +39,7 @@ class LineFile:
         if fcntl is None:
             raise FlynnError("an output file needs POSIX locks, which this system lacks: leave out -o")
         self.path = path
-        with _named(path):
+        with named(path):
             self._real = os.path.realpath(path)
             self._draft = f"{self._real}.draft"
             self._open()
@@ -100,7 +101,7 @@ class LineFile:
     def append(self, lines: bytes) -> None:
         if lines:
             self.check_place()
-        with _named(self.path):
+        with named(self.path):
             left = memoryview(lines)
             while left:
                 left = left[os.write(self.file, left) :]
@@ -110,7 +111,7 @@ class LineFile:
         self._remove_draft()
         end, size = self.end_of_lines(), os.fstat(self.file).st_size
         if end < size:
-            with _named(self.path):
+            with named(self.path):
                 os.ftruncate(self.file, end)
         return size - end
 
@@ -118,7 +119,7 @@ class LineFile:
         """Replace the content by pieces, which may be read from the file meanwhile."""
         self.check_place()
         self._remove_draft()
-        with _named(self._draft):
+        with named(self._draft):
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             draft = os.open(self._draft, flags, 0o600)
             try:
@@ -157,7 +158,7 @@ class LineFile:
     def sync(self, after: float = 0.0) -> None:
         """Write everything to the disk (fsync), if the last time is `after` seconds ago."""
         if time.monotonic() >= self._synced + after:
-            with _named(self.path):
+            with named(self.path):
                 os.fsync(self.file)
             self._synced = time.monotonic()
 
@@ -165,14 +166,3 @@ class LineFile:
         if self.removes_empty and not os.fstat(self.file).st_size and self._is_in_place():
             os.unlink(self._real)
         os.close(self.file)
-
-
-@contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Make the errors of the system name a path as the user knows it."""
-    try:
-        yield
-    except FileError:
-        raise
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None

@@ -22,9 +22,9 @@ from ..batch.results import Result, Tally, encode_result
 from ..batch.runner import DEFAULT_RETRIES, DEFAULT_TIMEOUT, DEFAULT_WAIT, Run, defaults_of
 from ..batch.runner import run as run_requests
 from ..errors import FileError
-from ..files import identity, read_json, replace_file
+from ..files import identity, named, read_json, replace_file
 from ..files import read_text as read_file
-from .exits import DONE, FAILED, INTERRUPTED, UsageError, named
+from .exits import DONE, FAILED, INTERRUPTED, UsageError
 from .options import Given, Parser, connect, request_options, time_limit
 from .terminal import Terminal
 

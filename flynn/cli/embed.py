@@ -7,9 +7,9 @@ from itertools import islice
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import AuthenticationError, ModelLoadingError, NotSupportedError, ServerError
-from ..files import read_text
+from ..files import named, read_text
 from ..models.local.llamacpp import LlamaCppClient
-from .exits import DONE, UsageError, named
+from .exits import DONE, UsageError
 from .options import Given, Parser, connect
 from .terminal import Terminal
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import Dict, Iterator, Tuple, Type
+from typing import Dict, Tuple, Type
 
 from ..errors import (
     AuthenticationError,
@@ -56,12 +55,3 @@ def explain(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "out of memory"
     return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-
-
-@contextmanager
-def named(stream: str) -> Iterator[None]:
-    """Make errors of the system name a stream; by themselves they name none."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, stream) from None

@@ -12,12 +12,13 @@ from typing import Any, Callable, Dict, Optional, Sequence
 from ..config import Config, load_config, read_token_file
 from ..config.schema import DEFAULT_MODEL
 from ..errors import ConfigError, FileError, suggestion
+from ..files import named
 from ..http.checks import MAX_TIMEOUT
 from ..http.endpoint import DEFAULT_ENDPOINT, parse_endpoint
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.request import ChatRequest, option_types
 from ..models.router import create_llamacpp_client
-from .exits import UsageError, named
+from .exits import UsageError
 
 Given = argparse.Namespace
 _REQUEST_OPTIONS = [option for option in fields(ChatRequest) if option.metadata.get("command")]

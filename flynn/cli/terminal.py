@@ -13,7 +13,7 @@ import os
 from contextlib import contextmanager
 from typing import Any, Iterator, Optional, Sequence, TextIO
 
-from .exits import named
+from ..files import named
 from .word_wrap import WordWrap
 
 try:
