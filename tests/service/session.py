@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
+from .booted import SYSTEMD, booted
+
 INSTALLER = Path(__file__).resolve().parents[2] / "scripts" / "install_service.py"
-SYSTEMD = next((path for path in ("/lib/systemd/systemd", "/usr/lib/systemd/systemd") if os.path.exists(path)), None)
 CGROUPS = Path("/sys/fs/cgroup")
 _FIRST_FREE_UID = 70_000  # lower user IDs may belong to accounts: https://systemd.io/UIDS-GIDS/
 
@@ -106,44 +107,8 @@ def why_no_manager() -> Optional[str]:
 @contextlib.contextmanager
 def private_manager(session: Session) -> Iterator[None]:
     """Run `systemd --user` for the session, with its own cgroup and a journal, until the block ends."""
-    with booted(), journal():
+    with booted():
         yield from _manager(session)
-
-
-@contextlib.contextmanager
-def booted() -> Iterator[None]:
-    """Let sd_booted(3) report that systemd is the init of this machine, until the block ends."""
-    marker = Path("/run/systemd/system")
-    created = [folder for folder in (marker, marker.parent) if not folder.exists()]
-    marker.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        for folder in created:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-@contextlib.contextmanager
-def journal() -> Iterator[None]:
-    """Run systemd's journal in memory until the block ends, if it is installed and not already running."""
-    sockets, records = Path("/run/systemd/journal"), Path("/run/log/journal")
-    program = Path(SYSTEMD or "/").with_name("systemd-journald")
-    if (sockets / "stdout").exists() or not program.exists():
-        yield
-        return
-    created = [path for path in (sockets, records) if not path.exists()]
-    sockets.mkdir(exist_ok=True)
-    with subprocess.Popen([program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            while not (sockets / "stdout").exists() and process.poll() is None:
-                time.sleep(0.05)
-            yield
-        finally:
-            process.terminate()
-            process.wait()
-            for path in created:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

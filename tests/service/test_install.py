@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from gguf import random_model
 
-from .session import Session, booted, on_terminal, why_no_manager
+from .booted import booted
+from .session import Session, on_terminal, why_no_manager
 from .skipping import skip_or_fail
 from .stand_in import write_server
 
