@@ -196,7 +196,7 @@ def test_an_invalid_file_is_an_error_with_its_place(name: str, content: bytes, m
         (b"[models.local.defaults]\nseed = 0x" + b"f" * 10_000, "beyond the numbers of JSON"),
         (b"[models.local.defaults]\nseed = 2024-05-17", "expected a whole number, not date"),
         (b"[models.local.defaults]\njson_schema.a = [2024-05-17]", "JSON has no date: put it in quotes"),
-        (b"[models.local.defaults]\njson_schema" + b".a" * 5_000 + b" = 1", "more than 64 levels deep"),
+        (b"[models.local.defaults]\njson_schema" + b".a" * 70 + b" = 1", "more than 64 levels deep"),
         (b"[models.local.defaults]\ntemperature = inf", "inf is beyond the numbers of JSON"),
     ],
 )

@@ -264,5 +264,5 @@ def test_the_error_has_the_path_of_a_nested_argument() -> None:
 
 
 def test_arguments_nested_too_deeply_are_an_error() -> None:
-    with pytest.raises(ArgumentsError, match="^the arguments are not JSON: maximum recursion depth"):
+    with pytest.raises(ArgumentsError, match="^the arguments are not JSON: nested too deeply$"):
         Tool(nothing).bind('{"a":' * 100_000)

@@ -102,7 +102,8 @@ def _parse(text: str) -> Union[Dict[str, Any], RequestError]:
     except RequestError as error:
         return error
     except (ValueError, RecursionError) as error:
-        return RequestError(f"not JSON: {error}")
+        problem = "nested too deeply" if isinstance(error, RecursionError) else error
+        return RequestError(f"not JSON: {problem}")
     return value if isinstance(value, dict) else RequestError(f"expected an object, got {type(value).__name__}")
 
 

@@ -148,7 +148,8 @@ def decode_arguments(text: str, **options: Any) -> Dict[str, Any]:
     try:
         values = json.loads(text or "{}", **options)
     except (ValueError, RecursionError) as error:
-        raise ArgumentsError(f"the arguments are not JSON: {error}") from None
+        problem = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ArgumentsError(f"the arguments are not JSON: {problem}") from None
     if not isinstance(values, dict):
         raise ArgumentsError("the arguments are not a JSON object with a member for each")
     return values

@@ -188,6 +188,7 @@ def test_jsonl_skips_empty_lines_and_reports_invalid_ones() -> None:
     assert entries[2] == (4, "not JSON: NaN is not a number in JSON")
     assert entries[3][1].startswith("not JSON: ")
     assert entries[4:] == [(6, "not UTF-8"), (7, "the field 'a' is there twice"), (8, {"a": 2})]
+    assert values(read_jsonl, b'{"a":' * 100_000) == [(1, "not JSON: nested too deeply")]
 
 
 def test_each_line_of_text_is_a_prompt() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import multiprocessing
 import socket
 import threading
 import time
@@ -305,7 +306,9 @@ def test_an_executor_runs_the_requests(llama: Any, endpoint: str, kind: Any) -> 
 def test_a_worker_without_a_client_creates_its_own(llama: Any, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     llama()
     monkeypatch.setenv("FLYNN_ENDPOINT", endpoint)
-    with concurrent.futures.ProcessPoolExecutor(1) as executor:
+    # Not "forkserver", the default from Python 3.14 on: its processes have the environment of when it was started.
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as executor:
         assert [result.content for result in run(["a"], executor=executor)] == ["re: a"]
 
 

@@ -1,6 +1,6 @@
 """Requests to one llama-server: headers, limits, retries, waiting for its model, and the errors of 4xx and 5xx.
 
-The routes are in llamacpp.py (chat), text.py, tokens.py, retrieval.py, server.py and models.py.
+The routes are in chat.py, text.py, tokens.py, retrieval.py, server.py and models.py.
 """
 
 from __future__ import annotations
