@@ -16,8 +16,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
+import socket
 import ssl
 import time
 from pathlib import Path
@@ -31,6 +33,7 @@ from lease import leased
 from pytest_httpserver import HTTPServer
 from real_server import RealServer
 from scripted import forwarding, serve
+from werkzeug import Request, Response
 
 from flynn import LlamaCppClient
 
@@ -55,10 +58,22 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
 
 
+class _Server(HTTPServer):
+    """A server that does not mistake a request of an aborted call of an earlier test for one of this test."""
+
+    def dispatch(self, request: Request) -> Response:
+        connection = request.environ["werkzeug.socket"]
+        try:
+            is_abandoned = select.select([connection], [], [], 0)[0] and not connection.recv(1, socket.MSG_PEEK)
+        except ConnectionResetError:
+            is_abandoned = True
+        return Response(status=499) if is_abandoned else super().dispatch(request)
+
+
 @pytest.fixture(scope="session")
 def make_httpserver() -> Iterator[HTTPServer]:
     """Replace pytest-httpserver's fixture, which serves one request at a time, by one thread per connection."""
-    with HTTPServer(host="127.0.0.1", threaded=True) as server:
+    with _Server(host="127.0.0.1", threaded=True) as server:
         yield server
 
 

@@ -20,7 +20,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, TypeVar
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, TypeVar
 from urllib.parse import urlsplit
 
 DATA = Path(__file__).parent / "data"
@@ -302,16 +302,12 @@ class ScriptedServer:
             self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
             self.port: int = self._listener.getsockname()[1]
             self.endpoint = f"{'https' if tls else 'http'}://localhost:{self.port}"
-        self._start(self._accept)
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def stop_listening(self) -> None:
         """Refuse new connections, like a server that has ended; open connections stay open."""
         self._listener.shutdown(socket.SHUT_RDWR)
-
-    def _start(self, target: Callable[..., None], *arguments: object) -> None:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)
-        self._threads.add(thread)
-        thread.start()
 
     def _accept(self) -> None:
         while True:
@@ -323,7 +319,9 @@ class ScriptedServer:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets.add(sock)
             self.connections += 1
-            self._start(self._serve, sock, self.connections - 1)
+            thread = threading.Thread(target=self._serve, args=(sock, self.connections - 1), daemon=True)
+            self._threads.add(thread)
+            thread.start()
 
     def _serve(self, sock: socket.socket, number: int) -> None:
         accepted = sock
@@ -347,17 +345,23 @@ class ScriptedServer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for sock in [self._listener, *self._sockets]:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         end = time.monotonic() + 10
+        _shut_down([self._listener])
+        self._accepting.join(10)  # no thread is started after it
+        _shut_down(self._sockets)
         for thread in list(self._threads):
             thread.join(max(0.0, end - time.monotonic()))
         self._listener.close()
         if self._failures:
             raise self._failures[0]
+
+
+def _shut_down(sockets: Iterable[socket.socket]) -> None:
+    for sock in list(sockets):
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
 
 serve = ScriptedServer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Callable, List
 
 import pytest
@@ -49,9 +48,9 @@ def shell(name: str) -> str:
     return path
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    home = Home(tmp_path)
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("home"))
     for name in "schema", "questions", "a b":
         home.write(name, "")
     for name in "bash", "zsh", "fish":
@@ -131,7 +130,7 @@ compinit -u -D
 eval "$(< flynn.zsh)" 2> errors
 tell() { print -r -- "$BUFFER" >> completed; BUFFER= }
 zle -N tell
-bindkey '^X' tell
+bindkey '^G' tell  # unlike ^X, no other binding begins with it, so zsh waits for nothing more
 PS1='ready> '
 """
 
@@ -144,7 +143,7 @@ def test_zsh_completes(home: Home) -> None:
     with Terminal([shell("zsh"), "-d", "-i"], home.path, environment(home.path, TERM="dumb")) as terminal:
         terminal.expect("ready> ")
         for number, typed in enumerate(cases):
-            terminal.type(f"{typed}\t\x18")
+            terminal.type(f"{typed}\t\a")
             eventually(lambda: completed.exists() and completed.read_text().count("\n") > number)  # noqa: B023
         terminal.type("exit\n")
         terminal.end()

@@ -17,7 +17,8 @@ from ...http.limits import Call
 from ...http.response import Response
 from .transport import EVENT_STREAM, MAX_ERROR, Transport
 
-# Seconds that the server may take to begin with a request, and to answer the request to delete its answer.
+# Seconds for deleting an answer, including the time until the server begins with its request: a program that is
+# interrupted while the server hangs waits for this.
 _TIMEOUT = 3.0
 _PAUSE = 0.05  # seconds between two looks whether it has begun
 
@@ -54,11 +55,12 @@ class KeptAnswer:
             begun: whether the server is known to handle the request. If the answer was deleted before, it would begin
                 afterwards.
         """
+        call = Call(_TIMEOUT, whole=True, scoped=False)
         if not begun:
-            self._wait_until_begun()
-        self._ask_to_delete()
+            self._wait_until_begun(call)
+        self._ask_to_delete(call)
 
-    def _ask_to_delete(self) -> None:
+    def _ask_to_delete(self, call: Call) -> None:
         """Send the request to delete the answer. A failure is not an error: the server is gone, or too old.
 
         llama-server answers 204 whether it has the answer or not, so 404 means that the route is missing, as behind a
@@ -66,7 +68,6 @@ class KeptAnswer:
         stops it.
         """
         if self._transport.resumable:
-            call = Call(_TIMEOUT, whole=True, scoped=False)
             try:
                 response = self._transport.send(call, "DELETE", self._path, headers=self._headers, patient=False)
                 response.read_all(MAX_ERROR)
@@ -75,8 +76,7 @@ class KeptAnswer:
             except FlynnError:
                 pass
 
-    def _wait_until_begun(self) -> None:
-        call = Call(_TIMEOUT, whole=True, scoped=False)
+    def _wait_until_begun(self, call: Call) -> None:
         deleted = False
         while self._transport.resumable:
             try:
@@ -86,7 +86,7 @@ class KeptAnswer:
                     return None
                 if not deleted:
                     deleted = True
-                    self._ask_to_delete()  # shows whether the server has the route at all
+                    self._ask_to_delete(call)  # shows whether the server has the route at all
             except FlynnError:
                 return None
             time.sleep(_PAUSE)
