@@ -5,7 +5,7 @@ ARGS ?=
 # The least share of the lines of flynn/ that the tests must cover, in percent.
 COVERAGE ?= 95
 # How many test files run at the same time; most tests wait. WORKERS= runs one after the other: for ARGS="--pdb".
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: help demo serve test test-all test-platforms lint stress bench pyz install-service uninstall-service service-status service-logs clean
 
