@@ -1,22 +1,20 @@
-"""Connections: how they are opened, kept, shared, replaced and closed; invalid HTTP."""
+"""Connections: how they are opened, kept, shared, replaced and closed."""
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import socket
-import ssl
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import List
 
 import pytest
-import trustme
 from scripted import (
     CHAT,
     LAST_CHUNK,
-    STREAM_HEAD,
     Peer,
     answering,
     chat,
@@ -34,13 +32,9 @@ from scripted import (
 from flynn import (
     ConnectionLostError,
     LlamaCppClient,
-    ProtocolError,
     ServerError,
-    ServerNotRunningError,
-    StreamInterruptedError,
 )
 from flynn.http.pool import MAX_IDLE
-from flynn.models.local.transport import Transport
 
 # A call that nothing follows, whatever comes of it: of a chat that fails the server is told.
 TOKENS = response(b'{"tokens": [1]}')
@@ -219,6 +213,16 @@ def test_a_dropped_client_closes_its_connections() -> None:
         eventually(lambda: server.closed == 1)
 
 
+def test_a_copied_client_has_connections_of_its_own() -> None:
+    with serve(echo) as server:
+        client = LlamaCppClient(server.endpoint, auth_token="secret")
+        client.chat("one")
+        copies = [pickle.loads(pickle.dumps(client)), copy.deepcopy(client)]
+        assert [each.chat("two").content for each in [client, *copies]] == ["two"] * 3
+        assert server.connections == 3
+    assert {request.headers["authorization"] for request in server.requests} == {"Bearer secret"}
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_after_a_fork_parent_and_child_use_separate_connections() -> None:
     program = """
@@ -304,253 +308,3 @@ def test_an_answer_sent_before_the_request_is_read_is_accepted() -> None:
 
     with serve(script) as server, pytest.raises(ServerError, match="too much"):
         LlamaCppClient(server.endpoint).chat("x" * 1000)
-
-
-# --- invalid HTTP -----------------------------------------------------------------------------------------------------
-
-
-CHUNKED = head("Content-Type: application/json", "Transfer-Encoding: chunked") + chunk(b'{"tokens":') + chunk(b" [1]}")
-
-
-@pytest.mark.parametrize("whole", [TOKENS, CHUNKED + b"0\r\nX: y\r\n\r\n"], ids=["sized", "chunked"])
-def test_an_answer_cut_at_any_byte_is_a_lost_connection(whole: bytes) -> None:
-    def script(peer: Peer) -> None:
-        peer.request()
-        peer.send(whole[: peer.number])
-
-    with serve(script) as server:
-        client = LlamaCppClient(server.endpoint)
-        for _ in range(len(whole)):
-            with pytest.raises(ConnectionLostError):
-                client.tokenize("Hi")
-        assert client.tokenize("Hi") == [1]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"SSH-2.0-OpenSSH_9.6\r\n",
-        b"\r\n\r\n",
-        b"\x00\xff\x15\x03\x01\r\n",
-        b"200 OK\r\n\r\n",
-        b"HTTP/2.0 200 OK\r\n\r\n",
-        b"HTTP/1.1 abc OK\r\n\r\n",
-        b"HTTP/1.1 99999 OK\r\n\r\n",
-        b"HTTP/1.1 99 OK\r\n\r\n",
-        b"ICY 200 OK\r\n\r\n",
-        head(status="101 Switching Protocols"),
-        head(status="103 Early Hints") + response(CHAT),
-        head(*(f"X-{i}: y" for i in range(200))) + CHAT,
-        head("X: " + "y" * 70_000) + CHAT,
-        head("Content-Type: application/json", "no colon", f"Content-Length: {len(CHAT)}") + CHAT,
-        head("Content-Type: application/json", "X: a\0b", f"Content-Length: {len(CHAT)}") + CHAT,
-        head("Content-Type: application/json", "Content-Length: -1") + CHAT,
-        head("Content-Type: application/json", "Content-Length: 5", "Content-Length: 6") + CHAT,
-        head("Content-Type: application/json", "Transfer-Encoding: gzip") + CHAT,
-        head("Content-Type: application/json", "Transfer-Encoding: chunked") + b"-1\r\n" + CHAT,
-        head("Content-Type: application/json", "Transfer-Encoding: chunked") + CHAT + b"\n",
-    ],
-    ids=lambda answer: repr(answer[:50]),
-)
-def test_invalid_http_is_a_protocol_error(answer: bytes) -> None:
-    def script(peer: Peer) -> None:
-        peer.request()
-        peer.send(answer)
-        peer.stall()
-
-    with serve(script) as server:
-        client = LlamaCppClient(server.endpoint, timeout=20)
-        for call in (client.tokenize, lambda prompt: list(client.chat_stream(prompt))):
-            with pytest.raises(ProtocolError) as caught:
-                call("Hi")
-            assert len(str(caught.value)) < 500
-        assert server.connections == 2
-        eventually(lambda: server.closed == 2)
-
-
-@pytest.mark.parametrize(
-    "endless",
-    [b"HTTP/1.1 100 Continue\r\n\r\n" * 100, b"X: y\r\n" * 100, b"x" * 1000],
-    ids=["100", "headers", "a line"],
-)
-def test_an_endless_head_is_refused(endless: bytes) -> None:
-    def script(peer: Peer) -> None:
-        peer.request()
-        peer.send(b"HTTP/1.1 100 Continue\r\n")
-        while True:
-            peer.send(endless)
-
-    with serve(script) as server, pytest.raises(ProtocolError):
-        LlamaCppClient(server.endpoint, timeout=20).tokenize("Hi")
-
-
-@pytest.mark.parametrize("empty", [head(status="204 No Content"), head("Content-Length: 0")])
-def test_bytes_after_an_empty_body_are_never_taken_for_the_next_answer(empty: bytes) -> None:
-    with serve(answering(empty + response(chat("forged"))), answering(response(chat("true")))) as server:
-        transport = Transport(server.endpoint, timeout=20)
-        transport.send(transport.call(20), "DELETE", "/x").read_all(0)
-        assert transport.json("POST", "/v1/chat/completions")["choices"][0]["message"]["content"] == "true"
-    assert server.connections == 2
-
-
-def test_the_answer_to_a_head_request_has_no_body_whatever_its_headers() -> None:
-    announced = head("Content-Type: application/json", "Content-Length: 10")
-    chunked = head("Content-Type: application/json", "Transfer-Encoding: chunked")
-    with serve(answering(announced, chunked, response(b"{}"))) as server:
-        transport = Transport(server.endpoint, timeout=20)
-        for _ in range(2):
-            assert transport.send(transport.call(20), "HEAD", "/x").read_all(0) == b""
-        assert transport.json("GET", "/x") == {}
-    assert server.connections == 1
-
-
-def test_100_continue_before_the_answer_is_skipped() -> None:
-    with serve(answering(head(status="100 Continue") * 3 + response(CHAT))) as server:
-        assert LlamaCppClient(server.endpoint).chat("Hi").content == "Hello!"
-
-
-def test_an_endless_body_is_refused() -> None:
-    def script(peer: Peer) -> None:
-        peer.request()
-        peer.send(head("Content-Type: application/json"))
-        while True:
-            peer.send(b" " * 65536)
-
-    with serve(script) as server, pytest.raises(ProtocolError, match="at most 10000000 bytes"):
-        Transport(server.endpoint, timeout=20, max_reply=10_000_000).json("GET", "/props")
-
-
-def test_the_endless_body_of_an_error_is_refused() -> None:
-    def script(peer: Peer) -> None:
-        peer.request()
-        peer.send(head(status="500 Internal Server Error"))
-        while True:
-            peer.send(b"x" * 65536)
-
-    with serve(script) as server, pytest.raises(ProtocolError, match="at most"):
-        LlamaCppClient(server.endpoint, timeout=20).tokenize("Hi")
-
-
-# --- endpoints --------------------------------------------------------------------------------------------------------
-
-
-def test_the_prefix_of_the_endpoint_precedes_every_route() -> None:
-    with serve(answering(response(CHAT), response(b'{"status": "ok"}'))) as server:
-        client = LlamaCppClient(f"{server.endpoint}/a/b/")
-        client.chat("Hi")
-        client.health()
-    assert [r.target for r in server.requests] == ["/a/b/v1/chat/completions", "/a/b/health"]
-
-
-def test_the_host_header_names_the_server() -> None:
-    with serve(answering(response(CHAT))) as server:
-        LlamaCppClient(server.endpoint).chat("Hi")
-    assert server.requests[0].headers["host"] == f"localhost:{server.port}"
-
-
-def test_calls_and_streams_work_over_a_unix_socket(tmp_path: Path) -> None:
-    with serve(answering(response(CHAT), HELLO), unix=tmp_path / "a server.sock") as server:
-        client = LlamaCppClient(server.endpoint)
-        assert client.chat("Hi").content == "Hello!"
-        assert "".join(client.chat_stream("Hi").text()) == "Hello!"
-    assert [request.headers["host"] for request in server.requests] == ["localhost"] * 2
-
-
-@pytest.mark.parametrize("name", ["missing.sock", "a file"])
-def test_a_missing_unix_socket_is_a_server_that_is_not_running(name: str, tmp_path: Path) -> None:
-    (tmp_path / "a file").write_text("")
-    endpoint = f"unix://{tmp_path / name}"
-    with pytest.raises(ServerNotRunningError) as caught:
-        LlamaCppClient(endpoint).chat("Hi")
-    assert str(caught.value) == f"llama-server not running at {endpoint}"
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    return context
-
-
-@pytest.fixture(scope="module")
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
-
-
-def test_https_works_with_an_ssl_context_that_trusts_the_server(tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
-    with serve(answering(response(CHAT), HELLO, response(CHAT)), tls=tls) as server:
-        client = LlamaCppClient(server.endpoint, ssl_context=trusting)
-        assert client.chat("Hi").content == "Hello!"
-        assert "".join(client.chat_stream("Hi").text()) == "Hello!"
-        assert client.chat("Hi").content == "Hello!"
-    assert server.connections == 2
-    assert server.requests[0].headers["host"] == f"localhost:{server.port}"
-
-
-def test_an_untrusted_server_is_one_clear_error(tls: ssl.SSLContext) -> None:
-    with serve(answering(response(CHAT)), tls=tls) as server:
-        client = LlamaCppClient(server.endpoint, auth_token="secret")
-        for call in (client.tokenize, lambda prompt: list(client.chat_stream(prompt))):
-            with pytest.raises(ProtocolError, match="certificate verify failed") as caught:
-                call("Hi")
-            assert len(str(caught.value).splitlines()) == 1
-            assert server.endpoint in str(caught.value)
-    assert server.requests == []
-
-
-def test_a_certificate_for_another_name_is_refused(authority: trustme.CA, trusting: ssl.SSLContext) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("example.org").configure_cert(context)
-    with serve(answering(response(CHAT)), tls=context) as server, pytest.raises(ProtocolError, match="not valid for"):
-        LlamaCppClient(server.endpoint, ssl_context=trusting).chat("Hi")
-    assert server.requests == []
-
-
-def test_https_to_a_server_without_tls_is_a_protocol_error() -> None:
-    def script(peer: Peer) -> None:
-        peer.sock.recv(1000)
-        peer.send(response(b"", "400 Bad Request"))
-
-    with serve(script) as server, pytest.raises(ProtocolError, match="expected a TLS server at https://"):
-        LlamaCppClient(server.endpoint.replace("http:", "https:")).chat("Hi")
-
-
-def test_http_to_a_server_with_tls_is_a_protocol_error(tls: ssl.SSLContext) -> None:
-    with serve(answering(response(CHAT)), tls=tls) as server, pytest.raises(ProtocolError):
-        LlamaCppClient(server.endpoint.replace("https:", "http:")).chat("Hi")
-
-
-def test_a_tls_connection_cut_in_the_handshake_is_a_lost_connection() -> None:
-    with serve(lambda peer: peer.sock.recv(10)) as server, pytest.raises(ConnectionLostError):
-        LlamaCppClient(server.endpoint.replace("http:", "https:")).chat("Hi")
-
-
-@pytest.mark.parametrize("end", [Peer.close, Peer.reset])
-def test_an_idle_tls_connection_that_the_server_closed_is_replaced(
-    end: object, tls: ssl.SSLContext, trusting: ssl.SSLContext
-) -> None:
-    def script(peer: Peer) -> None:
-        closing(response(CHAT))(peer)
-        peer.request()
-        end(peer)  # type: ignore[operator]
-
-    with serve(script, closing(response(CHAT)), answering(response(CHAT)), tls=tls) as server:
-        client = LlamaCppClient(server.endpoint, ssl_context=trusting)
-        client.chat("one")
-        client.chat("two")
-        eventually(lambda: server.closed == 2)
-        client.chat("three")
-    assert [request.connection for request in server.requests] == [0, 0, 1, 2]
-
-
-def test_a_cut_tls_stream_is_not_taken_for_complete(tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
-    cut = STREAM_HEAD + chunk(delta("Hel"))
-    with serve(closing(cut), tls=tls) as server, pytest.raises(StreamInterruptedError, match="3 characters"):
-        list(LlamaCppClient(server.endpoint, ssl_context=trusting).chat_stream("Hi"))

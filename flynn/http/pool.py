@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Deque, Mapping, Optional
+from typing import TYPE_CHECKING, Deque, Mapping, Optional, Tuple
 
 from ..errors import ConnectionLostError
 from .connection import Connection
@@ -103,6 +103,10 @@ class ConnectionPool:
                 self._idle.popleft().close()
             except IndexError:
                 break
+
+    def __reduce__(self) -> Tuple[object, ...]:
+        """Copy and pickle a pool without its connections: another process may get its client."""
+        return ConnectionPool, (self._endpoint, self._ssl_context)
 
     def __del__(self) -> None:
         if hasattr(self, "_idle"):
