@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from hashlib import blake2b  # at the top: what it maps may not fit into little memory any more while threads begin
+from hashlib import blake2b  # not later: where memory is short, its library may not fit once threads have started
 from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ..errors import FileError, RequestError

@@ -50,7 +50,7 @@ class LineFile:
 
     def _open(self) -> None:
         self.removes_empty = not os.path.exists(self.path)
-        if not self.removes_empty and not os.path.isfile(self.path):  # to open a FIFO may take for ever
+        if not self.removes_empty and not os.path.isfile(self.path):  # opening a FIFO may block for ever
             raise FileError("not a regular file; without -o results go to standard output", self.path)
         self.file = os.open(self._real, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:

@@ -186,7 +186,7 @@ class Run:
 
     def __aiter__(self) -> AsyncIterator[Result]:
         if self._async is None:
-            from ..thread_iterator import ThreadIterator  # with asyncio, which takes twice as long as all the rest
+            from ..thread_iterator import ThreadIterator  # imports asyncio, which takes twice as long as all the rest
 
             self._async = ThreadIterator(self._results, interrupt=self.close)
         return self._async

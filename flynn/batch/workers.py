@@ -35,7 +35,7 @@ _LOOK = 2.0  # seconds between two looks at the server's slots
 # (malloc/arena.c). With less, threads start, and then fail anywhere.
 _ROOM = (8 + 64) * 1024 * 1024
 _UNKNOWN_SLOTS = 4  # slots of a server that does not say how many it has
-_MOST_SLOTS = 256  # that a server is believed to have
+_MOST_SLOTS = 256  # if a server reports more, they are not used
 TOGETHER = 1.0  # seconds after which a worker of an executor begins no more of the requests of one task
 MOST_TOGETHER = 64
 _WAIT = 30.0  # seconds that a worker of an executor waits for its server before another one gets the request

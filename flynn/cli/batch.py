@@ -122,7 +122,7 @@ def run(given: Given, terminal: Terminal) -> int:
 
 
 def _open(path: str) -> BinaryIO:
-    """Open the input, never to be closed: a thread may wait for a pipe in it, and `close` would wait for the thread."""
+    """Open the input, which is never closed: a thread may be blocked on a pipe, and `close` would wait for it."""
     if path == "-":
         with named("standard input"):
             return open(0, "rb", closefd=False)

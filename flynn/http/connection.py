@@ -132,7 +132,7 @@ class Connection(http.client.HTTPConnection):
 
     @property
     def is_dropped(self) -> bool:
-        """Whether the peer has closed this idle connection, or sent what nobody asked for."""
+        """Whether the peer has closed this idle connection, or sent bytes without a request."""
         return self._limited.is_dropped
 
     def _lost(self, message: str) -> ConnectionLostError:
@@ -211,7 +211,7 @@ def _connect(sock: socket.socket, address: Any, call: Call) -> int:
 
 
 def _proxy_for(endpoint: Endpoint) -> Optional[Proxy]:
-    from .proxy import proxy_for  # of 20 ms, with urllib.request, that a local endpoint does not need
+    from .proxy import proxy_for  # takes 20 ms, with urllib.request, and a local endpoint does not need it
 
     return proxy_for(endpoint)
 

@@ -41,10 +41,10 @@ class Response(http.client.HTTPResponse):
         """
         super().begin()
         self._connection = self.fp.raw.limited  # type: ignore[attr-defined]
-        if self._connection.ended:  # to http.client the end of the connection is the end of the headers
+        if self._connection.ended:  # http.client takes the end of the connection for the end of the headers
             raise ConnectionLostError("expected an HTTP response, but the connection was closed in the middle of it")
         self._connection.in_head = False
-        # To email.parser, what follows a malformed line is a body. A NUL is invalid: RFC 9110 section 5.5.
+        # email.parser takes what follows a malformed line for a body. A NUL is invalid: RFC 9110 section 5.5.
         if self.headers.defects or any("\0" in value for value in self.headers.values()):
             raise ProtocolError("expected headers, got a line that is not one")
         if self.status < 200:
@@ -56,7 +56,7 @@ class Response(http.client.HTTPResponse):
         values = {value.strip() for line in lengths for value in line.split(",")}
         if len(values) > 1 or not all(value.isascii() and value.isdigit() and len(value) < 19 for value in values):
             raise ProtocolError(f"expected one number as Content-Length, got {', '.join(lengths)!r}")
-        if values and self.length is None and not self.chunked:  # to http.client, "5, 5" is no number
+        if values and self.length is None and not self.chunked:  # http.client does not read "5, 5" as a number
             self.length = int(values.pop())
         if "close" in ",".join(self.headers.get_all("connection", [])).lower():  # http.client reads only the first one
             self.will_close = True
