@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Type
 
 import pytest
 
@@ -188,6 +188,22 @@ def test_a_request_holds_its_options_and_none_for_the_others() -> None:
     assert dataclasses.replace(request, seed=2) == ChatRequest([], seed=2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         request.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"temperature": float("nan")}, ValueError, "^temperature: Out of range float values"),
+        ({"logit_bias": {1}}, TypeError, "^logit_bias: Object of type set is not JSON serializable$"),
+        ({"extra": {"new": b"x"}}, TypeError, "^new: Object of type bytes is not JSON serializable$"),
+        ({"extra": 5}, TypeError, "^extra must be a mapping, not int$"),
+    ],
+)
+def test_a_value_that_json_cannot_hold_is_refused_with_its_name(
+    options: Dict[str, Any], error: Type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        encoded(**options)
 
 
 def test_messages_is_not_an_option() -> None:

@@ -140,6 +140,9 @@ class ChatRequest:
 
     def __init__(self, messages: Sequence[AnyMessage], **options: Unpack[ChatOptions]) -> None:
         check_options(options, OPTIONS)
+        extra = options.get("extra")
+        if extra is not None and not isinstance(extra, Mapping):
+            raise TypeError(f"extra must be a mapping, not {type(extra).__name__}")
         given = {name: value for name, value in options.items() if value is not None}
         vars(self).update({"messages": messages, "extra": {}, **given})
 

@@ -52,9 +52,23 @@ def encode_chat(request: ChatRequest, *, stream: bool) -> bytes:
 
 
 def encode_json(value: Any) -> bytes:
-    """Return a value as JSON in UTF-8. Raises ValueError or TypeError if JSON cannot hold it."""
+    """Return a value as JSON in UTF-8. Raises ValueError or TypeError, with the field's name, if it does not fit."""
+    try:
+        text = _ENCODE(value)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{_unfit_field(value)}{error}") from None
     # UTF-8 is half as long as \\u escapes in most languages. A lone surrogate has no UTF-8: it becomes "?".
-    return _ENCODE(value).encode("utf-8", "replace")
+    return text.encode("utf-8", "replace")
+
+
+def _unfit_field(value: Any) -> str:
+    """Return the name of the first member that JSON cannot hold, with a colon; empty if the value has no members."""
+    for name, member in value.items() if isinstance(value, Mapping) else ():
+        try:
+            _ENCODE(member)
+        except (ValueError, TypeError):
+            return f"{name}: "
+    return ""
 
 
 def encode_prompt(request: ChatRequest, **fixed: Any) -> Dict[str, Any]:
