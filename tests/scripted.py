@@ -89,6 +89,8 @@ def chat(text: str = "Hello!") -> bytes:
 
 
 CHAT = chat()
+HELLO = stream(delta("Hel"), delta("lo!"), delta(finish_reason="stop"))
+TOKENS = response(b'{"tokens": [1]}')  # of a call that nothing follows: of a chat that fails the server is told
 
 
 # --- the server -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import pytest
 from command import FLYNN, ROOT, Home, routes
 from scripted import (
     DONE,
+    HELLO,
     LOADING,
     STREAM_HEAD,
     Peer,
@@ -43,7 +44,7 @@ INVALID_KEY = (
     "flynn: Invalid API Key; the token comes from auth_token=, $FLYNN_AUTH_TOKEN, or auth_token or auth_token_file in "
     "the configuration\n"
 )
-HELLO = {"POST /v1/chat/completions": stream(delta("Hel"), delta("lo!"), delta(finish_reason="stop"))}
+ANSWERS = {"POST /v1/chat/completions": HELLO}
 # What each command but the batch, which has tests of its own, is called with.
 CALLS = {"ask": ["ask", "Hi"], "chat": ["chat"], "status": ["status"], "tokens": ["tokens", "Hi"]}
 
@@ -176,7 +177,7 @@ def test_main_runs_in_any_thread(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_command_loads_nothing_that_it_does_not_need(home: Home) -> None:
-    with serve(routes(HELLO)) as server:
+    with serve(routes(ANSWERS)) as server:
         ended = home.run(
             "ask", "Hi", "--endpoint", server.endpoint, python=(sys.executable, "-S", "-X", "importtime", "-m", "flynn")
         )
@@ -350,7 +351,7 @@ def test_a_real_server_wants_its_key(home: Home, start_server: Any) -> None:
 def test_a_closed_pipe_ends_it_quietly(home: Home, arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    with serve(routes(HELLO)) as server:
+    with serve(routes(ANSWERS)) as server:
         arguments = [server.endpoint if word == "ENDPOINT" else word for word in arguments]
         ended = home.run(*arguments, stdout=writer)
     os.close(writer)
@@ -386,13 +387,13 @@ def test_a_closed_standard_error_is_a_closed_pipe_too(home: Home) -> None:
 
 def test_a_full_disk_is_one_line(home: Home) -> None:
     for arguments in ["ask", "Hi", "--endpoint"], ["ask", "--help"]:
-        with serve(routes(HELLO)) as server, open("/dev/full", "wb") as full:
+        with serve(routes(ANSWERS)) as server, open("/dev/full", "wb") as full:
             ended = home.run(*arguments, *([server.endpoint] if arguments[-1] == "--endpoint" else []), stdout=full)
         assert ended == (1, "", "flynn: standard output: No space left on device\n")
 
 
 def test_closed_streams_are_one_line_at_most(home: Home) -> None:
-    with serve(routes(HELLO)) as server:
+    with serve(routes(ANSWERS)) as server:
         shell = ("/bin/sh", "-c", 'exec "$@" <&- >&-', "sh", *FLYNN)
         ended = home.run("ask", "Hi", "--endpoint", server.endpoint, python=shell)
         assert ended == (1, "", "flynn: standard output: Bad file descriptor\n")
@@ -423,7 +424,7 @@ def test_input_in_another_encoding_is_read_as_far_as_it_can_be(home: Home) -> No
 def test_it_runs_from_a_copied_folder_without_site_packages(home: Home) -> None:
     shutil.copytree(ROOT / "flynn", home.path / "flynn", ignore=shutil.ignore_patterns("__pycache__"))
     home.write("flynn.yaml", "models:\n  local:\n    provider: llamacpp\n    endpoint: ENDPOINT\n")
-    with serve(routes(HELLO)) as server:
+    with serve(routes(ANSWERS)) as server:
         home.write("flynn.yaml", f"models:\n  local:\n    provider: llamacpp\n    endpoint: {server.endpoint}\n")
         home.variables["PYTHONPATH"] = ""
         python = (sys.executable, "-S", "-W", "error", "-m", "flynn")

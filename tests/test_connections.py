@@ -14,19 +14,19 @@ from typing import List
 import pytest
 from scripted import (
     CHAT,
+    HELLO,
     LAST_CHUNK,
+    TOKENS,
     Peer,
     answering,
     chat,
     chunk,
     closing,
-    delta,
     error,
     eventually,
     head,
     response,
     serve,
-    stream,
 )
 
 from flynn import (
@@ -35,10 +35,6 @@ from flynn import (
     ServerError,
 )
 from flynn.http.pool import MAX_IDLE
-
-# A call that nothing follows, whatever comes of it: of a chat that fails the server is told.
-TOKENS = response(b'{"tokens": [1]}')
-HELLO = stream(delta("Hel"), delta("lo!"), delta(finish_reason="stop"))
 
 
 def echo(peer: Peer) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 from scripted import (
     CHAT,
+    TOKENS,
     Peer,
     answering,
     chat,
     chunk,
-    delta,
     eventually,
     head,
     response,
     serve,
-    stream,
 )
 
 from flynn import (
@@ -23,11 +22,6 @@ from flynn import (
     ProtocolError,
 )
 from flynn.models.local.transport import Transport
-
-# A call that nothing follows, whatever comes of it: of a chat that fails the server is told.
-TOKENS = response(b'{"tokens": [1]}')
-HELLO = stream(delta("Hel"), delta("lo!"), delta(finish_reason="stop"))
-
 
 CHUNKED = head("Content-Type: application/json", "Transfer-Encoding: chunked") + chunk(b'{"tokens":') + chunk(b" [1]}")
 

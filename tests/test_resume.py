@@ -324,6 +324,18 @@ def test_closing_a_stream_does_not_wait_for_a_server_too_old_to_resume() -> None
         assert [request.method for request in server.requests] == ["POST", "GET", "DELETE"]
 
 
+def test_a_hung_server_is_waited_for_once_when_its_stream_is_closed() -> None:
+    """The limit is for both: waiting until the server has begun with the request, and deleting the answer."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.stall()
+
+    with serve(script) as server, pytest.raises(RequestTimeoutError):
+        list(LlamaCppClient(server.endpoint, timeout=0.3).chat_stream("Hi", resume=True))
+    assert [request.method for request in server.requests] == ["POST", "GET"]
+
+
 def test_a_stream_can_be_closed_while_it_waits_to_be_resumed(client: LlamaCppClient) -> None:
     stream = resumed(client, {**TEN, "faults": [["cut", 500]], "replays": [502] * 1000})
     timer = Timer(0.5, stream.close)

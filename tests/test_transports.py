@@ -9,6 +9,7 @@ import pytest
 import trustme
 from scripted import (
     CHAT,
+    HELLO,
     STREAM_HEAD,
     Peer,
     answering,
@@ -18,7 +19,6 @@ from scripted import (
     eventually,
     response,
     serve,
-    stream,
 )
 
 from flynn import (
@@ -28,10 +28,6 @@ from flynn import (
     ServerNotRunningError,
     StreamInterruptedError,
 )
-
-# A call that nothing follows, whatever comes of it: of a chat that fails the server is told.
-TOKENS = response(b'{"tokens": [1]}')
-HELLO = stream(delta("Hel"), delta("lo!"), delta(finish_reason="stop"))
 
 
 def test_the_prefix_of_the_endpoint_precedes_every_route() -> None:
