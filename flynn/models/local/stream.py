@@ -250,26 +250,11 @@ class ServerStream:
         return self
 
     def __next__(self) -> Any:
-        try:
-            return next(self._events) or next(self._events)  # the first item is None: the request was sent
-        except StopIteration:
-            raise
-        except CallAborted:
-            self.close()
-            raise StopIteration from None
-        except BaseException:
-            self.close()
-            raise
+        return next(self._events) or next(self._events)  # the first item is None: the request was sent
 
     def __enter__(self: Self) -> Self:
         if self._answer.state is State.NEW:
-            try:
-                next(self._events)
-            except CallAborted:
-                self.close()
-            except BaseException:
-                self.close()
-                raise
+            next(self._events, None)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -316,11 +301,14 @@ def _events(answer: StreamedAnswer, decoder: Decoder) -> Generator[Any, None, No
             message += f", {len(partial.content)} characters of text"
         why = f" ({answer.why_lost})" if answer.lost else ""
         raise StreamInterruptedError(message + why, partial) from answer.lost
+    except CallAborted as error:
+        answer.call.ended(error)
     except BaseException as error:  # GeneratorExit too: the stream was closed
         answer.call.ended(error)
         raise
     finally:
         answer.disconnect()
+        answer.close()
 
 
 class TextStream(ServerStream):
