@@ -82,7 +82,7 @@ def test_messages_may_be_mappings_or_messages() -> None:
 # --- how many turns are dropped ---------------------------------------------------------------------------------------
 
 
-def search(sizes: Sequence[int], tokens: Sequence[int], room: int) -> tuple[int, int, int]:
+def search(tokens: Sequence[int], room: int) -> tuple[int, int, int]:
     """Return the number of dropped groups, of tokens left, and of counts."""
     counted = []
 
@@ -90,45 +90,32 @@ def search(sizes: Sequence[int], tokens: Sequence[int], room: int) -> tuple[int,
         counted.append(number)
         return tokens[number]
 
-    dropped, left = number_to_drop(sizes, tokens[0], room, count)
+    dropped, left = number_to_drop(len(tokens) - 1, room, count)
     return dropped, left, len(counted)
 
 
-def test_half_of_the_room_is_cleared_with_one_count() -> None:
-    tokens = [1000 - 10 * number for number in range(100)]
-    assert search([4 * number for number in tokens], tokens, 900) == (55, 450, 1)
-
-
-def test_nothing_is_dropped_if_everything_fits() -> None:
-    assert search([400, 100], [100, 25], 100) == (0, 100, 0)
+def test_half_of_the_room_is_cleared() -> None:
+    dropped, left, counts = search([1000 - 10 * number for number in range(100)], 900)
+    assert (dropped, left) == (55, 450)
+    assert counts <= 8
 
 
 def test_all_turns_are_dropped_if_even_that_is_not_enough() -> None:
-    dropped, left, _ = search([4000, 3900, 3800], [1000, 990, 980], 900)
-    assert (dropped, left) == (2, 980)
-    assert search([4000], [1000], 900) == (0, 1000, 0)
-
-
-def test_misleading_sizes_cost_few_counts() -> None:
-    # All tokens are in the newest of the groups, all bytes in the oldest one.
-    tokens = [1000] * 1000 + [10]
-    sizes = [10_000, *range(1001, 1, -1)]
-    dropped, left, counts = search(sizes, tokens, 900)
-    assert (dropped, left) == (1000, 10)
-    assert counts <= 11
+    assert search([1000, 990, 980], 900)[:2] == (2, 980)
+    assert search([1000], 900)[:2] == (0, 1000)
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_the_rest_fits_whenever_that_is_possible(seed: int) -> None:
     random_ = random.Random(seed)
-    weights = [(random_.randrange(1, 50), random_.randrange(1, 300)) for _ in range(random_.randrange(1, 60))]
-    tokens = [sum(weight[0] for weight in weights[number:]) + 20 for number in range(len(weights) + 1)]
-    sizes = [sum(weight[1] for weight in weights[number:]) + 50 for number in range(len(weights) + 1)]
-    room = random_.randrange(10, tokens[0] + 10)
-    dropped, left, counts = search(sizes, tokens, room)
+    weights = [random_.choice([random_.randrange(1, 50), 1000]) for _ in range(random_.randrange(1, 1000))]
+    tokens = [sum(weights[number:]) + 20 for number in range(len(weights) + 1)]
+    room = random_.randrange(10, tokens[0])
+    dropped, left, counts = search(tokens, room)
     assert left == tokens[dropped]
     assert left <= room or dropped == len(weights)
-    assert counts <= 8
+    assert dropped == 1 or tokens[dropped - 1] > (room + tokens[-1]) // 2  # no more than it takes to clear half
+    assert counts <= 11
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -222,7 +209,7 @@ def test_prompts_and_answers_are_the_history(talk: Callable[..., Any]) -> None:
     assert counts(server) == 0
 
 
-def test_a_long_conversation_always_fits_and_rarely_counts(talk: Callable[..., Any]) -> None:
+def test_a_long_conversation_always_fits(talk: Callable[..., Any]) -> None:
     conversation, _, server = talk(2000, system="Be brief.", reserve=100)
     for number in range(300):
         conversation.chat(f"Question {number} " + "and more " * 10)
@@ -235,7 +222,7 @@ def test_a_long_conversation_always_fits_and_rarely_counts(talk: Callable[..., A
     # A prompt that continues the one before is read from the server's cache.
     misses = sum(after[: len(before)] != before for before, after in zip(prompts(server), prompts(server)[1:]))
     assert 10 < misses < 16
-    assert counts(server) <= 6 * misses
+    assert counts(server) < 2 * 300
 
 
 def test_the_newest_message_is_never_dropped(talk: Callable[..., Any]) -> None:

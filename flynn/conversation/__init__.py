@@ -24,12 +24,13 @@ from .cache import why_read_anew
 from .file import read_messages, write_messages
 from .fitting import Turn, droppable, number_to_drop, without
 from .stream import ConversationStream
-from .token_count import LIMITS, TokenCount, size, whole_size
+from .token_count import TokenCount
 
 T = TypeVar("T")
 # Called with a conversation of the turns that do not fit; returns the messages that take their place.
 Rule = Callable[["Conversation"], Sequence[AnyMessage]]
 
+_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")  # the fields that limit the answer's length
 _OF_STREAMS = ("resume", "resume_for")
 _OF_CALLS = ("timeout", "headers", *_OF_STREAMS)  # options that are not fields of the request
 _SUMMARISE = (
@@ -176,8 +177,8 @@ class Conversation:
             # The context was unknown or has changed, or there are images, whose tokens are not counted.
             if not error.n_ctx or not error.n_prompt_tokens or not droppable([*turn.history, *turn.prompt]):
                 raise
-            self._token_count.n_ctx = error.n_ctx
-            turn = self._fit(prompt, options, error.n_prompt_tokens)
+            self._token_count.learn(turn.request, error.n_prompt_tokens, error.n_ctx)
+            turn = self._fit(prompt, options, refused=True)
             return turn, send(turn.request)
 
     def _add(self, turn: Turn, response: ChatResponse) -> None:
@@ -188,7 +189,6 @@ class Conversation:
             if not message.content:
                 return  # some templates refuse two prompts in a row
         self._keep(turn, [*turn.prompt, message])
-        self._token_count.learn(turn.request, response)
         last, self._last = self._last, (turn.request, response)
         report = reporter(self._client.transport.trace)
         if report is not nothing and last and last[1].usage:
@@ -209,41 +209,38 @@ class Conversation:
     def _with(self, request: ChatRequest, messages: List[AnyMessage]) -> ChatRequest:
         return replace(request, messages=[*self._instructions, *messages])
 
-    def _fit(self, prompt: Prompt, options: Mapping[str, Any], tokens: Optional[int] = None) -> Turn:
-        """Return the messages to send with a prompt; `tokens` is the size of the whole, if known."""
+    def _fit(self, prompt: Prompt, options: Mapping[str, Any], *, refused: bool = False) -> Turn:
+        """Return the messages to send with a prompt. If the server has `refused` the whole as too long, not all."""
         request = with_defaults(chat_request(prompt, options), self._client.defaults)
         new = list(request.messages)
         request = self._with(request, [*self.messages, *new])
         whole = Turn(request, list(self.messages), new, [])
         if self.n_ctx is None:
             return whole
-        limits = [limit for name in LIMITS if (limit := getattr(request, name) or 0) > 0]
+        limits = [limit for name in _LIMITS if (limit := getattr(request, name) or 0) > 0]
         reserve = min([self.n_ctx // 2, *(limits or [self.n_ctx // 4])]) if self.reserve is None else self.reserve
         room = self.n_ctx - reserve
-        if tokens is None:
-            if self._token_count.at_most(request) <= room:
-                return whole
-            tokens = self._token_count.count(request)
-        return whole if tokens <= room else self._shortened(whole, tokens, room, self.n_ctx)
+        if refused:
+            return self._shortened(whole, room, self.n_ctx, self._token_count.estimate)
+        count = self._token_count.count
+        fits = self._token_count.surely_fits(request, room) or count(request) <= room
+        return whole if fits else self._shortened(whole, room, self.n_ctx, count)
 
-    def _shortened(self, whole: Turn, tokens: int, room: int, n_ctx: int) -> Turn:
+    def _shortened(self, whole: Turn, room: int, n_ctx: int, count: Callable[[ChatRequest], int]) -> Turn:
         messages = [*whole.history, *whole.prompt]
         groups = droppable(messages)
-        sizes = [whole_size(whole.request)]
-        for group in groups:
-            sizes.append(sizes[-1] - sum(size(messages[index]) for index in group))
 
-        def count(number: int) -> int:
-            return self._token_count.count(self._with(whole.request, without(messages, groups[:number])))
+        def count_without(number: int) -> int:
+            return count(self._with(whole.request, without(messages, groups[:number])))
 
-        number, tokens = number_to_drop(sizes, tokens, room, count)
+        number, tokens = number_to_drop(len(groups), room, count_without)
         if tokens > (n_ctx - 1 if self.reserve is None else room) and self._token_count.counts:
             raise _too_long(tokens, n_ctx, self.reserve)
         old = [messages[index] for group in groups[:number] for index in group]
         history, rest = without(whole.history, groups[:number]), without(messages, groups[:number])
         summary = self._apply_rule(old, whole.request.model) if old else []
         request = self._with(whole.request, [*summary, *rest])
-        if tokens + sum(map(size, summary)) > room and self._token_count.count(request) > room:
+        if summary and count(request) > room:
             summary, request = [], self._with(whole.request, rest)
         dropped = [message for message in old if not any(message is other for other in summary)]
         return Turn(request, [*summary, *history], rest[len(history) :], dropped)

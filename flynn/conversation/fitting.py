@@ -53,26 +53,25 @@ def without(messages: Sequence[AnyMessage], groups: Iterable[Sequence[int]]) -> 
     return [message for index, message in enumerate(messages) if index not in dropped]
 
 
-def number_to_drop(sizes: Sequence[int], tokens: int, room: int, count: Callable[[int], int]) -> Tuple[int, int]:
+def number_to_drop(groups: int, room: int, count: Callable[[int], int]) -> Tuple[int, int]:
     """Return how many of the oldest groups to drop for the rest to fit.
 
     It clears half of their room, because the server reads the whole prompt again each time its beginning changes.
-    (llama.cpp itself discards half when a context is full.) Few requests are counted: the sizes give an estimate, and
-    if it is wrong, each count rules out at least half of the remaining numbers.
+    (llama.cpp itself discards half when a context is full.)
 
     Args:
-        sizes: the request's size in bytes with no group dropped, with one dropped, and so on to all.
-        tokens: the request's tokens with no group dropped.
+        groups: the number of groups.
         room: the largest number of tokens that fits.
         count: returns the request's tokens with a number of groups dropped.
 
     Returns the number of groups, and the tokens left: more than `room` if dropping all is not enough.
     """
-    dropped, last = 0, len(sizes) - 1
-    while tokens > room and dropped < last:
-        per_token = sizes[dropped] / tokens
-        target = (sizes[last] + room * per_token) / 2
-        estimate = next((number for number in range(dropped + 1, last) if sizes[number] <= target), last)
-        dropped = max(estimate, (dropped + 1 + last) // 2) if dropped else estimate
-        tokens = count(dropped)
-    return dropped, tokens
+    low, high, tokens = 0, groups, count(groups)
+    target = max(tokens, (tokens + room) // 2)
+    while low < high:
+        middle = (low + high) // 2
+        if (left := count(middle)) <= target:
+            high, tokens = middle, left
+        else:
+            low = middle + 1
+    return high, tokens
