@@ -110,31 +110,11 @@ class Queue:
             self._parts = {worker: sorted(self._next, key=lambda task: (task.request.path, task.request.body))}
             self._next, self._next_bytes = [], 0
         elif not self._parts.get(worker):
-            self._parts[worker] = self._half()
+            longest = max(self._parts.values(), key=len)
+            middle = len(longest) // 2
+            self._parts[worker] = longest[middle:]
+            del longest[middle:]
         return self._parts[worker].pop(0), 0.0
-
-    def _half(self) -> List[Task]:
-        """Cut off half of the longest part: in its middle half, where two neighbours have least in common."""
-        longest = max(self._parts.values(), key=len)
-        cut = middle = len(longest) // 2
-        if quarter := len(longest) // 4:
-            bodies = [task.request.body for task in longest]
-            shared = {i: _common_prefix(bodies[i - 1], bodies[i]) for i in range(quarter, len(bodies) - quarter)}
-            cut = min(shared, key=lambda i: (shared[i], abs(i - middle)))
-        half = longest[cut:]
-        del longest[cut:]
-        return half
-
-
-def _common_prefix(one: bytes, other: bytes) -> int:
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 class Outage:

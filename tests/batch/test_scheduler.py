@@ -105,11 +105,6 @@ def test_each_worker_takes_a_part_of_its_own_in_order() -> None:
     assert not queue
 
 
-def test_parts_are_divided_where_the_beginnings_differ() -> None:
-    queue = window_of(*(f"{text}{n}" for text in ("aaaa", "bbbb") for n in range(3)), "bbbb3", "bbbb4")
-    assert take_by(queue, 1, 2) == ["aaaa0", "bbbb0"]
-
-
 @pytest.mark.parametrize("workers", [1, 3, 7, 50])
 def test_each_task_is_taken_once_by_any_number_of_workers(workers: int) -> None:
     names = [str(n) for n in range(101)]
