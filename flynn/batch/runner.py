@@ -48,8 +48,7 @@ def run(
         client: client of the server. With an executor it may be None: then each worker makes its own client, from its
             own environment and configuration.
         jobs: requests under way at a time; by default as many as the server has slots that nobody else uses, looked up
-            every 2 seconds. With an executor, tasks at a time, each with as many requests as take a second; 32 by
-            default.
+            every 2 seconds. With an executor, 32 by default.
         ordered: yield results in the order of the requests, each as soon as all before it are there.
         system: system prompt of chats that have none.
         defaults: fields of chats and completions that do not have them, such as `max_tokens`.

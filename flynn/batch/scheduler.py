@@ -95,21 +95,18 @@ class Scheduler:
 
     # --- called by workers --------------------------------------------------------------------------------------------
 
-    def take(self, worker: int, most: int = 1) -> List[Task]:
-        """Wait for tasks, and return `most` of them at most; none at the end of the run.
-
-        A task that has failed before comes alone, or last: if it breaks the worker, the others fail with it.
-        """
+    def take(self, worker: int) -> Optional[Task]:
+        """Wait for a task; None at the end of the run."""
         with self._changed:
             while not self._is_over():
                 was_full = self._queue.is_full
-                tasks, delay = self._begin(worker, most)
+                task, delay = self._begin(worker)
                 if was_full and not self._queue.is_full:
                     self._changed.notify_all()
-                if tasks:
-                    return tasks
+                if task:
+                    return task
                 self._changed.wait(min(delay, threading.TIMEOUT_MAX))
-            return []
+            return None
 
     def finish(self, task: Task, outcome: Union[Result, FlynnError, None]) -> None:
         """Record the answer to a task, or why an attempt failed, or None if it was not sent or was aborted."""
@@ -175,27 +172,23 @@ class Scheduler:
         """Return whether nothing is left to begin, and nothing is under way."""
         return self._is_over() and not self.in_flight
 
-    def _begin(self, worker: int, most: int) -> Tuple[List[Task], float]:
-        """Return tasks, or none and the seconds until there may be one."""
-        tasks: List[Task] = []
-        delay = math.inf
-        while len(tasks) < most and self.in_flight < self.limit and len(self._results) < _UNCLAIMED:
-            now = time.monotonic()
-            is_away = self._one_server and self._outage.since is not None
-            if is_away and (delay := self._outage.delay(now)) > 0:
-                break
-            # The request may be at fault, and not the server: another request shows it.
-            task, delay = self._queue.take(worker, now, untried_first=is_away)
-            if task is None:
-                break
+    def _begin(self, worker: int) -> Tuple[Optional[Task], float]:
+        """Return a task, or None and the seconds until there may be one."""
+        if self.in_flight >= self.limit or len(self._results) >= _UNCLAIMED:
+            return None, math.inf
+        now = time.monotonic()
+        is_away = self._one_server and self._outage.since is not None
+        if is_away and (delay := self._outage.delay(now)) > 0:
+            return None, delay
+        # The request may be at fault, and not the server: another request shows it.
+        task, delay = self._queue.take(worker, now, untried_first=is_away)
+        if task:
             self.in_flight += 1
             if is_away:
                 self._outage.trial = task
-            tasks.append(task)
-            if task.attempts:
-                break
-            task.answered = self._answered
-        return tasks, delay
+            if not task.attempts:
+                task.answered = self._answered
+        return task, delay
 
     def _succeed(self, task: Task, result: Result) -> None:
         self._answered += 1

@@ -1,33 +1,24 @@
-"""The workers: threads that send the requests to one server, or through an executor to the servers of its workers.
-
-Handing a task to an executor may cost more than the answer. So a task is as many requests as are answered within a
-second: they are sent one after the other, and their replies come back together. A worker that dies costs no more than
-that. Where answers take longer than a second, each request is a task of its own.
-"""
+"""The workers: threads that send the requests to one server, or through an executor to the servers of its workers."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import mmap
 import pickle
 import sys
 import threading
-import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Union
 
 from ..errors import FlynnError, ProtocolError, RequestError, ServerError, ServerNotRunningError
 from ..http.limits import CallAborted, CancelScope
 from ..models.local.llamacpp import LlamaCppClient
 from ..threads import start
-from .queue import Task
 from .results import Result, answer
 from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-Job = Tuple[str, bytes, Optional[float]]  # route, body and time limit in seconds of a request
 Reply = Union[bytes, FlynnError]
 
 _LOOK = 2.0  # seconds between two looks at the server's slots
@@ -36,8 +27,6 @@ _LOOK = 2.0  # seconds between two looks at the server's slots
 _ROOM = (8 + 64) * 1024 * 1024
 _UNKNOWN_SLOTS = 4  # slots of a server that does not say how many it has
 _MOST_SLOTS = 256  # if a server reports more, they are not used
-TOGETHER = 1.0  # seconds after which a worker of an executor begins no more of the requests of one task
-MOST_TOGETHER = 64
 _WAIT = 30.0  # seconds that a worker of an executor waits for its server before another one gets the request
 
 
@@ -53,7 +42,6 @@ class Workers:
         self._client: Any = client  # None only for an executor
         self._scheduler, self._timeout, self._jobs = scheduler, timeout, jobs
         self._threads = 0
-        self._together = 1  # requests that a thread takes at a time
         self._others = sys.maxsize  # slots that others used at the last look
         self._aborted = threading.Event()
         self._aborts: Dict[int, Callable[[], object]] = {}  # by thread: what aborts the call that it waits for
@@ -89,26 +77,27 @@ class Workers:
                 self._scheduler.stop(error)
 
     def _work(self, thread: int) -> None:
-        while tasks := self._scheduler.take(thread, self._together):
-            jobs = [(task.request.path, task.request.body, task.time_limit(self._timeout)) for task in tasks]
-            outcomes: List[Union[Result, FlynnError]] = []
+        while task := self._scheduler.take(thread):
+            outcome: Union[Result, FlynnError, None] = None
             try:
-                outcomes = [_outcome(task, reply) for task, reply in zip(tasks, self._send(thread, jobs))]
+                reply = self._send(thread, task.request.path, task.request.body, task.time_limit(self._timeout))
+                outcome = answer(task.request, reply) if isinstance(reply, bytes) else reply
+            except FlynnError as error:
+                outcome = error
             except BaseException as error:
                 self._scheduler.stop(error)
-            for task, outcome in itertools.zip_longest(tasks, outcomes):
-                self._scheduler.finish(task, outcome)
+            self._scheduler.finish(task, outcome)
 
-    def _send(self, thread: int, jobs: List[Job]) -> List[Reply]:
-        """Send requests, and return the replies, in their order; fewer if some were not sent, or aborted."""
-        ((path, body, timeout),) = jobs
+    def _send(self, thread: int, path: str, body: bytes, timeout: Optional[float]) -> Optional[Reply]:
+        """Send a request. Returns the reply, or why there is none; None if it was not sent, or aborted."""
         try:
             with self._scope(thread):
-                return [self._client.transport.fetch("POST", path, body, timeout)]
+                reply: bytes = self._client.transport.fetch("POST", path, body, timeout)
+                return reply
         except CallAborted:
-            return []
+            return None
         except FlynnError as error:
-            return [error]
+            return error
 
     def _scope(self, thread: int) -> CancelScope:
         scope = CancelScope()
@@ -150,18 +139,10 @@ class Workers:
         return min(slots, _MOST_SLOTS) if slots > 0 else _UNKNOWN_SLOTS
 
 
-def _outcome(task: Task, reply: Reply) -> Union[Result, FlynnError]:
-    try:
-        return reply if isinstance(reply, FlynnError) else answer(task.request, reply)
-    except FlynnError as error:
-        return error
-
-
 class ExecutorWorkers(Workers):
-    """Threads that each hand a task to an executor, and wait for its replies.
+    """Threads that each hand a request to an executor, and wait for its reply.
 
-    The client is sent along; where it is None, each worker of the executor makes its own. `together` is the seconds
-    that a task of several requests may take.
+    The client is sent along; where it is None, each worker of the executor makes its own.
     """
 
     def __init__(
@@ -171,53 +152,38 @@ class ExecutorWorkers(Workers):
         scheduler: Scheduler,
         timeout: Optional[float],
         jobs: int,
-        together: float = TOGETHER,
     ) -> None:
         super().__init__(client, scheduler, timeout, jobs)
-        self._executor, self._seconds = executor, together
+        self._executor = executor
 
-    def begin(self) -> None:
-        super().begin()
-        self._scheduler.set_limit(sys.maxsize)
-
-    def _send(self, thread: int, jobs: List[Job]) -> List[Reply]:
-        future = self._executor.submit(do, self._client, jobs, self._seconds)
+    def _send(self, thread: int, path: str, body: bytes, timeout: Optional[float]) -> Optional[Reply]:
+        future = self._executor.submit(fetch, self._client, path, body, timeout)
         self._on_abort(thread, future.cancel)  # only a task that has not begun: an executor cannot stop the others
         try:
-            replies, seconds = future.result()
+            return future.result()
         except (TypeError, AttributeError, pickle.PicklingError) as error:  # AttributeError: of a lambda
             self._scheduler.stop(RequestError(f"the executor cannot take the request: {error}; give it client=None"))
-            return []
+            return None
         except BaseException as error:  # a worker that died, a task that was cancelled
             failed = error if isinstance(error, FlynnError) else FlynnError(f"a worker failed: {error!r}")
-            return [] if self._scheduler.stopping else [failed] * len(jobs)
-        at_this_rate = int(self._seconds * len(replies) / max(seconds, 1e-6))
-        self._together = max(1, min(at_this_rate, 2 * len(replies), MOST_TOGETHER))
-        return replies
+            return None if self._scheduler.stopping else failed
 
 
-def do(client: Optional[LlamaCppClient], jobs: Sequence[Job], seconds: float) -> Tuple[List[Reply], float]:
-    """Send requests one after the other, in a worker of an executor, and begin no more after so many seconds.
+def fetch(client: Optional[LlamaCppClient], path: str, body: bytes, timeout: Optional[float]) -> Reply:
+    """Send a request in a worker of an executor. Returns the reply, or why there is none.
 
-    Returns the replies, and the seconds that they took. Without a client it makes the one that the environment and the
-    configuration of this process describe.
+    Without a client it makes the one that the environment and the configuration of this process describe.
     """
     client = client or _own_client()
-    began = time.monotonic()
-    replies: List[Reply] = []
-    for path, body, timeout in jobs:
-        fetch = functools.partial(client.transport.fetch, "POST", path, body, timeout)
+    send: Callable[[], Reply] = functools.partial(client.transport.fetch, "POST", path, body, timeout)
+    try:
         try:
-            try:
-                replies.append(fetch())
-            except ServerNotRunningError:
-                client.wait_until_ready(_WAIT)
-                replies.append(fetch())
-        except FlynnError as error:
-            replies.append(error)
-        if time.monotonic() > began + seconds:
-            break
-    return replies, time.monotonic() - began
+            return send()
+        except ServerNotRunningError:
+            client.wait_until_ready(_WAIT)
+            return send()
+    except FlynnError as error:
+        return error
 
 
 @functools.cache

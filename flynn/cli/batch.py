@@ -67,7 +67,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="system prompt of lines that have none")
     parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that answers have to fit")
     group = parser.add_argument_group("work")
-    jobs = "requests at a time, with --dask tasks (default: the server's free slots)"
+    jobs = "requests at a time (default: the server's free slots; with --dask two for each thread)"
     group.add_argument("--jobs", metavar="N", type=int, help=jobs)
     retries = f"ask again up to N times for an answer that does not fit (default: {DEFAULT_RETRIES})"
     group.add_argument("--retries", metavar="N", type=int, default=DEFAULT_RETRIES, help=retries)

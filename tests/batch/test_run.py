@@ -22,7 +22,7 @@ from flynn.batch import Request, Run, run
 from flynn.batch.requests import Defaults
 from flynn.batch.runner import prepare
 from flynn.batch.scheduler import Scheduler
-from flynn.batch.workers import MOST_TOGETHER, ExecutorWorkers
+from flynn.batch.workers import ExecutorWorkers
 from flynn.errors import AuthenticationError, FlynnError, RequestError, ServerError, ServerNotRunningError
 
 from .server import Gate, Llama, answer, broken, echo, refusal, unavailable
@@ -312,62 +312,27 @@ def test_a_worker_without_a_client_creates_its_own(llama: Any, endpoint: str, mo
         assert [result.content for result in run(["a"], executor=executor)] == ["re: a"]
 
 
-class Counting(concurrent.futures.ThreadPoolExecutor):
-    """An executor that records the number of requests in each task; a task with "poison" breaks its worker."""
+class Breaking(concurrent.futures.ThreadPoolExecutor):
+    """An executor in which a request with "poison" breaks its worker."""
 
-    def __init__(self) -> None:
-        super().__init__(2)
-        self.tasks: List[int] = []
-
-    def submit(self, do: Any, /, client: Any, jobs: Any, seconds: float) -> Any:  # type: ignore[override]
-        self.tasks.append(len(jobs))
-        if any(b"poison" in body for _, body, _ in jobs):
+    def submit(self, do: Any, /, client: Any, path: str, body: bytes, timeout: Any) -> Any:  # type: ignore[override]
+        if b"poison" in body:
             return super().submit(int, "a worker died")
-        return super().submit(do, client, jobs, seconds)
-
-
-def test_a_task_of_an_executor_has_many_requests_if_answers_are_fast(llama: Any, client: LlamaCppClient) -> None:
-    server = llama()
-    with Counting() as executor:
-        results = list(run(map(str, range(300)), client, executor=executor, jobs=2))
-    assert sorted(result.content for result in results) == sorted(f"re: {n}" for n in range(300))
-    assert sorted(server.prompts) == sorted(map(str, range(300)))
-    assert executor.tasks[0] == 1
-    assert 8 < max(executor.tasks) <= MOST_TOGETHER
-
-
-def test_a_task_of_an_executor_has_one_request_if_answers_are_slow(llama: Any, client: LlamaCppClient) -> None:
-    llama(lambda prompt: (time.sleep(0.06), echo(prompt))[1])
-    with Counting() as executor:
-        assert len(execute(client, executor, [str(n) for n in range(6)], together=0.05)) == 6
-    assert executor.tasks == [1] * 6
-
-
-def test_requests_that_a_task_had_no_time_for_go_to_another_task(llama: Any, client: LlamaCppClient) -> None:
-    server = llama(lambda prompt: (time.sleep(0.1 if int(prompt) > 120 else 0), echo(prompt))[1])
-    prompts = [f"{n:03}" for n in range(140)]
-    with Counting() as executor:
-        assert len(execute(client, executor, prompts, together=0.3)) == 140
-    assert sorted(server.prompts) == prompts
-    assert sum(executor.tasks) > 140
-
-
-def execute(client: LlamaCppClient, executor: Any, prompts: List[str], together: float) -> List[Any]:
-    """Return the results of a run in which a task may take `together` seconds."""
-    scheduler = Scheduler(one_server=False, pause=no_pause)
-    workers = ExecutorWorkers(executor, client, scheduler, None, 2, together)
-    return list(Run(prepare(prompts, Defaults()), scheduler, workers))
+        return super().submit(do, client, path, body, timeout)
 
 
 def test_a_request_that_breaks_workers_fails_alone(llama: Any, client: LlamaCppClient) -> None:
-    llama()
+    server = llama()
     prompts = ["poison" if n == 70 else f"{n:03}" for n in range(100)]
-    with Counting() as executor:
-        results = execute(client, executor, prompts, together=1.0)
+    scheduler = Scheduler(one_server=False, pause=no_pause)
+    with Breaking(2) as executor:
+        workers = ExecutorWorkers(executor, client, scheduler, None, 2)
+        results = list(Run(prepare(prompts, Defaults()), scheduler, workers))
     failed = [result for result in results if result.error is not None]
     assert [result.custom_id for result in failed] == ["request-71"]
     assert "a worker failed" in str(failed[0].error)
     assert len(results) == 100
+    assert sorted(server.prompts) == sorted(set(prompts) - {"poison"})
 
 
 def test_a_client_that_cannot_be_pickled_is_an_error(endpoint: str) -> None:

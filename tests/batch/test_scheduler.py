@@ -176,14 +176,14 @@ class Run:
         self.attempts: Dict[str, int] = dict.fromkeys(names, 0)
         self.results: Dict[Any, Result] = {}
         self.error: Optional[BaseException] = None
-        while most and (taken := scheduler.take(0)):
+        while most and (task := scheduler.take(0)):
             most -= 1
-            request = taken[0].request
+            request = task.request
             self.attempts[request.custom_id] += 1
             outcome = answer(request.custom_id)
             if outcome is None or isinstance(outcome, StructuredOutputError):
                 outcome = Result(request.custom_id, 0, {}, outcome)
-            scheduler.finish(taken[0], outcome)
+            scheduler.finish(task, outcome)
         if not most:
             scheduler.stop()
         try:
