@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from typing import Callable, List
 
 import pytest
-from command import Home, Terminal, environment
+from command import FLYNN, Home, Terminal, environment
 from scripted import eventually
 
 from flynn.cli import COMMANDS, load
@@ -57,12 +58,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
         ended = home.run("completion", name)
         assert (ended.code, ended.err) == (0, "")
         home.write(f"flynn.{name}", ended.out)
+    (home.path / "bin").mkdir()
+    home.write("bin/flynn", f'#!/bin/sh\nexec {shlex.join(FLYNN)} "$@"\n', 0o755)
+    home.variables["PATH"] = f"{home.path}/bin{os.pathsep}{os.environ['PATH']}"
     return home
 
 
 def run(home: Home, *command: str) -> str:
     ended = subprocess.run(
-        command, cwd=home.path, env=environment(home.path), capture_output=True, text=True, timeout=60
+        command,
+        cwd=home.path,
+        env=environment(home.path, **home.variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert ended.stderr == ""
     return ended.stdout
@@ -115,8 +124,9 @@ def test_every_option_of_every_command_is_offered(
 
 
 def test_commands_are_offered(home: Home) -> None:
-    assert set(in_bash(home, "flynn ")) == {*COMMANDS, "--help", "--version"}
-    assert set(in_fish(home, "flynn ")) == set(COMMANDS)
+    for complete in in_bash, in_fish:
+        assert set(complete(home, "flynn ")) == set(COMMANDS)
+        assert set(complete(home, "flynn --")) == {"--help", "--version"}
 
 
 def test_the_actions_of_models_are_offered(home: Home) -> None:
@@ -140,7 +150,8 @@ def test_zsh_completes(home: Home) -> None:
     cases = {**COMPLETED, **{line: line for line in NOT_COMPLETED}}
     cases.update({f"flynn {command} --hel": f"flynn {command} --help" for command in COMMANDS})
     completed = home.path / "completed"
-    with Terminal([shell("zsh"), "-d", "-i"], home.path, environment(home.path, TERM="dumb")) as terminal:
+    environ = environment(home.path, TERM="dumb", **home.variables)
+    with Terminal([shell("zsh"), "-d", "-i"], home.path, environ) as terminal:
         terminal.expect("ready> ")
         for number, typed in enumerate(cases):
             terminal.type(f"{typed}\t\a")

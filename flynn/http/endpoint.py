@@ -7,6 +7,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from ipaddress import ip_address
 from typing import Optional
 from urllib.parse import urlsplit
 
@@ -17,8 +18,6 @@ DEFAULT_ENDPOINT = "http://localhost:8080"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103  # bytes: sun_path in unix(7), and on BSD and macOS
 _LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")  # as in /etc/hosts
-_LOCAL_IPV6 = (bytes(16), bytes(15) + b"\x01")  # :: and ::1
-_MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 _ALLOWED = "write http://HOST:PORT, https://HOST:PORT or unix:///path/to.sock"
 
 
@@ -75,16 +74,11 @@ def is_loopback(host: str) -> bool:
     if host in _LOCAL_NAMES or host.endswith(".localhost"):
         return True
     try:
-        if ":" not in host:
-            address = socket.inet_aton(host)
-        else:
-            address = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-            if not address.startswith(_MAPPED_IPV4):
-                return address in _LOCAL_IPV6
-            address = address[12:]
-    except (OSError, UnicodeError):
+        address = ip_address(host.partition("%")[0] if ":" in host else socket.inet_aton(host))
+    except (OSError, ValueError):
         return False
-    return address[0] == 127 or address == bytes(4)
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
 
 
 def parse_endpoint(text: str) -> Endpoint:
