@@ -59,14 +59,12 @@ class AsyncServerStream(ThreadIterator[Event], Generic[Event, Response]):
     @property
     def response(self) -> Response:
         """The response assembled so far; complete once the stream is exhausted."""
-        response: Response = self._stream.response
-        return response
+        return self._stream.response  # type: ignore[no-any-return]
 
     @property
     def resumes(self) -> int:
         """How often the stream was cut and went on."""
-        resumes: int = self._stream.resumes
-        return resumes
+        return self._stream.resumes  # type: ignore[no-any-return]
 
     async def close(self) -> None:
         """End the stream. Closing twice is fine."""

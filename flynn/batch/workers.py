@@ -92,7 +92,7 @@ class Workers:
         """Send a request. Returns the reply, or why there is none; None if it was not sent, or aborted."""
         try:
             with self._scope(thread):
-                reply: bytes = self._client.transport.fetch("POST", path, body, timeout)
+                reply: bytes = self._client.transport.fetch("POST", path, body, timeout, decode=bytes)
                 return reply
         except CallAborted:
             return None
@@ -175,7 +175,7 @@ def fetch(client: Optional[LlamaCppClient], path: str, body: bytes, timeout: Opt
     Without a client it makes the one that the environment and the configuration of this process describe.
     """
     client = client or _own_client()
-    send: Callable[[], Reply] = functools.partial(client.transport.fetch, "POST", path, body, timeout)
+    send = functools.partial(client.transport.fetch, "POST", path, body, timeout, decode=bytes)
     try:
         try:
             return send()

@@ -47,7 +47,7 @@ class ChatRoutes(StreamRoutes):
         """
         request, typed = without_python(self._given(request, options))
         body = encode_chat(request, stream=False)
-        response: ChatResponse = self.transport.fetch("POST", _CHAT, body, timeout, headers=headers, decode=decode_chat)
+        response = self.transport.fetch("POST", _CHAT, body, timeout, headers=headers, decode=decode_chat)
         return typed.read(response) if typed else response
 
     def chat_stream(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Optional
+from typing import Any, Collection, Dict, List, Mapping, Optional
 
 from ...errors import ServerError
 from .decode import decode_fields, decode_json, expect_object, get, number, objects
@@ -84,12 +84,8 @@ def _share(files: Mapping[str, Any]) -> Optional[float]:
     return sum(number(size, "done") or 0 for size in sizes) / total if total > 0 else None
 
 
-class ModelEvents(ServerStream):
+class ModelEvents(ServerStream[ModelEvent, None]):
     """Events about a server's models. Returned by `LlamaCppClient.model_events`; see `ServerStream`."""
-
-    if TYPE_CHECKING:
-
-        def __next__(self) -> ModelEvent: ...
 
 
 class ModelRoutes(Routes):

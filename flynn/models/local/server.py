@@ -286,4 +286,4 @@ class ServerRoutes(Routes):
             1024.0
         """
         path = about("/metrics", self.defaults.get("model"))
-        return decode_metrics(self.transport.fetch("GET", path, None, timeout, kind="text/plain"))
+        return self.transport.fetch("GET", path, None, timeout, kind="text/plain", decode=decode_metrics)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Generator, Iterator, List, Mapping, Optional, Protocol, TypeVar
+from typing import Any, Generator, Generic, Iterator, List, Mapping, Optional, Protocol, TypeVar
 
 from ...errors import ConnectionLostError, FlynnError, ServerError, ServerNotRunningError, StreamInterruptedError
 from ...http.checks import check_headers
@@ -23,7 +23,9 @@ from .kept import KeptAnswer
 from .sse import read_events
 from .transport import EVENT_STREAM, OWN, Routes, Transport
 
-Self = TypeVar("Self", bound="ServerStream")
+Self = TypeVar("Self", bound="ServerStream[Any, Any]")
+Event = TypeVar("Event")
+Answer = TypeVar("Answer")
 
 # Seconds between two attempts to resume; doubled each time.
 _FIRST_PAUSE = 0.05
@@ -211,7 +213,7 @@ class Decoder(Protocol):
         """Return the response so far."""
 
 
-class ServerStream:
+class ServerStream(Generic[Event, Answer]):
     """An iterator of events, and a context manager.
 
     The request is sent when iteration, or the `with` block, begins. The server stops generating as soon as the stream
@@ -237,9 +239,9 @@ class ServerStream:
         self._events = _events(answer, decoder)
 
     @property
-    def response(self) -> Any:
+    def response(self) -> Answer:
         """The response assembled so far; complete once the stream is exhausted."""
-        return self._decoder.response()
+        return self._decoder.response()  # type: ignore[no-any-return]
 
     @property
     def resumes(self) -> int:
@@ -249,8 +251,9 @@ class ServerStream:
     def __iter__(self: Self) -> Self:
         return self
 
-    def __next__(self) -> Any:
-        return next(self._events) or next(self._events)  # the first item is None: the request was sent
+    def __next__(self) -> Event:
+        # The first item is None: the request was sent.
+        return next(self._events) or next(self._events)  # type: ignore[no-any-return]
 
     def __enter__(self: Self) -> Self:
         if self._answer.state is State.NEW:
@@ -311,26 +314,20 @@ def _events(answer: StreamedAnswer, decoder: Decoder) -> Generator[Any, None, No
         answer.close()
 
 
-class TextStream(ServerStream):
+class TextStream(ServerStream[Event, Answer]):
     """A stream of text."""
 
     def text(self) -> Iterator[str]:
         """Yield only the text of the first choice, piece by piece."""
+        event: Any
         with self:
             for event in self:
                 if event.type == "content" and event.choice == 0:
                     yield event.text
 
 
-class ChatStream(TextStream):
+class ChatStream(TextStream[StreamEvent, ChatResponse]):
     """A chat answer while it is generated. Returned by `LlamaCppClient.chat_stream`; see `ServerStream`."""
-
-    if TYPE_CHECKING:
-
-        @property
-        def response(self) -> ChatResponse: ...
-
-        def __next__(self) -> StreamEvent: ...
 
 
 class StreamRoutes(Routes):

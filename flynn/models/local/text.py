@@ -201,15 +201,8 @@ class CompletionStreamDecoder:
         return CompletionResponse(tuple(choices), raws[0] if len(raws) == 1 else raws)
 
 
-class CompletionStream(TextStream):
+class CompletionStream(TextStream[CompletionEvent, CompletionResponse]):
     """Completions while they are generated. Returned by `LlamaCppClient.complete_stream`; see `ServerStream`."""
-
-    if TYPE_CHECKING:
-
-        @property
-        def response(self) -> CompletionResponse: ...
-
-        def __next__(self) -> CompletionEvent: ...
 
 
 class TextRoutes(StreamRoutes):
@@ -284,7 +277,4 @@ class TextRoutes(StreamRoutes):
         self, path: str, prompt: Mapping[str, Any], options: Mapping[str, Any], timeout: Timeout, headers: Headers
     ) -> CompletionResponse:
         data = encode_json(encode_completion(prompt, options, self.defaults))
-        response: CompletionResponse = self.transport.fetch(
-            "POST", path, data, timeout, headers=headers, decode=decode_completions
-        )
-        return response
+        return self.transport.fetch("POST", path, data, timeout, headers=headers, decode=decode_completions)

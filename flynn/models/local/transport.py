@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, TypeVar, Union
 from urllib.parse import quote
 
 from ...errors import ConfigError, FlynnError, ModelLoadingError, ProtocolError, RequestTimeoutError, ServerError
@@ -26,6 +26,7 @@ from .encode import encode_json
 if TYPE_CHECKING:
     import ssl  # a Python may lack it
 
+T = TypeVar("T")
 JSONBody = Union[Mapping[str, Any], List[Any]]
 
 OWN: Any = ...  # the default of `timeout` arguments: the client's timeout. None means no limit
@@ -109,8 +110,8 @@ class Transport:
         kind: str = JSON,
         headers: Optional[Mapping[str, str]] = None,
         patient: bool = True,
-        decode: Callable[[bytes], Any] = bytes,
-    ) -> Any:
+        decode: Callable[[bytes], T],
+    ) -> T:
         """Return the decoded body of a reply, which must have the media type `kind`; see `send`."""
         headers, call = check_headers(headers) if headers else None, self.call(timeout)
         try:
