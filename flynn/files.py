@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, NoReturn, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, NoReturn, Optional, Tuple, Union
 
 from .errors import FileError
 
@@ -47,14 +47,17 @@ def read_json(path: str) -> Any:
     return parse_json(read_text(path), path)
 
 
-def parse_json(text: str, file: str, members: Optional[Callable[[Any], Any]] = None) -> Any:
-    """Return the value of a JSON text. Raises FileError if it is not JSON.
-
-    Args:
-        file: the file's path, for errors.
-        members: turns the members of an object, as (key, value) pairs, into its value; a dict by default.
-    """
+def parse_json(text: str, file: str) -> Any:
+    """Return the value of a JSON text; `file` is its path, for errors. Raises FileError if it is not JSON."""
     import json
+
+    def members(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+        mapping: Dict[str, Any] = {}
+        for key, value in pairs:
+            if key in mapping:
+                raise FileError(f"the key {key!r} is given twice", file)
+            mapping[key] = value
+        return mapping
 
     try:
         return json.loads(text, object_pairs_hook=members, parse_constant=refuse_constant)

@@ -76,10 +76,8 @@ def _act(client: LlamaCppClient, action: str, name: str, terminal: Terminal) -> 
                 terminal.progress(f"{name}: {event.status or 'downloading'}{stage}{done}")
     terminal.clear_progress()
     status = next((model.status for model in client.models() if model.id == name), None)
-    if action == "load" and status not in ("loaded", "sleeping"):
-        raise ServerError(f"model {name!r} could not be loaded; the server's log says why")
-    if action == "download" and status is None:
-        raise ServerError(f"model {name!r} could not be downloaded; the server's log says why")
+    if {"load": status not in ("loaded", "sleeping"), "download": status is None}.get(action):
+        raise ServerError(f"model {name!r} could not be {action}ed; the server's log says why")
 
 
 def _list(models: List[ModelInfo], given: Given, terminal: Terminal) -> None:

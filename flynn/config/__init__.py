@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Mapping, Optional, Tuple, Union
 
 from ..errors import ConfigError, FileError
 from ..files import parse_json, read_text
@@ -91,16 +91,7 @@ def parse_text(text: str, file: str) -> Tuple[object, Positions]:
 
         return parse(text, file)
     if suffix == ".json":
-
-        def members(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-            mapping: Dict[str, Any] = {}
-            for key, value in pairs:
-                if key in mapping:
-                    raise FileError(f"the key {key!r} is given twice", file)
-                mapping[key] = value
-            return mapping
-
-        return parse_json(text, file, members), {}
+        return parse_json(text, file), {}
     if suffix != ".toml":
         raise ConfigError("a configuration is named *.yaml, *.yml, *.json, *.toml", file=file)
     if sys.version_info >= (3, 11):
