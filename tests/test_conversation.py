@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
 import stat
 import threading
 from pathlib import Path
@@ -31,7 +30,7 @@ from flynn import (
     ToolCall,
 )
 from flynn.conversation import drop, summarise
-from flynn.conversation.fitting import droppable, number_to_drop, without
+from flynn.conversation.fitting import droppable, without
 
 COUNT = "/v1/chat/completions/input_tokens"
 
@@ -77,45 +76,6 @@ def test_messages_may_be_mappings_or_messages() -> None:
     groups = droppable(messages)
     assert groups == [[0, 1, 2]]
     assert without(messages, groups) == [Message("user", "b")]
-
-
-# --- how many turns are dropped ---------------------------------------------------------------------------------------
-
-
-def search(tokens: Sequence[int], room: int) -> tuple[int, int, int]:
-    """Return the number of dropped groups, of tokens left, and of counts."""
-    counted = []
-
-    def count(number: int) -> int:
-        counted.append(number)
-        return tokens[number]
-
-    dropped, left = number_to_drop(len(tokens) - 1, room, count)
-    return dropped, left, len(counted)
-
-
-def test_half_of_the_room_is_cleared() -> None:
-    dropped, left, counts = search([1000 - 10 * number for number in range(100)], 900)
-    assert (dropped, left) == (55, 450)
-    assert counts <= 8
-
-
-def test_all_turns_are_dropped_if_even_that_is_not_enough() -> None:
-    assert search([1000, 990, 980], 900)[:2] == (2, 980)
-    assert search([1000], 900)[:2] == (0, 1000)
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_the_rest_fits_whenever_that_is_possible(seed: int) -> None:
-    random_ = random.Random(seed)
-    weights = [random_.choice([random_.randrange(1, 50), 1000]) for _ in range(random_.randrange(1, 1000))]
-    tokens = [sum(weights[number:]) + 20 for number in range(len(weights) + 1)]
-    room = random_.randrange(10, tokens[0])
-    dropped, left, counts = search(tokens, room)
-    assert left == tokens[dropped]
-    assert left <= room or dropped == len(weights)
-    assert dropped == 1 or tokens[dropped - 1] > (room + tokens[-1]) // 2  # no more than it takes to clear half
-    assert counts <= 11
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

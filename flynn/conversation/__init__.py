@@ -1,10 +1,9 @@
 """`Conversation`: a history that fits the context.
 
-fitting      which messages can be dropped, and how many must be; no I/O
-token_count  the number of tokens of a request
-stream       a streamed answer that joins the conversation
-cache        why the server read a prompt again
-file         the file of a conversation
+fitting  which messages can be dropped; no I/O
+stream   a streamed answer that joins the conversation
+cache    why the server read a prompt again
+file     the file of a conversation
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
-from ..errors import ContextSizeError
-from ..models.local.encode import chat_request, with_defaults
+from ..errors import AuthenticationError, ContextSizeError, ServerError
+from ..models.local.chat import without_python
+from ..models.local.encode import chat_request, encode_json, encode_prompt, with_defaults
 from ..models.local.llamacpp import LlamaCppClient
 from ..models.local.stream import ChatStream
 from ..models.messages import AnyMessage
@@ -22,9 +22,8 @@ from ..models.types import ChatResponse, Message, Prompt
 from ..trace import nothing, reporter
 from .cache import why_read_anew
 from .file import read_messages, write_messages
-from .fitting import Turn, droppable, number_to_drop, without
+from .fitting import Turn, droppable, half_more, without
 from .stream import ConversationStream
-from .token_count import TokenCount
 
 T = TypeVar("T")
 # Called with a conversation of the turns that do not fit; returns the messages that take their place.
@@ -33,6 +32,8 @@ Rule = Callable[["Conversation"], Sequence[AnyMessage]]
 _LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")  # the fields that limit the answer's length
 _OF_STREAMS = ("resume", "resume_for")
 _OF_CALLS = ("timeout", "headers", *_OF_STREAMS)  # options that are not fields of the request
+_TEMPLATE = 256  # tokens that a chat template may add; if it adds more, the server refuses a prompt that is too long
+_BYTES = 3  # bytes a token, if the server does not count
 _SUMMARISE = (
     "Summarise our conversation so far in at most {} words, for yourself: you will not see it again. "
     "Keep names, numbers, facts, decisions and open questions."
@@ -60,7 +61,7 @@ class Conversation:
 
     It always sends the system prompt, the user's last message and the messages that the answer follows, and never the
     result of a tool without its call. If the whole is too long, the oldest turns are dropped, many at a time (see
-    `fitting.number_to_drop`).
+    `fitting.half_more`).
 
     A call that fails leaves the conversation as it was. Use it from one thread at a time.
 
@@ -104,12 +105,20 @@ class Conversation:
         self.dropped: List[AnyMessage] = []
         self._client = client
         self._last: Optional[Tuple[ChatRequest, ChatResponse]] = None
-        self._token_count = TokenCount(client)
+        self._n_ctx: Any = ...  # not asked yet
+        self._counts = True  # whether the server counts tokens, as far as known
 
     @property
     def n_ctx(self) -> Optional[int]:
         """The context in tokens; None if the server tells it only when a prompt is too long. Raises FlynnError."""
-        return self._token_count.n_ctx
+        if self._n_ctx is ...:
+            try:
+                self._n_ctx = self._client.props().n_ctx
+            except AuthenticationError:
+                raise
+            except ServerError:
+                self._n_ctx = None  # a proxy that passes only the chat route
+        return self._n_ctx  # type: ignore[no-any-return]
 
     def chat(self, /, prompt: Prompt, **options: Any) -> ChatResponse:
         """Return the answer to a prompt, in one piece. Prompt and answer join the conversation.
@@ -170,16 +179,20 @@ class Conversation:
         return {name: options.pop(name) for name in _OF_CALLS if name in options}, options
 
     def _send(self, prompt: Prompt, options: Mapping[str, Any], send: Callable[[ChatRequest], T]) -> Tuple[Turn, T]:
-        turn = self._fit(prompt, options)
-        try:
-            return turn, send(turn.request)
-        except ContextSizeError as error:
-            # The context was unknown or has changed, or there are images, whose tokens are not counted.
-            if not error.n_ctx or not error.n_prompt_tokens or not droppable([*turn.history, *turn.prompt]):
-                raise
-            self._token_count.learn(turn.request, error.n_prompt_tokens, error.n_ctx)
-            turn = self._fit(prompt, options, refused=True)
-            return turn, send(turn.request)
+        turn = whole = self._fit(prompt, options)
+        groups = droppable([*whole.history, *whole.prompt])
+        dropped = 0
+        while True:
+            try:
+                return turn, send(turn.request)
+            except ContextSizeError as error:
+                # The context was unknown or has changed, or there are images, whose tokens are not counted.
+                if not error.n_ctx or dropped == len(groups):
+                    raise
+                self._n_ctx = error.n_ctx
+                dropped = half_more(dropped, len(groups))
+                room = error.n_ctx - 1 if dropped < len(groups) else -1  # in the end without what the rule returns
+                turn = self._shortened(whole, groups[:dropped], room)
 
     def _add(self, turn: Turn, response: ChatResponse) -> None:
         """Add prompt and answer to the conversation; an answer that was cut short without its tool calls."""
@@ -209,48 +222,63 @@ class Conversation:
     def _with(self, request: ChatRequest, messages: List[AnyMessage]) -> ChatRequest:
         return replace(request, messages=[*self._instructions, *messages])
 
-    def _fit(self, prompt: Prompt, options: Mapping[str, Any], *, refused: bool = False) -> Turn:
-        """Return the messages to send with a prompt. If the server has `refused` the whole as too long, not all."""
+    def _fit(self, prompt: Prompt, options: Mapping[str, Any]) -> Turn:
+        """Return the messages to send with a prompt: all of them, if the server does not tell how many fit."""
         request = with_defaults(chat_request(prompt, options), self._client.defaults)
         new = list(request.messages)
-        request = self._with(request, [*self.messages, *new])
-        whole = Turn(request, list(self.messages), new, [])
+        messages = [*self.messages, *new]
+        whole = Turn(self._with(request, messages), list(self.messages), new, [])
         if self.n_ctx is None:
             return whole
         limits = [limit for name in _LIMITS if (limit := getattr(request, name) or 0) > 0]
         reserve = min([self.n_ctx // 2, *(limits or [self.n_ctx // 4])]) if self.reserve is None else self.reserve
         room = self.n_ctx - reserve
-        if refused:
-            return self._shortened(whole, room, self.n_ctx, self._token_count.estimate)
-        count = self._token_count.count
-        fits = self._token_count.surely_fits(request, room) or count(request) <= room
-        return whole if fits else self._shortened(whole, room, self.n_ctx, count)
-
-    def _shortened(self, whole: Turn, room: int, n_ctx: int, count: Callable[[ChatRequest], int]) -> Turn:
-        messages = [*whole.history, *whole.prompt]
+        if _size(whole.request) + _TEMPLATE <= room:
+            return whole
         groups = droppable(messages)
+        dropped = 0
+        while (tokens := self._count(self._with(request, without(messages, groups[:dropped])))) > room:
+            if dropped == len(groups):
+                break
+            dropped = half_more(dropped, len(groups))
+        if tokens > (self.n_ctx - 1 if self.reserve is None else room) and self._counts:
+            raise _too_long(tokens, self.n_ctx, self.reserve)
+        return self._shortened(whole, groups[:dropped], room)
 
-        def count_without(number: int) -> int:
-            return count(self._with(whole.request, without(messages, groups[:number])))
-
-        number, tokens = number_to_drop(len(groups), room, count_without)
-        if tokens > (n_ctx - 1 if self.reserve is None else room) and self._token_count.counts:
-            raise _too_long(tokens, n_ctx, self.reserve)
-        old = [messages[index] for group in groups[:number] for index in group]
-        history, rest = without(whole.history, groups[:number]), without(messages, groups[:number])
-        summary = self._apply_rule(old, whole.request.model) if old else []
-        request = self._with(whole.request, [*summary, *rest])
-        if summary and count(request) > room:
-            summary, request = [], self._with(whole.request, rest)
+    def _shortened(self, turn: Turn, groups: List[List[int]], room: int) -> Turn:
+        """Return a turn without these groups, or with what the rule puts in their place, if that fits."""
+        messages = [*turn.history, *turn.prompt]
+        old = [messages[index] for group in groups for index in group]
+        history, rest = without(turn.history, groups), without(messages, groups)
+        summary = self._apply_rule(old, turn.request.model) if old else []
+        request = self._with(turn.request, [*summary, *rest])
+        if summary and self._count(request) > room:
+            summary, request = [], self._with(turn.request, rest)
         dropped = [message for message in old if not any(message is other for other in summary)]
-        return Turn(request, [*summary, *history], rest[len(history) :], dropped)
+        return Turn(request, [*summary, *history], rest[len(history) :], [*turn.dropped, *dropped])
+
+    def _count(self, request: ChatRequest) -> int:
+        """Return the tokens of a request, images apart; an estimate if the server does not count."""
+        try:
+            if self._counts:
+                return self._client.count_tokens(request)
+        except ServerError as error:
+            if error.status not in (404, 501):
+                raise
+            self._counts = False  # an old server, or a proxy that passes only the chat route
+        return _size(request) // _BYTES
 
     def _apply_rule(self, old: List[AnyMessage], model: Optional[str]) -> List[AnyMessage]:
         """Return the messages that take the place of the old ones."""
         oldest = Conversation(self._client, self.system, model=model)
         oldest.messages = old[:]
-        oldest._token_count = self._token_count  # which knows the context
+        oldest._n_ctx, oldest._counts = self._n_ctx, self._counts
         return list(self.rule(oldest))
+
+
+def _size(request: ChatRequest) -> int:
+    """Return the bytes of a request. A text has no more tokens than bytes."""
+    return len(encode_json(encode_prompt(without_python(request)[0])))
 
 
 def _too_long(tokens: int, n_ctx: int, reserve: Optional[int]) -> ContextSizeError:

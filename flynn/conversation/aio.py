@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, List, Optional
 
-from ..aio import AsyncChatStream, AsyncLlamaCppClient, awaited
+from ..aio import AsyncChatStream, AsyncLlamaCppClient, awaited, streamed
 from ..models.messages import AnyMessage
-from ..models.types import Prompt
 from . import Conversation
 
 
@@ -30,10 +29,7 @@ class AsyncConversation:
 
     chat = awaited(Conversation.chat)
     fit = awaited(Conversation.fit)
-
-    def chat_stream(self, /, prompt: Prompt, **options: Any) -> AsyncChatStream:
-        """Stream the answer to a prompt while it is generated; see `Conversation.chat_stream`."""
-        return AsyncChatStream(self._client.chat_stream(prompt, **options))
+    chat_stream = streamed(Conversation.chat_stream, AsyncChatStream)
 
     def save(self, path: str) -> None:
         """Write the whole conversation to a file; see `Conversation.save`."""

@@ -1,9 +1,9 @@
-"""Which messages of a conversation can be dropped, and how many must be. No I/O."""
+"""Which messages of a conversation can be dropped, and how many at a time. No I/O."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Iterable, List, Sequence, Tuple
+from typing import Iterable, List, Sequence
 
 from ..models.messages import AnyMessage
 from ..models.request import ChatRequest
@@ -53,25 +53,10 @@ def without(messages: Sequence[AnyMessage], groups: Iterable[Sequence[int]]) -> 
     return [message for index, message in enumerate(messages) if index not in dropped]
 
 
-def number_to_drop(groups: int, room: int, count: Callable[[int], int]) -> Tuple[int, int]:
-    """Return how many of the oldest groups to drop for the rest to fit.
+def half_more(dropped: int, groups: int) -> int:
+    """Return how many of the groups to drop where `dropped` are not enough: half of the others too.
 
-    It clears half of their room, because the server reads the whole prompt again each time its beginning changes.
-    (llama.cpp itself discards half when a context is full.)
-
-    Args:
-        groups: the number of groups.
-        room: the largest number of tokens that fits.
-        count: returns the request's tokens with a number of groups dropped.
-
-    Returns the number of groups, and the tokens left: more than `room` if dropping all is not enough.
+    Many go at a time, because the server reads the whole prompt again each time its beginning changes. (llama.cpp
+    itself discards half when a context is full.)
     """
-    low, high, tokens = 0, groups, count(groups)
-    target = max(tokens, (tokens + room) // 2)
-    while low < high:
-        middle = (low + high) // 2
-        if (left := count(middle)) <= target:
-            high, tokens = middle, left
-        else:
-            low = middle + 1
-    return high, tokens
+    return (dropped + groups + 1) // 2

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Callable, Iterator, Optional, Tuple
+from typing import Any, Callable, Generator, List, Tuple
 
 from ..http.limits import CallAborted, CancelScope
 from ..models.local.stream import ChatStream
-from ..models.types import ChatResponse, Choice, Message, StreamEvent
+from ..models.types import ChatResponse, Choice, Message
 from .fitting import Turn
 
 
-class ConversationStream:
+class ConversationStream(ChatStream):
     """`ChatStream` in a conversation, with the same methods. Returned by `Conversation.chat_stream`.
 
     The conversation is shortened to fit, and the request sent, when iteration or the `with` block begins. Prompt and
@@ -22,77 +21,56 @@ class ConversationStream:
     """
 
     def __init__(self, begin: Callable[[], Tuple[Turn, ChatStream]], end: Callable[[Turn, ChatResponse], None]) -> None:
-        self._begin = begin
-        self._end = end
-        self._turn: Optional[Turn] = None
-        self._stream: Optional[ChatStream] = None
-        self._scope = CancelScope()  # of the requests before the stream
-        self._closed = False
-        self._joined = threading.Lock()  # acquired once, never released
+        self._scope = CancelScope()  # of the stream, and of the requests before it
+        self._streams: List[ChatStream] = []  # the one that was begun
+        self._events = _events(begin, end, self._scope, self._streams)
 
     @property
     def response(self) -> ChatResponse:
         """The response assembled so far; complete once the stream is exhausted."""
-        return self._stream.response if self._stream else ChatResponse([Choice(Message("assistant", ""))])
+        return self._streams[0].response if self._streams else ChatResponse([Choice(Message("assistant", ""))])
 
     @property
     def resumes(self) -> int:
         """How often the stream was cut and went on."""
-        return self._stream.resumes if self._stream else 0
-
-    def text(self) -> Iterator[str]:
-        """Yield only the text of the first choice, piece by piece."""
-        with self:
-            for event in self:
-                if event.type == "content" and event.choice == 0:
-                    yield event.text
-
-    def __iter__(self) -> ConversationStream:
-        return self
-
-    def __next__(self) -> StreamEvent:
-        stream = self._open()
-        if stream is None:
-            raise StopIteration
-        try:
-            return next(stream)
-        except BaseException:  # StopIteration is one of them
-            self._join()
-            raise
+        return self._streams[0].resumes if self._streams else 0
 
     def __enter__(self) -> ConversationStream:
-        self._open()
+        if not self._streams:
+            next(self._events, None)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def abort(self) -> None:
+        """End the stream without blocking, from any thread. Call `close` afterwards: it tells the server."""
+        self._scope.abort()
 
     def close(self) -> None:
         """End the stream, from any thread and at any time. Closing twice is fine."""
         self.abort()
-        if self._stream is not None:
-            self._stream.close()
-            self._join()
+        for stream in self._streams:
+            stream.close()
+        try:
+            self._events.close()
+        except ValueError:
+            pass  # another thread reads: the aborted call wakes it, and it leaves the generator
 
-    def abort(self) -> None:
-        """End the stream without blocking, from any thread. Call `close` afterwards: it tells the server."""
-        self._closed = True
-        self._scope.abort()
-        if self._stream is not None:
-            self._stream.abort()
 
-    def _open(self) -> Optional[ChatStream]:
-        """Send the request if it was not sent. Returns the stream, None if it was closed before that."""
-        if self._stream is None and not self._closed:
-            try:
-                with self._scope:
-                    self._turn, self._stream = self._begin()
-            except CallAborted:
-                pass
-            if self._closed:
-                self.close()
-        return self._stream
-
-    def _join(self) -> None:
-        if self._turn is not None and self._joined.acquire(blocking=False):
-            self._end(self._turn, self.response)
+def _events(
+    begin: Callable[[], Tuple[Turn, ChatStream]],
+    end: Callable[[Turn, ChatResponse], None],
+    scope: CancelScope,
+    streams: List[ChatStream],
+) -> Generator[Any, None, None]:
+    """Send the request and yield None, then yield the events of the answer, which joins when this ends."""
+    try:
+        with scope:
+            turn, stream = begin()
+    except CallAborted:
+        return
+    streams.append(stream)
+    try:
+        yield None
+        yield from stream
+    finally:
+        stream.close()
+        end(turn, stream.response)
