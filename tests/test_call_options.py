@@ -28,6 +28,7 @@ from flynn import (
     ServerNotRunningError,
     StreamInterruptedError,
 )
+from flynn.conversation.cache import why_read_anew
 from flynn.models import options
 from flynn.trace import TraceEvent
 
@@ -348,6 +349,16 @@ def test_flynn_log_shows_the_lines_in_a_program_without_logging_set_up(
     assert ended.stdout == f"{shows}\n"
     assert ("POST /v1/chat/completions" in ended.stderr) is shows
     assert ("secret prompt" in ended.stderr) is prompts
+
+
+def test_a_prompt_that_the_server_knows_whole_was_not_read_again(start_server: Callable[..., Any]) -> None:
+    client = LlamaCppClient(start_server(parallel=1).endpoint)
+    prompt = "Why is the sky blue?"
+    client.chat(prompt, max_tokens=1)
+    again = client.chat(prompt, max_tokens=1)
+    assert again.usage is not None
+    assert again.usage.cached_tokens == again.usage.prompt_tokens - 1
+    assert why_read_anew(client, prompt, prompt, again) == ""
 
 
 def test_a_conversation_whose_prompt_is_read_again_reports_why(start_server: Callable[..., Any]) -> None:

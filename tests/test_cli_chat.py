@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
+from answers import NOT_FOUND, always, events, reply
 from command import Home, Terminal, routes
+from pytest_httpserver import HTTPServer
 from scripted import STREAM_HEAD, Peer, ScriptedServer, chunk, delta, error, event, eventually, response, serve, stream
+from werkzeug import Request, Response
 
 from flynn import LlamaCppClient
 from flynn.files import replace_file
@@ -486,6 +489,24 @@ def test_ctrl_c_frees_the_slot_of_a_real_server_and_the_talk_goes_on(home: Home,
             eventually(lambda: busy() == before)
             terminal.type("/stats\n")
             terminal.expect("2 messages; ")
+
+
+def test_what_a_failed_prompt_would_have_dropped_is_not_said_to_be_forgotten(
+    home: Home, httpserver: HTTPServer, endpoint: str
+) -> None:
+    refusal = error(400, "too long", "exceed_context_size_error", n_prompt_tokens=300, n_ctx=200)
+
+    def answer(request: Request) -> Response:
+        if request.path == "/props":
+            return reply({"default_generation_settings": {"n_ctx": 200}})(request)
+        if request.path != "/v1/chat/completions":
+            return NOT_FOUND(request)
+        is_long = "long" in request.json["messages"][-1]["content"]
+        return (reply(refusal, 400) if is_long else events(delta("Yes."), FINISH))(request)
+
+    always(httpserver, answer)
+    ended = home.run("chat", "--endpoint", endpoint, stdin="One\nTwo\n" + "long " * 200)
+    assert (ended.code, ended.out, ended.err) == (1, "Yes.\nYes.\n", "flynn: too long\n")
 
 
 def test_a_long_talk_with_a_real_model_forgets_its_beginning_and_says_so(home: Home, start_server: Any) -> None:

@@ -29,6 +29,22 @@ COMPLETED = {
     "flynn batch -o que": "flynn batch -o questions",
     "flynn batch que": "flynn batch questions",
     "flynn status --config=que": "flynn status --config=questions",
+    "flynn help comp": "flynn help completion",
+}
+# The same for files that the shells complete themselves.
+FILES = {
+    "flynn batch a": r"flynn batch a\ b",
+    'flynn batch "a': 'flynn batch "a b"',
+    "flynn batch ~/que": "flynn batch ~/questions",
+    "flynn batch sub/": "flynn batch sub/inner",
+    "flynn batch --template=sub/": "flynn batch --template=sub/inner",
+    "flynn ask - < que": "flynn ask - < questions",
+    "flynn ask Hi > que": "flynn ask Hi > questions",
+}
+# Where bash and zsh differ on their own.
+OWN_FILES = {
+    "bash": {'flynn batch "$HOME/que': 'flynn batch "$HOME/questions"'},
+    "zsh": {"flynn batch --template=eq=": "flynn batch --template=eq=x"},
 }
 # What stays as it is: numbers, texts, and what is unknown.
 NOT_COMPLETED = [
@@ -38,6 +54,7 @@ NOT_COMPLETED = [
     "flynn status --xyz",
     "flynn models load sch",
     "flynn models load unl",
+    "flynn ask -- --im",
 ]
 
 
@@ -52,7 +69,8 @@ def shell(name: str) -> str:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
-    for name in "schema", "questions", "a b":
+    (home.path / "sub").mkdir()
+    for name in "schema", "questions", "a b", "eq=x", "-dash", "sub/inner":
         home.write(name, "")
     for name in "bash", "zsh", "fish":
         ended = home.run("completion", name)
@@ -97,20 +115,20 @@ def last_word(line: str) -> str:
 
 
 @pytest.mark.parametrize("typed", COMPLETED)
-def test_bash_completes(home: Home, typed: str) -> None:
-    assert in_bash(home, typed) == [last_word(COMPLETED[typed]).rpartition("=")[2]]
-
-
-@pytest.mark.parametrize("typed", COMPLETED)
 def test_fish_completes(home: Home, typed: str) -> None:
     assert in_fish(home, typed) == [last_word(COMPLETED[typed])]
 
 
-@pytest.mark.parametrize("complete", [in_bash, in_fish])
-def test_only_files_and_known_values_are_completed(home: Home, complete: Callable[[Home, str], List[str]]) -> None:
+def test_fish_completes_files_as_for_any_command(home: Home) -> None:
+    assert "a b" in in_fish(home, "flynn batch ")
+    for typed in FILES:
+        offered = in_fish(home, typed.replace("'", "\\'"))
+        assert offered == in_fish(home, typed.replace("flynn", "cat", 1)) != [], typed
+
+
+def test_only_files_and_known_values_are_offered(home: Home) -> None:
     for typed in NOT_COMPLETED:
-        assert [offer for offer in complete(home, typed) if offer] == []
-    assert "a b" in complete(home, "flynn batch ")
+        assert [offer for offer in in_fish(home, typed) if offer] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -125,7 +143,7 @@ def test_every_option_of_every_command_is_offered(
 
 def test_commands_are_offered(home: Home) -> None:
     for complete in in_bash, in_fish:
-        assert set(complete(home, "flynn ")) == set(COMMANDS)
+        assert set(complete(home, "flynn ")) == {*COMMANDS, "help"}
         assert set(complete(home, "flynn --")) == {"--help", "--version"}
 
 
@@ -134,24 +152,36 @@ def test_the_actions_of_models_are_offered(home: Home) -> None:
         assert set(complete(home, "flynn models ")) == {"list", "load", "unload", "download", "delete"}
 
 
+# ^G tells what is typed: unlike ^X, no other binding begins with it, so the shell waits for nothing more.
 _ZSHRC = """
 autoload -Uz compinit
 compinit -u -D
 eval "$(< flynn.zsh)" 2> errors
-tell() { print -r -- "$BUFFER" >> completed; BUFFER= }
+tell() { print -r -- "$BUFFER" >> zsh.completed; BUFFER= }
 zle -N tell
-bindkey '^G' tell  # unlike ^X, no other binding begins with it, so zsh waits for nothing more
+bindkey '^G' tell
+PS1='ready> '
+"""
+_BASHRC = """
+eval "$(< flynn.bash)" 2> errors
+tell() { printf '%s\\n' "$READLINE_LINE" >> bash.completed; READLINE_LINE=; }
+bind -x '"\\C-g": tell'
+set -u
 PS1='ready> '
 """
 
 
-def test_zsh_completes(home: Home) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [("bash", ["--rcfile", ".bashrc", "-i"]), ("zsh", ["-d", "-i"])], ids=["bash", "zsh"]
+)
+def test_a_line_is_completed(home: Home, name: str, options: List[str]) -> None:
     home.write(".zshrc", _ZSHRC)
-    cases = {**COMPLETED, **{line: line for line in NOT_COMPLETED}}
+    home.write(".bashrc", _BASHRC)
+    cases = {**COMPLETED, **FILES, **OWN_FILES[name], **{line: line for line in NOT_COMPLETED}}
     cases.update({f"flynn {command} --hel": f"flynn {command} --help" for command in COMMANDS})
-    completed = home.path / "completed"
+    completed = home.path / f"{name}.completed"
     environ = environment(home.path, TERM="dumb", **home.variables)
-    with Terminal([shell("zsh"), "-d", "-i"], home.path, environ) as terminal:
+    with Terminal([shell(name), *options], home.path, environ) as terminal:
         terminal.expect("ready> ")
         for number, typed in enumerate(cases):
             terminal.type(f"{typed}\t\a")
@@ -162,6 +192,7 @@ def test_zsh_completes(home: Home) -> None:
     assert dict(zip(cases, lines)) == cases
     assert (home.path / "errors").read_text() == ""
     assert "_arguments" not in terminal.text
+    assert "unbound" not in terminal.text
 
 
 def test_another_shell_is_one_line(home: Home) -> None:

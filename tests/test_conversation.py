@@ -270,6 +270,18 @@ def test_without_props_the_context_size_comes_from_the_error(talk: Callable[...,
             assert counts(server) < 20
 
 
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_server_that_refuses_to_count_is_estimated(talk: Callable[..., Any], status: int) -> None:
+    conversation, model, server = talk(400)
+    answer = model.answer
+    refused = reply(error(status, "no", "not_found_error"), status)
+    model.answer = lambda request: refused if request.path == COUNT else answer(request)
+    for number in range(60):
+        assert conversation.chat(f"Number {number}").content == "Yes."
+    assert conversation.dropped
+    assert counts(server) == 1
+
+
 def test_a_smaller_context_after_a_restart_of_the_server_is_noticed(talk: Callable[..., Any]) -> None:
     conversation, model, server = talk(1000)
     for number in range(30):

@@ -88,20 +88,25 @@ class Chat:
             self._explain_cut(event)
 
     def _make_room(self, oldest: Conversation) -> Sequence[AnyMessage]:
-        fate = "summarised" if self._given.summarise else "forgotten"
-        self._terminal.say(f"(the context is full: the oldest {len(oldest.messages)} messages are {fate})", dimmed=True)
+        self._terminal.progress("the context is full ...")
         return summarise(oldest) if self._given.summarise else ()
 
     def answer(self, prompt: str) -> ChatResponse:
         """Answer a prompt. An answer that is cut short for whatever reason stays in the conversation as it is."""
         messages: List[AnyMessage] = [Message("user", content_of(prompt, self._images, self._recordings))]
         self._statistics, self._cache = "no statistics", ""
-        if self._given.tool:
-            response, first = self._answer_with_tools(messages)
-        else:
-            stream = self._conversation.chat_stream(messages)
-            first = show(stream, self._terminal)
-            response = stream.response
+        before = len(self._conversation.dropped)
+        try:
+            if self._given.tool:
+                response, first = self._answer_with_tools(messages)
+            else:
+                stream = self._conversation.chat_stream(messages)
+                first = show(stream, self._terminal)
+                response = stream.response
+        finally:
+            if gone := len(self._conversation.dropped) - before:
+                fate = "summarised" if self._given.summarise else "forgotten"
+                self._terminal.say(f"(the context is full: the oldest {gone} messages are {fate})", dimmed=True)
         self._statistics = statistics(response, first)
         self._images, self._recordings = [], []
         return response

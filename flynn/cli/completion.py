@@ -22,12 +22,9 @@ FILES = {"FILES": ""}  # offered in place of the names of files, which the shell
 _BASH = """\
 # Completion of flynn for bash: eval "$(flynn completion bash)"
 _flynn() {
-    local IFS=$'\\n' word=${COMP_WORDS[COMP_CWORD]}
-    COMPREPLY=($(flynn completion bash -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2> /dev/null))
-    [ "${COMPREPLY[0]}" = FILES ] || return 0
-    compopt -o filenames 2> /dev/null
-    COMPREPLY=()
-    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -f -- "${word#=}")
+    local IFS=$'\\n'
+    COMPREPLY=($(flynn completion bash -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2> /dev/null || :))
+    if [ "${COMPREPLY[*]-}" = FILES ]; then COMPREPLY=(); compopt -o default; fi
 }
 complete -F _flynn flynn
 """
@@ -37,7 +34,7 @@ _ZSH = """\
 _flynn() {
     local -a offers=("${(@f)$(flynn completion zsh -- "${(@)words[2,CURRENT]}" 2> /dev/null)}")
     case $offers[1] in
-        FILES:*) compset -P '--*='; _files ;;
+        FILES:*) compset -P 1 '--*='; _files ;;
         ?*) _describe word offers ;;
     esac
 }
@@ -47,15 +44,10 @@ _FISH = """\
 # Completion of flynn for fish: flynn completion fish > ~/.config/fish/completions/flynn.fish
 function __flynn
     set -l words (commandline -opc) (commandline -ct)
-    set -l offers (flynn completion fish -- $words[2..-1] 2> /dev/null)
-    if string match -q 'FILES*' -- $offers[1]
-        set -l option (string match -r -- '^--[^=]*=' $words[-1])
-        set offers (__fish_complete_path (string replace -- "$option" '' $words[-1]))
-        set offers "$option"$offers
-    end
-    printf '%s\\n' $offers
+    flynn completion fish -- $words[2..-1] 2> /dev/null
 end
-complete -c flynn -f -a '(__flynn)'
+complete -c flynn -f -a '(__flynn | string match -v "FILES*")'
+complete -c flynn -F -n '__flynn | string match -q "FILES*"'
 """
 # By shell: its script, and the form of an offer and its help.
 _SHELLS = {"bash": (_BASH, "{}"), "fish": (_FISH, "{}\t{}"), "zsh": (_ZSH, "{}:{}")}
@@ -69,8 +61,9 @@ def add_options(parser: Parser) -> None:
 
 def run(given: Given, terminal: Terminal) -> int:
     script, form = _SHELLS[given.shell]
-    offers = offers_for(given.words) if given.words else {}
-    terminal.write("".join(form.format(*offer) + "\n" for offer in offers.items()) if given.words else script)
+    if given.words:
+        script = "".join(form.format(*offer) + "\n" for offer in offers_for(given.words).items())
+    terminal.write(script)
     return DONE
 
 
@@ -83,9 +76,9 @@ def offers_for(words: Sequence[str]) -> Dict[str, str]:
     """
     # bash takes --option=value apart: --option, =, value
     *before, word = "\0".join(words).replace("\0=", "=").replace("=\0", "=").split("\0")
-    if not before:
+    if not before or before == ["help"]:
         options = {"--help": "show help", "--version": "show the version"}
-        offers = options if word.startswith("-") else COMMANDS
+        offers = options if word.startswith("-") else {**COMMANDS, "help": "Show the help of a command."}
     elif before[0] not in COMMANDS:
         return {}
     else:
@@ -94,11 +87,13 @@ def offers_for(words: Sequence[str]) -> Dict[str, str]:
 
 
 def _in_command(parser: Parser, before: Sequence[str], word: str) -> Dict[str, str]:
-    actions = {name: action for action in parser._actions for name in action.option_strings}
+    actions = {} if "--" in before else {name: a for a in parser._actions for name in a.option_strings}
     name, equals, _ = word.partition("=")
-    option = actions.get(name if equals else before[-1] if before else "")
-    if option and option.nargs != 0:
-        return _values(option)
+    last = name if equals else before[-1] if before else ""
+    if last in ("<", ">", ">>"):  # bash passes redirections on
+        return FILES
+    if last in actions and actions[last].nargs != 0:
+        return _values(actions[last])
     if word.startswith("-"):
         return {name: (action.help or "").replace("%%", "%") for name, action in actions.items()}
     offers: Dict[str, str] = {}

@@ -263,7 +263,7 @@ class Conversation:
             if self._counts:
                 return self._client.count_tokens(request)
         except ServerError as error:
-            if error.status not in (404, 501):
+            if error.status not in (404, 405, 501):
                 raise
             self._counts = False  # an old server, or a proxy that passes only the chat route
         return _size(request) // _BYTES
