@@ -85,7 +85,8 @@ def run(
         one_server=executor is None, wait=wait, max_failures=max_failures, retries=retries, ordered=ordered
     )
     if executor is not None:
-        return Run(prepared, scheduler, ExecutorWorkers(executor, plain, scheduler, timeout, jobs or _EXECUTOR_JOBS))
+        workers = ExecutorWorkers(executor, plain, scheduler, timeout, jobs or _EXECUTOR_JOBS, wait)
+        return Run(prepared, scheduler, workers)
     if client is None:
         raise RequestError("a batch without an executor needs a client")
     return Run(prepared, scheduler, Workers(plain, scheduler, timeout, jobs))

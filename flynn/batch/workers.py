@@ -27,7 +27,7 @@ _LOOK = 2.0  # seconds between two looks at the server's slots
 _ROOM = (8 + 64) * 1024 * 1024
 _UNKNOWN_SLOTS = 4  # slots of a server that does not say how many it has
 _MOST_SLOTS = 256  # if a server reports more, they are not used
-_WAIT = 30.0  # seconds that a worker of an executor waits for its server before another one gets the request
+_LONGEST_WAIT = 30.0  # seconds that a worker of an executor waits for its server before another gets the request
 
 
 class Workers:
@@ -152,12 +152,14 @@ class ExecutorWorkers(Workers):
         scheduler: Scheduler,
         timeout: Optional[float],
         jobs: int,
+        wait: Optional[float] = None,
     ) -> None:
         super().__init__(client, scheduler, timeout, jobs)
         self._executor = executor
+        self._wait = _LONGEST_WAIT if wait is None else min(wait, _LONGEST_WAIT)
 
     def _send(self, thread: int, path: str, body: bytes, timeout: Optional[float]) -> Optional[Reply]:
-        future = self._executor.submit(fetch, self._client, path, body, timeout)
+        future = self._executor.submit(fetch, self._client, path, body, timeout, self._wait)
         self._on_abort(thread, future.cancel)  # only a task that has not begun: an executor cannot stop the others
         try:
             return future.result()
@@ -169,10 +171,11 @@ class ExecutorWorkers(Workers):
             return None if self._scheduler.stopping else failed
 
 
-def fetch(client: Optional[LlamaCppClient], path: str, body: bytes, timeout: Optional[float]) -> Reply:
-    """Send a request in a worker of an executor. Returns the reply, or why there is none.
+def fetch(client: Optional[LlamaCppClient], path: str, body: bytes, timeout: Optional[float], wait: float) -> Reply:
+    """Send a request in a worker of an executor, and wait so many seconds if the server is not running.
 
-    Without a client it makes the one that the environment and the configuration of this process describe.
+    Returns the reply, or why there is none. Without a client it makes the one that the environment and the
+    configuration of this process describe.
     """
     client = client or _own_client()
     send = functools.partial(client.transport.fetch, "POST", path, body, timeout, decode=bytes)
@@ -180,7 +183,7 @@ def fetch(client: Optional[LlamaCppClient], path: str, body: bytes, timeout: Opt
         try:
             return send()
         except ServerNotRunningError:
-            client.wait_until_ready(_WAIT)
+            client.wait_until_ready(wait)
             return send()
     except FlynnError as error:
         return error

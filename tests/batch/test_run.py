@@ -315,10 +315,10 @@ def test_a_worker_without_a_client_creates_its_own(llama: Any, endpoint: str, mo
 class Breaking(concurrent.futures.ThreadPoolExecutor):
     """An executor in which a request with "poison" breaks its worker."""
 
-    def submit(self, do: Any, /, client: Any, path: str, body: bytes, timeout: Any) -> Any:  # type: ignore[override]
-        if b"poison" in body:
+    def submit(self, do: Any, /, *arguments: Any) -> Any:  # type: ignore[override]
+        if any(isinstance(argument, bytes) and b"poison" in argument for argument in arguments):
             return super().submit(int, "a worker died")
-        return super().submit(do, client, path, body, timeout)
+        return super().submit(do, *arguments)
 
 
 def test_a_request_that_breaks_workers_fails_alone(llama: Any, client: LlamaCppClient) -> None:
@@ -333,6 +333,14 @@ def test_a_request_that_breaks_workers_fails_alone(llama: Any, client: LlamaCppC
     assert "a worker failed" in str(failed[0].error)
     assert len(results) == 100
     assert sorted(server.prompts) == sorted(set(prompts) - {"poison"})
+
+
+def test_a_batch_by_an_executor_gives_up_as_soon_as_any_other() -> None:
+    began = time.monotonic()
+    client = LlamaCppClient("http://127.0.0.1:1")
+    with concurrent.futures.ThreadPoolExecutor(2) as executor, pytest.raises(ServerNotRunningError):
+        list(run(["a", "b"], client, executor=executor, wait=0.5))
+    assert time.monotonic() - began < 15  # with `wait` of 0.5 seconds, not of 30 for each attempt
 
 
 def test_a_client_that_cannot_be_pickled_is_an_error(endpoint: str) -> None:
