@@ -15,7 +15,6 @@ from .requests import Request
 
 # Requests, and bytes of them, that are read ahead, so that those that begin alike meet.
 WINDOW, WINDOW_BYTES = 2048, 4 * 1024 * 1024
-GATHER = 0.05  # seconds that a worker waits for more requests to choose from
 
 
 class Task:
@@ -57,7 +56,6 @@ class Queue:
         self._parts: Dict[int, List[Task]] = {}  # of the window, by worker
         self._next: List[Task] = []  # becomes the next window
         self._next_bytes = 0
-        self._next_since = 0.0
         self._failed: List[Tuple[float, int, Task]] = []  # a heap: when due, and a number that keeps the order
         self._count = itertools.count()
 
@@ -73,13 +71,9 @@ class Queue:
         """Whether there are enough tasks to choose from."""
         return len(self._next) >= WINDOW or self._next_bytes >= WINDOW_BYTES
 
-    def add(self, task: Task, now: float) -> bool:
-        """Add a new task. Returns whether it is the first of a window."""
-        if not self._next:
-            self._next_since = now
+    def add(self, task: Task) -> None:
         self._next.append(task)
         self._next_bytes += len(task.request.body)
-        return len(self._next) == 1
 
     def put_back(self, task: Task, due: float) -> None:
         """Add a task to try again once it is due."""
@@ -90,23 +84,20 @@ class Queue:
 
         A task that has failed and is due comes first, unless `untried_first`.
         """
-        task, delay = None, math.inf
-        retry_delay = self._failed[0][0] - now if self._failed else math.inf
-        if retry_delay > 0 or untried_first:
-            task, delay = self._take_untried(worker, now)
-        if task is None and retry_delay <= 0:
+        task = None
+        delay = self._failed[0][0] - now if self._failed else math.inf
+        if delay > 0 or untried_first:
+            task = self._take_untried(worker)
+        if task is None and delay <= 0:
             task = heapq.heappop(self._failed)[2]
-        return task, min(delay, retry_delay)
+        return task, delay
 
-    def _take_untried(self, worker: int, now: float) -> Tuple[Optional[Task], float]:
+    def _take_untried(self, worker: int) -> Optional[Task]:
         if len(self._failed) >= WINDOW:  # so many have failed that memory would not be bounded
-            return None, math.inf
+            return None
         if not any(self._parts.values()):
             if not self._next or self.held >= WINDOW:
-                return None, math.inf
-            delay = self._next_since + GATHER - now
-            if delay > 0 and not (self.ended or self.is_full):
-                return None, delay
+                return None
             self._parts = {worker: sorted(self._next, key=lambda task: (task.request.path, task.request.body))}
             self._next, self._next_bytes = [], 0
         elif not self._parts.get(worker):
@@ -114,7 +105,7 @@ class Queue:
             middle = len(longest) // 2
             self._parts[worker] = longest[middle:]
             del longest[middle:]
-        return self._parts[worker].pop(0), 0.0
+        return self._parts[worker].pop(0)
 
 
 class Outage:

@@ -83,9 +83,9 @@ class Scheduler:
             )
             if isinstance(item, Result):
                 self._put(item, next(self._places))
-                self._changed.notify_all()
-            elif self._queue.add(Task(item, next(self._places)), time.monotonic()) or self._queue.is_full:
-                self._changed.notify_all()
+            else:
+                self._queue.add(Task(item, next(self._places)))
+            self._changed.notify_all()
             return not self.stopping
 
     def end(self) -> None:

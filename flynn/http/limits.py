@@ -221,8 +221,6 @@ class LimitedSocket:
         self.sock = sock
         self._is_plain = type(sock) is socket.socket
         self._expected = expected
-        self._files = 0
-        self._closed = False
         self._use_for(call)
 
     def _use_for(self, call: Call) -> None:
@@ -237,7 +235,6 @@ class LimitedSocket:
         call.attach(self.sock)
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        self._files += 1
         return io.BufferedReader(_Reader(self), _BUFFER)
 
     def recv_into(self, buffer: Any) -> Optional[int]:
@@ -340,18 +337,8 @@ class LimitedSocket:
         return True
 
     def close(self) -> None:
-        """Close the socket once every file that `makefile` returned is closed, as `socket.socket` does."""
-        self._closed = True
-        self._close_unused()
-
-    def file_closed(self) -> None:
-        self._files -= 1
-        self._close_unused()
-
-    def _close_unused(self) -> None:
-        if self._closed and not self._files:
-            self.call.detach()
-            self.sock.close()
+        self.call.detach()
+        self.sock.close()
 
 
 class _Reader(io.RawIOBase):
@@ -365,8 +352,3 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> Optional[int]:
         return self.limited.recv_into(buffer)
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self.limited.file_closed()

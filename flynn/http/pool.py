@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from typing import TYPE_CHECKING, Deque, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, List, Mapping, Optional, Tuple
 
 from ..errors import ConnectionLostError
 from .connection import Connection
@@ -22,14 +21,14 @@ MAX_IDLE = 32
 class ConnectionPool:
     """Sends requests to one endpoint.
 
-    The idle connections are in a deque, whose `append` and `pop` are atomic, without a lock. A lock could deadlock: the
+    The idle connections are in a list, whose `append` and `pop` are atomic, without a lock. A lock could deadlock: the
     garbage collector may end a response, and so return its connection, in the middle of `request`.
     """
 
     def __init__(self, endpoint: Endpoint, ssl_context: Optional[ssl.SSLContext] = None) -> None:
         self._endpoint = endpoint
         self._ssl_context = ssl_context
-        self._idle: Deque[Connection] = deque()
+        self._idle: List[Connection] = []
         self._pid = os.getpid()
         self._closed = False
 
@@ -61,36 +60,31 @@ class ConnectionPool:
             # only: nothing is sent, and the parent's stay open.
             self._pid = os.getpid()
             self._close_idle()
-        while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                return None
+        # Only the newest is taken: the oldest would stay open after the peer has closed it.
+        if oldest := self._pop(0):
+            if oldest.is_dropped:
+                oldest.close()
+            else:
+                self._idle.insert(0, oldest)
+        while connection := self._pop():
             if not connection.is_dropped:
-                self._look_at_oldest()
                 return connection
             connection.close()
+        return None
 
-    def _look_at_oldest(self) -> None:
-        """Close the oldest connection if the peer has closed it: only the newest is taken, so it would stay open."""
+    def _pop(self, place: int = -1) -> Optional[Connection]:
+        """Remove and return the newest idle connection, or with 0 the oldest; None if there is none."""
         try:
-            oldest = self._idle.popleft()
+            return self._idle.pop(place)
         except IndexError:
-            return
-        if oldest.is_dropped:
-            oldest.close()
-        else:
-            self._idle.appendleft(oldest)
+            return None
 
     def _release(self, connection: Connection) -> None:
         # An idle connection does not refer to the pool, so that a pool without references is closed at once.
         connection.release = None
         self._idle.append(connection)
-        if len(self._idle) > MAX_IDLE or self._closed:
-            try:
-                self._idle.popleft().close()
-            except IndexError:
-                pass
+        if (len(self._idle) > MAX_IDLE or self._closed) and (oldest := self._pop(0)):
+            oldest.close()
 
     def close(self) -> None:
         """Close the idle connections. Those of calls under way are closed when these end."""
@@ -98,11 +92,8 @@ class ConnectionPool:
         self._close_idle()
 
     def _close_idle(self) -> None:
-        while self._idle:
-            try:
-                self._idle.popleft().close()
-            except IndexError:
-                break
+        while connection := self._pop():
+            connection.close()
 
     def __reduce__(self) -> Tuple[object, ...]:
         """Copy and pickle a pool without its connections: another process may get its client."""

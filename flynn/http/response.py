@@ -58,8 +58,9 @@ class Response(http.client.HTTPResponse):
             raise ProtocolError(f"expected one number as Content-Length, got {', '.join(lengths)!r}")
         if values and self.length is None and not self.chunked:  # http.client does not read "5, 5" as a number
             self.length = int(values.pop())
-        if "close" in ",".join(self.headers.get_all("connection", [])).lower():  # http.client reads only the first one
-            self.will_close = True
+        # http.client reads only the first header, and would close the connection before the body is read.
+        closes = "close" in ",".join(self.headers.get_all("connection", [])).lower()
+        self._is_last, self.will_close = self.will_close or closes, False
         if self.length == 0:  # also for a 204, a 304 and the answer to a HEAD, whatever their headers say
             self.chunked = False
 
@@ -154,7 +155,7 @@ class Response(http.client.HTTPResponse):
                 yield piece
         # With bytes after the body, the connection is closed: the next call would take them for its answer.
         self._connection.draining = True
-        self._end(reusable=not self.will_close and not self.fp.peek(1))
+        self._end(reusable=not self._is_last and not self.fp.peek(1))
 
     def _read_trailer(self) -> None:
         left = MAX_TRAILER

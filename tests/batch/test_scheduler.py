@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional
 
 import pytest
 
-from flynn.batch.queue import GATHER, WINDOW, WINDOW_BYTES, Outage, Queue, Task
+from flynn.batch.queue import WINDOW, WINDOW_BYTES, Outage, Queue, Task
 from flynn.batch.requests import Request
 from flynn.batch.results import Result
 from flynn.batch.scheduler import ATTEMPTS, REFUSALS, Scheduler, is_final
@@ -34,7 +34,7 @@ def task(name: str, size: int = 1) -> Task:
 def queue_of(*names: str) -> Queue:
     queue = Queue()
     for name in names:
-        queue.add(task(name), 0.0)
+        queue.add(task(name))
     return queue
 
 
@@ -47,23 +47,12 @@ def take_at(queue: Queue, now: float, count: int = 1) -> List[Optional[str]]:
 # --- order ------------------------------------------------------------------------------------------------------------
 
 
-def test_requests_are_gathered_for_a_moment_and_then_sorted() -> None:
-    queue = queue_of("b", "a")
-    assert queue.take(0, 0.0) == (None, GATHER)
-    assert take_at(queue, GATHER, 3) == ["a", "b", None]
-    assert not queue
-
-
-def test_no_request_waits_once_the_input_has_ended() -> None:
-    queue = queue_of("b", "a")
-    queue.ended = True
-    assert take_at(queue, 0.0) == ["a"]
-
-
 @pytest.mark.parametrize(("count", "size"), [(WINDOW, 1), (2, WINDOW_BYTES // 2)])
 def test_a_window_is_full_at_a_number_of_requests_or_of_bytes(count: int, size: int) -> None:
     queue = Queue()
-    assert [queue.add(task("x", size), 0.0) for _ in range(count)] == [True] + [False] * (count - 1)
+    for _ in range(count):
+        assert not queue.is_full
+        queue.add(task("x", size))
     assert queue.is_full
     assert take_at(queue, 0.0) == ["x"]
     assert not queue.is_full
