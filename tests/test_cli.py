@@ -263,6 +263,12 @@ def test_a_signal_ends_the_stream_on_the_server_too(home: Home, number: signal.S
     assert [request.method for request in server.requests] == ["POST", "DELETE"]
 
 
+def test_ctrl_c_while_the_interpreter_ends_prints_nothing(home: Home) -> None:
+    late = "import atexit, signal, sys; atexit.register(signal.raise_signal, signal.SIGINT); from flynn.cli import main"
+    ended = home.run("--version", python=(sys.executable, "-c", f"{late}; sys.exit(main())"))
+    assert ended == (-signal.SIGINT, f"flynn {flynn.__version__}\n", "")
+
+
 def test_a_signal_that_is_ignored_stays_ignored(home: Home) -> None:
     def slowly(peer: Peer) -> None:
         peer.send(STREAM_HEAD + chunk(delta("Once")))

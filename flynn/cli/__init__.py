@@ -60,6 +60,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     terminal = Terminal(sys.stdout, sys.stderr)
     _accept_any_input()
     handled = _end_by_exception()
+    if handled and argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        handled.append(signal.SIGINT)  # another Ctrl-C while the interpreter ends would print a traceback
     try:
         try:
             argv = sys.argv[1:] if argv is None else argv
