@@ -54,6 +54,7 @@ class Request:
     defaulted: Tuple[str, ...] = field(default=(), repr=False)
 
 
+@dataclass
 class Defaults:
     """What applies to every request that does not set it.
 
@@ -62,9 +63,8 @@ class Defaults:
         options: fields of the bodies of chats and completions.
     """
 
-    def __init__(self, system: Optional[str] = None, options: Optional[Mapping[str, Any]] = None) -> None:
-        self.system = system
-        self.options = dict(options or {})
+    system: Optional[str] = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> bytes:

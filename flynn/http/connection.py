@@ -88,10 +88,13 @@ class Connection(http.client.HTTPConnection):
             if not self._limited.ended:
                 raise ProtocolError(f"expected an HTTP response, got {error}") from error
             moment = "in the middle of it" if self.answered else "before any of it came"
-            raise self._lost(f"expected an HTTP response, but the connection was closed {moment}") from None
+            lost = ConnectionLostError(f"expected an HTTP response, but the connection was closed {moment}")
+            lost.answered = self.answered
+            raise lost from None
         except ConnectionLostError as error:
             self.close()
-            raise self._lost(str(error)) from error.__cause__
+            error.answered = self.answered
+            raise
         except BaseException:
             self.close()
             raise
@@ -134,11 +137,6 @@ class Connection(http.client.HTTPConnection):
     def is_dropped(self) -> bool:
         """Whether the peer has closed this idle connection, or sent bytes without a request."""
         return self._limited.is_dropped
-
-    def _lost(self, message: str) -> ConnectionLostError:
-        error = ConnectionLostError(message)
-        error.answered = self.answered
-        return error
 
     def _response_ended(self, reusable: bool) -> None:
         self._call.detach()
