@@ -438,6 +438,9 @@ def test_save_does_not_overwrite_other_files(talk: Callable[..., Any], tmp_path:
         conversation.save(str(tmp_path / "notes"))
     with pytest.raises(FileError, match="not JSON"):
         conversation.load(str(tmp_path / "notes"))
+    (tmp_path / "twice").write_text('[{"role": "user", "content": "a", "content": "b"}]')
+    with pytest.raises(FileError, match="the key 'content' is given twice"):
+        conversation.load(str(tmp_path / "twice"))
     assert (tmp_path / "notes").read_text() == "important"
 
 
