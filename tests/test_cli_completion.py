@@ -145,6 +145,7 @@ def test_commands_are_offered(home: Home) -> None:
     for complete in in_bash, in_fish:
         assert set(complete(home, "flynn ")) == {*COMMANDS, "help"}
         assert set(complete(home, "flynn --")) == {"--help", "--version"}
+        assert set(complete(home, "flynn help ")) == set(COMMANDS)
 
 
 def test_the_actions_of_models_are_offered(home: Home) -> None:

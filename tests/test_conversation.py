@@ -182,7 +182,7 @@ def test_a_long_conversation_always_fits(talk: Callable[..., Any]) -> None:
     # A prompt that continues the one before is read from the server's cache.
     misses = sum(after[: len(before)] != before for before, after in zip(prompts(server), prompts(server)[1:]))
     assert 10 < misses < 16
-    assert counts(server) < 2 * 300
+    assert counts(server) <= 300 + 3 * misses  # once a turn, and again where turns are dropped
 
 
 def test_the_newest_message_is_never_dropped(talk: Callable[..., Any]) -> None:

@@ -137,6 +137,7 @@ class Run:
         if not self._begun:
             self._begun = True
             start(_read, self._requests, self._scheduler, name="flynn-batch-reader")
+            self._scheduler.gather()
             self._workers.begin()
         return self._scheduler.results(timeout)
 

@@ -28,6 +28,7 @@ from .results import Result, failure
 
 ATTEMPTS = 10  # failed attempts, by a request's own fault, after which it has failed
 REFUSALS = 5  # refusals before any answer that mean that the token is wrong, and not that one request is refused
+GATHER = 0.2  # seconds that a run waits for requests to choose from, if they come slowly
 _UNCLAIMED = 256  # results; with more of them no request is begun
 
 
@@ -92,6 +93,11 @@ class Scheduler:
         with self._changed:
             self._queue.ended = True
             self._changed.notify_all()
+
+    def gather(self) -> None:
+        """Wait for the first window of requests, or all there are, so that those that begin alike meet."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.stopping or self._queue.ended or self._queue.is_full, GATHER)
 
     # --- called by workers --------------------------------------------------------------------------------------------
 

@@ -78,7 +78,8 @@ def offers_for(words: Sequence[str]) -> Dict[str, str]:
     *before, word = "\0".join(words).replace("\0=", "=").replace("=\0", "=").split("\0")
     if not before or before == ["help"]:
         options = {"--help": "show help", "--version": "show the version"}
-        offers = options if word.startswith("-") else {**COMMANDS, "help": "Show the help of a command."}
+        named = COMMANDS if before else {**COMMANDS, "help": "Show the help of a command."}
+        offers = options if word.startswith("-") else named
     elif before[0] not in COMMANDS:
         return {}
     else:

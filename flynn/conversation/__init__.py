@@ -72,7 +72,7 @@ class Conversation:
             context; at most half of the context, and less if the newest messages need more.
         rule: what happens to turns that do not fit: `drop`, `summarise`, or a function that takes a conversation of
             these turns and returns the messages that replace them (dropped if they do not fit). It may `chat` with the
-            conversation that it gets.
+            conversation that it gets. It is called again, with more turns, if the server still refuses the prompt.
         options: options of every request, as for `LlamaCppClient.chat`; those of `chat_stream` apply to streams.
 
     Attributes:

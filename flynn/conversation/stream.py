@@ -21,6 +21,7 @@ class ConversationStream(ChatStream):
     """
 
     def __init__(self, begin: Callable[[], Tuple[Turn, ChatStream]], end: Callable[[Turn, ChatResponse], None]) -> None:
+        # Not as `ServerStream` does it: there is no answer yet.
         self._scope = CancelScope()  # of the stream, and of the requests before it
         self._streams: List[ChatStream] = []  # the one that was begun
         self._events = _events(begin, end, self._scope, self._streams)

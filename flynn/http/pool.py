@@ -21,8 +21,8 @@ MAX_IDLE = 32
 class ConnectionPool:
     """Sends requests to one endpoint.
 
-    The idle connections are in a list, whose `append` and `pop` are atomic, without a lock. A lock could deadlock: the
-    garbage collector may end a response, and so return its connection, in the middle of `request`.
+    The idle connections are in a list, whose `append`, `insert` and `pop` are atomic, without a lock. A lock could
+    deadlock: the garbage collector may end a response, and so return its connection, in the middle of `request`.
     """
 
     def __init__(self, endpoint: Endpoint, ssl_context: Optional[ssl.SSLContext] = None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 import time
 from typing import Any, Dict, List, Optional
 
@@ -92,6 +94,22 @@ def test_each_worker_takes_a_part_of_its_own_in_order() -> None:
     assert take_by(queue, 1, 2, 1, 2) == ["a", "c", "b", "d"]
     assert take_by(queue, 1, 2) == [None, None]
     assert not queue
+
+
+def test_a_run_begins_with_the_requests_that_come_in_the_first_moment() -> None:
+    scheduler = Scheduler()
+    scheduler.set_limit(2)
+
+    def read() -> None:
+        for name in "ba":
+            scheduler.add(Request(name, "/x", name.encode()))
+            time.sleep(0.02)
+        scheduler.end()
+
+    threading.Thread(target=read).start()
+    scheduler.gather()
+    tasks = scheduler.take(0), scheduler.take(0)
+    assert [task and task.request.custom_id for task in tasks] == ["a", "b"]
 
 
 @pytest.mark.parametrize("workers", [1, 3, 7, 50])

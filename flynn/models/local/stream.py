@@ -284,7 +284,8 @@ def _events(answer: StreamedAnswer, decoder: Decoder) -> Generator[Any, None, No
     """Send the request and yield None, then yield the events of the answer.
 
     All reading happens in this generator, because Python lets only one thread into a generator, and none while it is
-    being closed. It does not refer to the stream: a cycle of references would keep a dropped stream open.
+    being closed. It does not refer to the stream: a cycle of references would keep a dropped stream open. However it
+    ends, it ends the answer.
     """
     try:
         answer.open()
