@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-import time
 from typing import Any, Dict, List, Optional
 
 import pytest
